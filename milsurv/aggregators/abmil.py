@@ -1,0 +1,76 @@
+"""Attention-based multiple instance learning, over one magnification or all."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from milsurv.aggregators.base import Aggregator, require_magnification
+from milsurv.features.bag import Bag
+from milsurv.plugin.base import PluginConfig
+
+
+class ABMILConfig(PluginConfig):
+    """Settings of attention MIL."""
+
+    magnification: PositiveInt | Literal["all"] = 20
+    """``all``: the patches of all magnifications in one bag, each magnification with its own projection."""
+    hidden_dim: PositiveInt = 512
+    attention_dim: PositiveInt = 256
+    gated: bool = True
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """After the projection."""
+
+
+class ABMIL(Aggregator):
+    """Attention MIL (Ilse, Tomczak and Welling, ICML 2018, equations 7 to 9).
+
+    ``Σ_i a_i · h_i`` with ``h = ReLU(Linear(features))`` and ``a = softmax_i(w · tanh(V h_i) ⊙ sigmoid(U h_i))``;
+    without gate the sigmoid's factor is left out.
+    """
+
+    Config = ABMILConfig
+
+    def __init__(self, config: ABMILConfig, feature_dims: dict[int, int], n_outputs: int):
+        super().__init__(config, feature_dims, n_outputs)
+        if config.magnification == "all":
+            self.magnifications = sorted(feature_dims, reverse=True)
+        else:
+            require_magnification(feature_dims, config.magnification, "abmil")
+            self.magnifications = [config.magnification]
+        hidden = config.hidden_dim
+        self.projections = nn.ModuleDict(
+            {
+                str(m): nn.Sequential(
+                    nn.Linear(feature_dims[m], hidden), nn.ReLU(), nn.Dropout(config.dropout)
+                )
+                for m in self.magnifications
+            }
+        )
+        self.value = nn.Linear(hidden, config.attention_dim)
+        self.gate = nn.Linear(hidden, config.attention_dim) if config.gated else None
+        self.score = nn.Linear(config.attention_dim, 1)
+        self.head = nn.Linear(hidden, n_outputs)
+
+    def forward(self, bag: Bag) -> Tensor:
+        patches = torch.cat(list(self._patches(bag).values()))
+        output: Tensor = self.head(self._scores(patches).softmax(dim=0) @ patches)
+        return output
+
+    @torch.no_grad()
+    def attention(self, bag: Bag) -> dict[int, Tensor]:
+        """Attention within each magnification."""
+        return {m: self._scores(patches).softmax(dim=0) for m, patches in self._patches(bag).items()}
+
+    def _patches(self, bag: Bag) -> dict[int, Tensor]:
+        return {m: self.projections[str(m)](bag.features[m]) for m in self.magnifications}
+
+    def _scores(self, patches: Tensor) -> Tensor:
+        hidden = self.value(patches).tanh()
+        if self.gate is not None:
+            hidden = hidden * self.gate(patches).sigmoid()
+        scores: Tensor = self.score(hidden).squeeze(-1)
+        return scores

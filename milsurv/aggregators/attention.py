@@ -1,0 +1,135 @@
+"""Multi-head attention without an n×m matrix in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from milsurv.errors import MilsurvError
+
+BLOCK_ELEMENTS = 2**21
+"""Attention weights, over all heads, that may stand in memory at once."""
+
+
+class MultiHeadAttention(nn.Module):
+    """Scaled dot-product attention with query, key, value and output projections, all with bias.
+
+    ``dropout`` falls on the attention weights, in evaluation too with ``dropout_in_eval``.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0, dropout_in_eval: bool = False):
+        super().__init__()
+        if dim % heads:
+            raise MilsurvError(
+                f"num_heads must divide embed_dim, but {heads} does not divide {dim}; change one"
+            )
+        self.heads = heads
+        self.dropout = dropout
+        self.dropout_in_eval = dropout_in_eval
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, queries: Tensor, context: Tensor | None = None) -> Tensor:
+        """``(n, dim)`` queries, ``(m, dim)`` context (by default the queries themselves) -> ``(n, dim)``."""
+        if context is None:
+            query, key, value = (self._split(part) for part in self.qkv(queries).chunk(3, dim=-1))
+        else:
+            query = self._split(self._project_queries(queries))
+            key, value = (self._split(part) for part in self._project_context(context).chunk(2, dim=-1))
+        dropout = self.dropout if self.training or self.dropout_in_eval else 0.0
+        attended = attend(query, key, value, dropout)
+        output: Tensor = self.out(attended[0].transpose(0, 1).reshape(len(queries), -1))
+        return output
+
+    def carry(self, weights: Tensor, queries: Tensor, context: Tensor) -> Tensor:
+        """Weights of the queries carried to the context: ``Σ_i weights[i] · A[i, :]``, mean over heads, ``(m,)``."""
+        query = self._split(self._project_queries(queries))
+        key = self._split(self._project_context(context).chunk(2, dim=-1)[0])
+        scale = query.shape[-1] ** -0.5
+        carried = weights.new_zeros(len(context))
+        rows = _rows_per_block(query, key)
+        for w, q in zip(torch.split(weights, rows), torch.split(query, rows, dim=-2), strict=True):
+            carried += (w @ (q @ key.transpose(-1, -2) * scale).softmax(dim=-1)).mean(dim=(0, 1))
+        return carried
+
+    def _project_queries(self, queries: Tensor) -> Tensor:
+        dim = self.out.in_features
+        return F.linear(queries, self.qkv.weight[:dim], self.qkv.bias[:dim])
+
+    def _project_context(self, context: Tensor) -> Tensor:
+        dim = self.out.in_features
+        return F.linear(context, self.qkv.weight[dim:], self.qkv.bias[dim:])
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        return tokens.view(1, len(tokens), self.heads, -1).transpose(1, 2)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+    """Scaled dot-product attention of ``(1, heads, n, width)`` tensors with dropout on the weights.
+
+    PyTorch's kernels do it without an n×m matrix, except that on a CPU they know no dropout.
+    """
+    if dropout == 0 or query.is_cuda:
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+    attended: Tensor = DropoutAttention.apply(query[0], key[0], value[0], dropout)
+    return attended.unsqueeze(0)
+
+
+class DropoutAttention(torch.autograd.Function):
+    """Attention with dropout of ``(heads, n, width)`` tensors, by blocks of queries.
+
+    The backward pass computes each block's weights again and draws the same dropout again, so only the output is
+    kept; the gradient is that of FlashAttention (Dao et al., NeurIPS 2022, appendix B). The probability of dropout
+    is rounded to a multiple of 2⁻¹⁶.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+        ctx.seed = int(torch.randint(2**62, ()))
+        ctx.dropped = round(dropout * 2**16)
+        output = value.new_empty(*query.shape[:-1], value.shape[-1])
+        for rows, weights, kept in _blocks(query, key, ctx.seed, ctx.dropped):
+            output[:, rows] = weights.mul_(kept) @ value
+        output /= 1 - ctx.dropped / 2**16
+        ctx.save_for_backward(query, key, value, output)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        query, key, value, output = ctx.saved_tensors
+        row_sums = (d_output * output).sum(dim=-1, keepdim=True)
+        d_output = d_output / (1 - ctx.dropped / 2**16)
+        scale = query.shape[-1] ** -0.5
+        d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        for rows, weights, kept in _blocks(query, key, ctx.seed, ctx.dropped):
+            d_block = d_output[:, rows]
+            d_value.baddbmm_((weights * kept).transpose(1, 2), d_block)
+            d_scores = (d_block @ value.transpose(1, 2)).mul_(kept).sub_(row_sums[:, rows]).mul_(weights)
+            d_query[:, rows] = d_scores @ key
+            d_key.baddbmm_(d_scores.transpose(1, 2), query[:, rows])
+        return d_query.mul_(scale), d_key.mul_(scale), d_value, None
+
+
+def _blocks(query: Tensor, key: Tensor, seed: int, dropped: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Rows of each block, its attention weights and which of them are kept; ``dropped`` of 2¹⁶ are not."""
+    generator = torch.Generator().manual_seed(seed)
+    step = _rows_per_block(query, key)
+    scale = query.shape[-1] ** -0.5
+    for start in range(0, query.shape[-2], step):
+        rows = slice(start, start + step)
+        weights = torch.softmax((query[:, rows] * scale) @ key.transpose(1, 2), dim=-1)
+        # Four 16-bit numbers from each 64-bit draw: Tensor.bernoulli_ takes longer than the products.
+        draws = torch.empty(math.ceil(weights.numel() / 4), dtype=torch.int64)
+        bits = draws.random_(-(2**63), None, generator=generator).view(torch.int16)
+        yield rows, weights, (bits[: weights.numel()] >= dropped - 2**15).view(weights.shape)
+
+
+def _rows_per_block(query: Tensor, key: Tensor) -> int:
+    return max(1, BLOCK_ELEMENTS // (query.shape[-3] * key.shape[-2]))

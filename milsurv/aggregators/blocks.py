@@ -1,0 +1,241 @@
+"""The blocks of CrossFusion and its ablations. Tokens are ``(n, dim)``: one bag has no batch axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from milsurv.aggregators.attention import MultiHeadAttention
+
+
+@dataclass(frozen=True)
+class Width:
+    """The sizes and dropouts that the blocks of one model have in common."""
+
+    dim: int
+    heads: int
+    layers: int
+    dropout: float
+    attention_dropout: float
+    attention_dropout_in_eval: bool
+
+
+def projection(feature_dim: int, dim: int) -> nn.Module:
+    """Features to tokens: Linear and LayerNorm, or nothing when the widths are equal."""
+    if feature_dim == dim:
+        return nn.Identity()
+    return nn.Sequential(nn.Linear(feature_dim, dim), nn.LayerNorm(dim))
+
+
+class FeedForward(nn.Sequential):
+    """Linear d→2d, GELU, dropout, Linear 2d→d, dropout."""
+
+    def __init__(self, dim: int, dropout: float):
+        layers = (nn.Linear(dim, 2 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * dim, dim))
+        super().__init__(*layers, nn.Dropout(dropout))
+
+
+class CrossAttention(nn.Module):
+    """Source tokens look at another magnification's tokens.
+
+    One learned scale embedding is added to both sides of the attention, not to what its result is added to.
+    """
+
+    def __init__(self, width: Width):
+        super().__init__()
+        self.scale_embedding = nn.Parameter(nn.init.trunc_normal_(torch.empty(width.dim), std=0.02))
+        self.attention = MultiHeadAttention(width.dim, width.heads)
+        self.norm = nn.LayerNorm(width.dim)
+        self.feed_forward = FeedForward(width.dim, width.dropout)
+
+    def forward(self, source: Tensor, context: Tensor) -> Tensor:
+        """``(n, dim)``, ``(m, dim)`` -> ``(n, dim)``."""
+        attended = self.attention(source + self.scale_embedding, context + self.scale_embedding)
+        tokens: Tensor = self.norm(source + attended)
+        return tokens + cast(Tensor, self.feed_forward(tokens))
+
+    def carry(self, weights: Tensor, source: Tensor, context: Tensor) -> Tensor:
+        """Weights of the source tokens ``(n,)`` carried through the attention to the context's ``(m,)``."""
+        return self.attention.carry(weights, source + self.scale_embedding, context + self.scale_embedding)
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and feed-forward, each added to the *normalised* tokens, as the released models do."""
+
+    def __init__(self, width: Width):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width.dim)
+        self.attention = MultiHeadAttention(
+            width.dim, width.heads, width.attention_dropout, width.attention_dropout_in_eval
+        )
+        self.norm2 = nn.LayerNorm(width.dim)
+        self.feed_forward = FeedForward(width.dim, width.dropout)
+
+    def forward(self, tokens: Tensor, weights: list[Tensor] | None = None) -> Tensor:
+        """``(n, dim)`` -> ``(n, dim)``.
+
+        A list given as ``weights`` receives the first token's attention to all, mean over heads: ``(n,)``.
+        """
+        tokens = self.norm1(tokens)
+        if weights is not None:
+            weights.append(self.attention.carry(tokens.new_ones(1), tokens[:1], tokens))
+        tokens = self.norm2(tokens + self.attention(tokens))
+        return tokens + cast(Tensor, self.feed_forward(tokens))
+
+
+class SummedConvolutions(nn.Module):
+    """The sum of convolutions of several odd sizes over a square grid of tokens.
+
+    Each makes one feature of ``dim_in / dim_out`` neighbouring features (a grouped convolution with ``dim_out``
+    groups). Computed as one depthwise convolution, whose kernel is the sum of theirs, each centred in the
+    largest, and a sum over each group: several times faster on a CPU.
+    """
+
+    def __init__(self, dim_in: int, dim_out: int, sizes: Sequence[int]):
+        super().__init__()
+        self.largest = max(sizes)
+        self.parts = nn.ModuleList(nn.Conv2d(dim_in, dim_out, size, groups=dim_out) for size in sizes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """``(side², dim_in)``, row-major -> ``(side², dim_out)``."""
+        parts = [cast(nn.Conv2d, part) for part in self.parts]
+        kernel = torch.stack(
+            [F.pad(p.weight, [(self.largest - p.kernel_size[0]) // 2] * 4) for p in parts]
+        ).sum(0)
+        # Added one to another: a stack's gradients are views of one tensor, and would accumulate into each other.
+        bias = reduce(torch.add, [cast(Tensor, p.bias) for p in parts])
+        side, dim = math.isqrt(len(tokens)), tokens.shape[-1]
+        depthwise = kernel.view(dim, 1, self.largest, self.largest)
+        grid = tokens.t().view(1, dim, side, side)
+        convolved = F.conv2d(grid, depthwise, padding=self.largest // 2, groups=dim)
+        return convolved.view(len(bias), -1, len(tokens)).sum(dim=1).t() + bias
+
+
+class PositionEncoding(nn.Module):
+    """PPEG (Shao et al., NeurIPS 2021): tokens plus depthwise 7×7, 5×5 and 3×3 convolutions of their grid."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.depthwise = SummedConvolutions(dim, dim, sizes=(7, 5, 3))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """``(side², dim)`` -> ``(side², dim)``."""
+        return tokens + cast(Tensor, self.depthwise(tokens))
+
+
+def pad_to_square(tokens: Tensor) -> Tensor:
+    """``(n, dim)`` -> ``(⌈√n⌉², dim)``: the first tokens are appended again."""
+    side = math.isqrt(len(tokens) - 1) + 1
+    missing = side * side - len(tokens)
+    return torch.cat([tokens, tokens[:missing]]) if missing else tokens
+
+
+def fold_padding(weights: Tensor, n: int) -> Tensor:
+    """Weights of the tokens that :func:`pad_to_square` gave -> ``(n,)``: a copy's goes to its original; sum 1."""
+    folded = weights[:n].clone()
+    folded[: len(weights) - n] += weights[n:]
+    return folded / folded.sum()
+
+
+class SquareTransformer(nn.Module):
+    """Transformer layers, a position encoding on the square grid, layers again, LayerNorm."""
+
+    def __init__(self, width: Width):
+        super().__init__()
+        self.before = nn.ModuleList(TransformerLayer(width) for _ in range(width.layers))
+        self.position = PositionEncoding(width.dim)
+        self.after = nn.ModuleList(TransformerLayer(width) for _ in range(width.layers))
+        self.norm = nn.LayerNorm(width.dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """``(n, dim)`` -> ``(⌈√n⌉², dim)``."""
+        tokens = pad_to_square(tokens)
+        for layer in self.before:
+            tokens = layer(tokens)
+        tokens = self.position(tokens)
+        for layer in self.after:
+            tokens = layer(tokens)
+        return cast(Tensor, self.norm(tokens))
+
+
+class ClassTokenTransformer(nn.Module):
+    """The final transformer: a class token before the square's tokens, which alone are position-encoded."""
+
+    def __init__(self, width: Width):
+        super().__init__()
+        self.class_token = nn.Parameter(torch.empty(1, width.dim).normal_(std=1e-6))
+        self.before = nn.ModuleList(TransformerLayer(width) for _ in range(width.layers))
+        self.position = PositionEncoding(width.dim)
+        self.after = nn.ModuleList(TransformerLayer(width) for _ in range(width.layers))
+        self.norm = nn.LayerNorm(width.dim)
+
+    def forward(self, tokens: Tensor, weights: list[Tensor] | None = None) -> Tensor:
+        """``(side², dim)`` -> the class token, ``(dim,)``.
+
+        A list given as ``weights`` receives each layer's attention of the class token to itself and the tokens.
+        """
+        tokens = torch.cat([self.class_token, tokens])
+        for layer in self.before:
+            tokens = layer(tokens, weights)
+        tokens = torch.cat([tokens[:1], self.position(tokens[1:])])
+        for layer in self.after:
+            tokens = layer(tokens, weights)
+        return cast(Tensor, self.norm(tokens[0]))
+
+    def attention(self, tokens: Tensor, n: int) -> Tensor:
+        """The class token's attention to the first n tokens, of which the others are copies: ``(n,)``, sum 1.
+
+        Mean over heads and layers.
+        """
+        weights: list[Tensor] = []
+        self(tokens, weights)
+        return fold_padding(torch.stack(weights).mean(dim=0)[1:], n)
+
+
+class ConvolutionMix(nn.Module):
+    """Convolutions of the grid in groups of two features, ReLU, dropout of whole channels, Linear, LayerNorm."""
+
+    def __init__(self, width: Width):
+        super().__init__()
+        half = width.dim // 2
+        self.grouped = SummedConvolutions(width.dim, half, sizes=(7, 5, 3, 1))
+        self.dropout = nn.Dropout1d(width.dropout)
+        self.linear = nn.Linear(half, width.dim)
+        self.norm = nn.LayerNorm(width.dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """``(side², dim)`` -> ``(side², dim)``."""
+        channels = self.grouped(tokens).relu().t()
+        return cast(Tensor, self.norm(self.linear(self.dropout(channels).t())))
+
+
+class ScaleMix(nn.Module):
+    """A weighted sum of the magnifications' grids: one weight each and a bias, shared by all features."""
+
+    def __init__(self, scales: int):
+        super().__init__()
+        # Kaiming normal for a fan-out of 1.
+        self.weight = nn.Parameter(torch.empty(scales).normal_(std=math.sqrt(2)))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, grids: Sequence[Tensor]) -> Tensor:
+        """As many ``(n, dim)`` as there are scales -> ``(n, dim)``."""
+        mixed: Tensor = torch.tensordot(self.weight, torch.stack(list(grids)), dims=1)
+        return mixed + self.bias
+
+
+def initialize(module: nn.Module) -> None:
+    """The released initialisation, for ``nn.Module.apply``."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    elif isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out")
+    if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,117 @@
+"""Everything that can be known before a run starts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from milsurv.cohort.cases import Cohort, SlideRef
+from milsurv.cohort.splits import make_splits
+from milsurv.cohort.table import read_cohort
+from milsurv.config import RunConfig, TableCohort
+from milsurv.errors import MilsurvError, ProblemsError, SlideError
+from milsurv.executors.local import choose_device
+from milsurv.features.extract import ExtractionSettings
+from milsurv.plugin.registry import Registry
+from milsurv.slides.grid import make_levels
+
+T = TypeVar("T")
+
+BYTES_OF_SYNTHETIC_SLIDE = 2**21
+
+
+@dataclass
+class Findings:
+    """What a check found, a line each."""
+
+    facts: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def check_run(config: RunConfig, registry: Registry) -> Findings:
+    """Check a run whose configuration and plugins are valid."""
+    findings = Findings()
+    _collect(findings, lambda: choose_device(config.device))
+    _collect(findings, lambda: ExtractionSettings.of(config, registry))
+    if isinstance(config.cohort, TableCohort):
+        _check_cohort(config, config.cohort, registry, findings)
+    else:
+        needed = config.cohort.cases * BYTES_OF_SYNTHETIC_SLIDE
+        _check_disk(config.workspace, needed, "the synthetic slides", findings)
+        findings.facts.append(f"a synthetic cohort of {config.cohort.cases} cases, seed {config.cohort.seed}")
+    return findings
+
+
+def _check_cohort(config: RunConfig, table: TableCohort, registry: Registry, findings: Findings) -> None:
+    cohort = _collect(findings, lambda: read_cohort(table))
+    if cohort is None:
+        return
+    findings.warnings += [*cohort.warnings, *cohort.dropped]
+    slides = [slide for case in cohort.cases for slide in case.slides]
+    events = sum(case.event for case in cohort.cases)
+    findings.facts.append(f"{len(cohort.cases)} cases, {events} events, {len(slides)} slides in the table")
+    _check_slides(config, cohort, registry, findings)
+    split = _collect(findings, lambda: make_splits(cohort, config.splits, table.case_pattern))
+    if split is not None:
+        splits, warnings = split
+        findings.facts.append(f"{len(splits)} folds")
+        findings.warnings += warnings
+
+
+def _check_slides(config: RunConfig, cohort: Cohort, registry: Registry, findings: Findings) -> None:
+    usable, most_patches = 0, 0.0
+    for slide in (slide for case in cohort.cases for slide in case.slides):
+        try:
+            most_patches += _most_patches(config, registry, slide)
+            usable += 1
+        except SlideError as error:
+            findings.warnings.append(f"slide {slide.slide_id} will be left out: {error}")
+    findings.facts.append(f"{usable} slides open")
+    if not usable:
+        findings.problems.append("no slide can be used; see the warnings")
+    dim = registry.create("backbone", config.backbone).dim
+    needed = int(most_patches * dim * (2 if config.extraction.dtype == "float16" else 4))
+    _check_disk(config.workspace, needed, "features, were all of each slide tissue,", findings)
+
+
+def _most_patches(config: RunConfig, registry: Registry, slide: SlideRef) -> float:
+    """Patches over all magnifications if the whole slide were tissue. Raises SlideError when it is of no use."""
+    if slide.path is None:
+        raise SlideError(slide.reason or "no file")
+    with registry.create("reader", config.reader).open(slide.path, slide.mpp) as opened:
+        width, height = opened.dimensions
+        sides: list[float] = [level.patch_level0 for level in make_levels(opened.mpp, config.tiling).values()]
+        return float(sum(width * height / side**2 for side in sides))
+
+
+def _check_disk(workspace: Path, needed: int, what: str, findings: Findings) -> None:
+    there = next(folder for folder in (workspace, *workspace.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    line = f"{what} take at most {_size(needed)}; {_size(free)} are free in {there}"
+    if needed > free:
+        findings.warnings.append(line)
+    else:
+        findings.facts.append(line)
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _collect(findings: Findings, question: Callable[[], T]) -> T | None:
+    """The answer, or None with its problems among the findings."""
+    try:
+        return question()
+    except ProblemsError as error:
+        findings.problems += error.problems
+    except MilsurvError as error:
+        findings.problems.append(str(error))
+    return None

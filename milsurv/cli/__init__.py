@@ -1,0 +1,154 @@
+"""The command line: thin commands that parse, call and print. Nothing here imports torch before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from milsurv._version import __version__
+from milsurv.errors import MilsurvError, nearest
+from milsurv.progress import RunProgress
+
+app = typer.Typer(
+    name="milsurv",
+    help="Survival models from whole-slide images: from raw slides to a report, in one command.",
+    epilog="Try it without any data: milsurv run demo",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+ConfigArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG", help="A YAML file, or a configuration that comes with milsurv: demo, synthetic."
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a key of the configuration: --set training.epochs=5."
+    ),
+]
+PluginOption = Annotated[
+    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers plugins.")
+]
+WorkspaceOption = Annotated[
+    Path | None, typer.Option(help="Where features and runs are kept (default: ./milsurv-workspace).")
+]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"milsurv {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    workspace: WorkspaceOption = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.")] = None,
+    fold: Annotated[int | None, typer.Option(metavar="K", help="Train this fold alone.")] = None,
+    plugin: PluginOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors alone.")] = False,
+) -> None:
+    """Do a whole run: slides, features, cross-validated training, numbers, report.
+
+    Whatever is finished already is kept: the same command goes on where it was stopped.
+    """
+    from milsurv.cli.run import run_command
+
+    raise typer.Exit(run_command(config, _overrides(overrides, workspace, device), plugin or [], fold, quiet))
+
+
+@app.command()
+def check(
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    workspace: WorkspaceOption = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Find what is wrong with a run before it starts: settings, plugins, table, slides, splits, disk space."""
+    from milsurv.cli.check import check_command
+
+    raise typer.Exit(check_command(config, _overrides(overrides, workspace, None), plugin or []))
+
+
+@app.command("list-plugins")
+def list_plugins(
+    kind: Annotated[str | None, typer.Option(help="reader, tissue, backbone, aggregator or loss.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Import and check every class.")] = False,
+    plugin: PluginOption = None,
+) -> None:
+    """List the plugins that are built in, installed, or given as files."""
+    from milsurv.plugin.registry import KINDS, get_registry
+
+    if kind is not None and kind not in KINDS:
+        raise MilsurvError(
+            f"--kind {kind}: unknown kind{nearest(kind, KINDS)}; there are: {', '.join(KINDS)}"
+        )
+    registry = get_registry(tuple(file.absolute() for file in plugin or []))
+    found = registry.verified() if verify else registry.plugins
+    keys = ("kind", "name", "summary", "distribution", "version", "status", "reason")
+    rows = [{key: getattr(info, key) for key in keys} for info in found if kind in (None, info.kind)]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        _print_plugins(rows)
+
+
+def _print_plugins(rows: list[dict[str, Any]]) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("kind", "name", "what it is", "from", "status"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        status = row["status"] if row["reason"] is None else f"{row['status']}: {row['reason']}"
+        source = f"{row['distribution']} {row['version']}"
+        style = None if row["status"] == "ok" else "red"
+        table.add_row(
+            *(escape(str(cell)) for cell in (row["kind"], row["name"], row["summary"], source, status)),
+            style=style,
+        )
+    Console().print(table)
+
+
+def _overrides(overrides: list[str] | None, workspace: Path | None, device: str | None) -> list[str]:
+    options = {"workspace": workspace, "device": device}
+    return [
+        *(overrides or []),
+        *(f"{key}={json.dumps(str(value))}" for key, value in options.items() if value),
+    ]
+
+
+def main() -> None:
+    """Run the command line. What the user can mend prints as one line each and exits with 2."""
+    try:
+        app()
+    except MilsurvError as error:
+        progress = RunProgress()
+        for line in str(error).splitlines():
+            progress.error(line)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,31 @@
+"""``milsurv check``: what is wrong with a run before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from milsurv.checks import check_run
+from milsurv.loading import load_config
+from milsurv.progress import RunProgress
+
+SHOWN_WARNINGS = 30
+
+
+def check_command(source: str, overrides: Sequence[str], plugins: Sequence[Path]) -> int:
+    """Exit status: 0 when the run can start, 2 when something must be mended first."""
+    progress = RunProgress()
+    config, registry = load_config(source, overrides, plugins)
+    findings = check_run(config, registry)
+    for fact in findings.facts:
+        progress.say(fact)
+    for warning in findings.warnings[:SHOWN_WARNINGS]:
+        progress.warn(warning)
+    if len(findings.warnings) > SHOWN_WARNINGS:
+        progress.warn(f"and {len(findings.warnings) - SHOWN_WARNINGS} more")
+    for problem in findings.problems:
+        progress.error(problem)
+    if findings.problems:
+        return 2
+    progress.say(f"'{config.name}' can run")
+    return 0

@@ -1,0 +1,116 @@
+"""``milsurv run``: the plan, the run, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from milsurv._version import __version__
+from milsurv.config import RunConfig, SyntheticCohort
+from milsurv.executors.local import choose_device, count_workers
+from milsurv.loading import load_config
+from milsurv.pipeline import RunResult, run
+from milsurv.progress import RunProgress
+
+
+def run_command(
+    source: str, overrides: Sequence[str], plugins: Sequence[Path], fold: int | None, quiet: bool
+) -> int:
+    """Exit status: 0, or 1 when more slides are left out than ``max_failed_slides``."""
+    progress = RunProgress(quiet)
+    config, registry = load_config(source, overrides, plugins)
+    _print_plan(config, progress, fold)
+    result = run(config, registry, progress, fold)
+    _print_result(result, progress)
+    allowed = config.max_failed_slides
+    if allowed is not None and result.slides_left_out > allowed:
+        progress.warn(f"{result.slides_left_out} slides are left out, more than max_failed_slides: {allowed}")
+        return 1
+    return 0
+
+
+def _print_plan(config: RunConfig, progress: RunProgress, fold: int | None) -> None:
+    device = choose_device(config.device)
+    workers = count_workers(config.executor.workers, device)
+    if isinstance(config.cohort, SyntheticCohort):
+        cohort = f"synthetic: {config.cohort.cases} made cases, seed {config.cohort.seed}"
+    else:
+        cohort = f"{config.cohort.table}, slides in {config.cohort.slides}"
+    scales = " ".join(f"{magnification}x" for magnification in config.tiling.magnifications)
+    folds = (
+        f"{config.splits.folds} folds" if config.splits.files is None else f"folds of {config.splits.files}"
+    )
+    if fold is not None:
+        folds = f"fold {fold} of {folds}"
+    seeds = f"seed{'s' if len(config.seeds) > 1 else ''} {', '.join(map(str, config.seeds))}"
+    chooser = "inner validation loss" if config.training.selection == "inner_validation" else "the last one"
+    progress.say(f"milsurv {__version__}: run '{config.name}' on {device}, {workers} worker(s)")
+    progress.say(f"  cohort     {cohort}")
+    progress.say(f"  features   {scales} patches of {config.tiling.patch_px} px by {config.backbone.name}")
+    progress.say(f"  model      {config.aggregator.name}, loss {config.loss.name}")
+    progress.say(
+        f"  training   {folds} × {seeds}, up to {config.training.epochs} epochs, epoch chosen by {chooser}"
+    )
+    progress.say(f"  workspace  {config.workspace}")
+
+
+def _print_result(result: RunResult, progress: RunProgress) -> None:
+    metrics, cohort = result.metrics, result.metrics["cohort"]
+    progress.say()
+    progress.say(
+        f"{cohort['cases']} cases, {cohort['events']} events, {cohort['slides']} slides used, "
+        f"{cohort['slides_left_out']} left out"
+    )
+    for pooled in metrics["pooled"]:
+        progress.say(f"seed {pooled['seed']}, {_folds(metrics, pooled['seed'])}:")
+        for name in ("harrell_c_index", "uno_c_index", "integrated_brier_score"):
+            progress.say(f"  {_title(name):<24}{_estimate(pooled['metrics'][name])}")
+        progress.say(
+            f"  {_title('integrated_brier_score_kaplan_meier'):<24}{_estimate(_kaplan_meier(pooled))}"
+        )
+    summary = metrics["summary"]["harrell_c_index"]
+    if summary["mean"] is not None:
+        spread = "" if summary["standard_deviation"] is None else f", SD {summary['standard_deviation']:.3f}"
+        progress.say(f"Harrell's C, mean of {summary['folds']} trained folds: {summary['mean']:.3f}{spread}")
+    bound = (metrics["true_risk"] or {}).get("harrell_c_index", {}).get("mean")
+    if bound is not None:
+        progress.say(f"Harrell's C of the true risk, mean over folds: {bound:.3f} (the bound)")
+    if cohort["synthetic"]:
+        progress.say("This cohort is synthetic: the numbers say nothing about patients.")
+    if result.slides_left_out:
+        progress.warn(
+            f"{result.slides_left_out} slides are left out; reasons stand in {result.folder / 'slides.csv'}"
+        )
+    progress.say(
+        f"Report: {result.report}" if result.report else f"Not all folds are trained yet: {result.folder}"
+    )
+
+
+def _folds(metrics: dict[str, Any], seed: int) -> str:
+    count = sum(fold["seed"] == seed for fold in metrics["folds"])
+    return "1 fold" if count == 1 else f"pooled within {count} folds"
+
+
+def _kaplan_meier(pooled: dict[str, Any]) -> dict[str, Any]:
+    metric: dict[str, Any] = pooled["metrics"]["integrated_brier_score_kaplan_meier"]
+    return metric
+
+
+def _title(name: str) -> str:
+    return {
+        "harrell_c_index": "Harrell's C",
+        "uno_c_index": "Uno's C",
+        "integrated_brier_score": "Integrated Brier score",
+        "integrated_brier_score_kaplan_meier": "  of Kaplan-Meier alone",
+    }[name]
+
+
+def _estimate(metric: dict[str, Any]) -> str:
+    if metric["value"] is None:
+        return f"not computed: {metric['reason']}"
+    text = f"{metric['value']:.3f}"
+    if metric["interval"] is not None:
+        low, high = metric["interval"]
+        text += f"  (95 % interval {low:.3f} to {high:.3f})"
+    return text

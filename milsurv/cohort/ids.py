@@ -1,0 +1,66 @@
+"""Ids of cases and slides, cut in the same way out of table values, file names and split files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+SLIDE_SUFFIXES = (
+    ".svs",
+    ".tif",
+    ".tiff",
+    ".ndpi",
+    ".mrxs",
+    ".scn",
+    ".bif",
+    ".vms",
+    ".vmu",
+    ".svslide",
+    ".dcm",
+    ".czi",
+)
+"""What a slide file's name ends with, in small or capital letters."""
+
+
+class IdError(ValueError):
+    """No usable id can be made of a value; the message says why, and what to do when that is not plain."""
+
+
+def cut_id(value: str, pattern: str | None, setting: str) -> str:
+    """The part of ``value`` that the group of ``pattern`` matches, or all of it without a pattern.
+
+    ``setting`` is the pattern's name in the configuration, for the message of the `IdError`.
+    """
+    if pattern is None:
+        return value
+    match = re.search(pattern, value)
+    part = (match.group(1) or "").strip() if match else ""
+    if not part:
+        raise IdError(f"{value!r} does not match cohort.{setting} {pattern!r}")
+    return part
+
+
+def cut_slide_id(name: str, pattern: str | None) -> str:
+    """The slide id in a file name or table value: cut by ``pattern``, and without a slide file's suffix.
+
+    It becomes the name of a feature file, so an `IdError` refuses what cannot be one.
+    """
+    slide_id = strip_slide_suffix(cut_id(name, pattern, "slide_pattern"))
+    if "/" in slide_id or "\\" in slide_id:
+        raise IdError(
+            f"slide id {slide_id!r} holds a path separator; cohort.slide_pattern: '([^/\\\\]+)$' cuts it off"
+        )
+    if slide_id in ("", ".", "..") or not slide_id.isprintable():
+        raise IdError(f"slide id {slide_id!r} cannot be a file name")
+    return slide_id
+
+
+def strip_slide_suffix(name: str) -> str:
+    """``name`` without the suffix of a slide file: ids may hold dots, so no other suffix is taken off."""
+    suffix = next((suffix for suffix in SLIDE_SUFFIXES if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)]
+
+
+def some(ids: Sequence[str], at_most: int = 3) -> str:
+    """The first few ids for a message, with ``…`` when there are more."""
+    return ", ".join(ids[:at_most]) + (", …" if len(ids) > at_most else "")

@@ -1,0 +1,202 @@
+"""Check the rows of a cohort table one by one, and against each other."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from milsurv.cohort.ids import IdError, cut_id, cut_slide_id
+from milsurv.cohort.text_table import Row
+from milsurv.config import Columns, TableCohort
+
+MPP_RANGE = (0.05, 20.0)
+"""µm/px that a slide can have: beyond it the value is another quantity, such as the objective power."""
+
+_LEAVE_OUT = "leave out such rows with cohort.on_invalid: drop"
+_OUT = f"correct it, or {_LEAVE_OUT}"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A valid row."""
+
+    row: int
+    case_id: str
+    slide_id: str | None
+    time: float
+    event: int
+    mpp: float | None
+    true_risk: float | None
+
+
+@dataclass(frozen=True)
+class RowProblem:
+    """What is wrong with one row, or with several together."""
+
+    rows: tuple[int, ...]
+    """Rows that are left out because of it."""
+    cases: tuple[str, ...]
+    """Their cases, as far as they are named."""
+    what: str
+    remedy: str
+    """What is allowed, and what to do."""
+
+    @property
+    def where(self) -> str:
+        rows = f"row{'s' * (len(self.rows) > 1)} {', '.join(map(str, self.rows))}"
+        return f"{rows} (case{'s' * (len(self.cases) > 1)} {', '.join(self.cases)})" if self.cases else rows
+
+
+class _CellError(ValueError):
+    """A cell's value is not allowed; the arguments are what it is and what is allowed."""
+
+
+def check_row(row: Row, config: TableCohort, true_risk: str | None) -> Entry | list[RowProblem]:
+    """The row's values, or everything that is wrong with them."""
+    columns = config.columns
+    if row.flaw:
+        remedy = f"quote values that hold the separator; {_OUT}"
+        return [RowProblem((row.number,), (), row.flaw, remedy)]
+    wrong: list[tuple[str, str]] = []
+
+    def take(column: str | None, parse: Callable[[str], T], otherwise: T) -> T:
+        if column is None:
+            return otherwise
+        try:
+            return parse(row.cells[column])
+        except IdError as error:
+            wrong.append((f"{column}: {error}", f"correct the value or the pattern, or {_LEAVE_OUT}"))
+        except _CellError as error:
+            what, allowed = error.args
+            wrong.append((f"{column} is {what}", f"allowed: {allowed}; {_OUT}"))
+        return otherwise
+
+    case_id = take(columns.case, lambda text: cut_id(_id(text), config.case_pattern, "case_pattern"), "")
+    slide_id = take(columns.slide, lambda text: cut_slide_id(_id(text), config.slide_pattern), "")
+    time = take(columns.time, _time, math.nan)
+    event = take(columns.event, _event, 0)
+    censored = take(columns.censorship, _censorship, 0)
+    mpp = take(columns.mpp, _mpp, None)
+    risk = take(true_risk, _number, None)
+    if wrong:
+        case = case_id or row.cells[columns.case]
+        return [RowProblem((row.number,), (case,) if case else (), what, remedy) for what, remedy in wrong]
+    observed = event if columns.event is not None else 1 - censored
+    return Entry(row.number, case_id, slide_id or None, time, observed, mpp, risk)
+
+
+def _id(text: str) -> str:
+    if not text:
+        raise _CellError("empty", "an id")
+    return text
+
+
+def _number(text: str) -> float:
+    if not text:
+        raise _CellError("empty", "a number")
+    try:
+        number = float(text.replace("_", "?"))
+    except ValueError:
+        comma = ", with a point before the decimals" if re.fullmatch(r"[+-]?\d+,\d+", text) else ""
+        raise _CellError(repr(text), f"a number{comma}") from None
+    if not math.isfinite(number):
+        raise _CellError(text, "a finite number")
+    return number
+
+
+def _time(text: str) -> float:
+    allowed = "a number greater than 0"
+    if not text:
+        raise _CellError("empty", allowed)
+    time = _number(text)
+    if time <= 0:
+        raise _CellError(text, allowed)
+    return time
+
+
+def _mpp(text: str) -> float | None:
+    if not text:
+        return None
+    mpp = _number(text)
+    low, high = MPP_RANGE
+    if not low <= mpp <= high:
+        raise _CellError(text, f"µm per pixel between {low:g} and {high:g}, or empty")
+    return mpp
+
+
+def _event(text: str) -> int:
+    return _flag(text, "1 (event observed) or 0 (censored), also 1.0, 0.0, true, false")
+
+
+def _censorship(text: str) -> int:
+    return _flag(text, "1 (censored) or 0 (event observed), also 1.0, 0.0, true, false")
+
+
+def _flag(text: str, allowed: str) -> int:
+    if re.fullmatch(r"1(\.0*)?|true", text, re.IGNORECASE):
+        return 1
+    if re.fullmatch(r"0(\.0*)?|false", text, re.IGNORECASE):
+        return 0
+    raise _CellError(repr(text) if text else "empty", allowed)
+
+
+def disagreements(entries: Iterable[Entry], columns: Columns, true_risk: str | None) -> list[RowProblem]:
+    """Cases whose rows differ in what belongs to the case; all their rows are left out."""
+    rows = defaultdict(list)
+    for entry in entries:
+        rows[entry.case_id].append(entry)
+    problems = []
+    for case_id, same in rows.items():
+        values: dict[str, list[float | None]] = {
+            columns.time: [entry.time for entry in same],
+            f"{columns.event or columns.censorship}": [
+                entry.event if columns.event else 1 - entry.event for entry in same
+            ],
+            f"{true_risk}": [entry.true_risk for entry in same],
+        }
+        differing = [
+            f"{name} ({', '.join(f'{value:.15g}' for value in dict.fromkeys(found) if value is not None)})"
+            for name, found in values.items()
+            if len(set(found)) > 1
+        ]
+        if differing:
+            numbers = tuple(entry.row for entry in same)
+            what = f"rows of one case disagree on {' and '.join(differing)}"
+            remedy = "all rows of a case must say the same; correct them, or leave the case out with "
+            problems.append(RowProblem(numbers, (case_id,), what, f"{remedy}cohort.on_invalid: drop"))
+    return problems
+
+
+def duplicates(entries: Iterable[Entry]) -> list[RowProblem]:
+    """Slides (without a slide column: cases) in several rows.
+
+    The first row of a case keeps its slide. A slide given to several cases is left out of all of them,
+    because nothing says whose it is.
+    """
+    rows = defaultdict(list)
+    for entry in entries:
+        rows[entry.slide_id or entry.case_id].append(entry)
+    problems = []
+    for same in rows.values():
+        first = same[0]
+        thing = f"slide {first.slide_id}" if first.slide_id else "the case"
+        cases = tuple(dict.fromkeys(entry.case_id for entry in same))
+        if len(cases) > 1:
+            numbers = tuple(entry.row for entry in same)
+            remedy = (
+                "a slide belongs to one case; correct them, or leave them out with cohort.on_invalid: drop"
+            )
+            problems.append(RowProblem(numbers, cases, f"{thing} is given to {len(cases)} cases", remedy))
+            continue
+        for entry in same[1:]:
+            remedy = "one row is allowed; remove one, or leave the later out with cohort.on_invalid: drop"
+            problems.append(
+                RowProblem((entry.row,), cases, f"{thing} stands in row {first.row} already", remedy)
+            )
+    return problems

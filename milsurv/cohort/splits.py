@@ -1,0 +1,168 @@
+"""Who trains, who chooses the epoch, who is reported: made from a seed, or read from files."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from milsurv.artifacts import write_text
+from milsurv.cohort.cases import Cohort, Split
+from milsurv.cohort.ids import some
+from milsurv.cohort.split_files import AssignedFold, read_split_files
+from milsurv.config import Splits
+from milsurv.errors import CohortError
+
+SHOWN_LEAKS = 5
+
+
+def make_splits(cohort: Cohort, config: Splits, case_pattern: str | None) -> tuple[list[Split], list[str]]:
+    """The folds of a cohort, and warnings about them.
+
+    Without ``config.files``: k folds stratified on event, every case tested once, from ``config.seed`` and
+    the cases alone, whatever the order of the table's rows. With files, their folds (see
+    `read_split_files`). Folds without validation cases get a share of their training cases, stratified on
+    event. Raises `CohortError` when a case stands on two sides of a split, when the files leave out cases
+    of the cohort, or when there are too few cases.
+    """
+    events = {case.case_id: case.event for case in cohort.cases}
+    warnings: list[str] = []
+    if config.files is None:
+        folds = _stratified_folds(events, config)
+    else:
+        folds, warnings = read_split_files(config.files, events, case_pattern)
+    splits = [_with_validation(fold, events, config) for fold in folds]
+    check_no_leak(splits)
+    return splits, [*warnings, *_test_counts(splits, events), *_sides_without_event(splits, events)]
+
+
+def check_no_leak(splits: Iterable[Split]) -> None:
+    """Raise `CohortError` when a case stands on two sides of a split, or twice on one."""
+    leaks = []
+    for split in splits:
+        sides = {"train": split.train, "validation": split.validation, "test": split.test}
+        stands = [(case_id, side) for side, case_ids in sides.items() for case_id in case_ids]
+        counts = Counter(case_id for case_id, _ in stands)
+        for case_id in sorted(case_id for case_id, count in counts.items() if count > 1):
+            where = " and ".join(side for found, side in stands if found == case_id)
+            leaks.append(
+                f"fold {split.fold}: case {case_id} stands in {where}; "
+                "a case may stand once in each fold; correct the splits"
+            )
+    if leaks:
+        more = len(leaks) - SHOWN_LEAKS
+        raise CohortError(leaks[:SHOWN_LEAKS] + ([f"and {more} more such cases"] if more > 0 else []))
+
+
+def write_splits(splits: Iterable[Split], path: Path) -> None:
+    """Write ``case_id,fold,role`` (role: train, validation, test), whole or not at all.
+
+    `make_splits` with ``files`` set to it gives the same splits back.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("case_id", "fold", "role"))
+    for split in splits:
+        for role, case_ids in (
+            ("train", split.train),
+            ("validation", split.validation),
+            ("test", split.test),
+        ):
+            writer.writerows((case_id, split.fold, role) for case_id in case_ids)
+    write_text(path, text.getvalue())
+
+
+def _stratified_folds(events: dict[str, int], config: Splits) -> list[AssignedFold]:
+    """Deal the shuffled cases with an event, then the others, to the folds in turn.
+
+    Folds differ by at most 1 in cases and in events.
+    """
+    if len(events) < config.folds:
+        raise CohortError(
+            [
+                f"splits.folds is {config.folds}, but the cohort has {len(events)} cases; "
+                "give at most as many folds as cases"
+            ]
+        )
+    rng = np.random.default_rng(config.seed)
+    observed, censored = _by_event(events, events)
+    dealt = [*rng.permutation(observed).tolist(), *rng.permutation(censored).tolist()]
+    folds = []
+    for fold in range(config.folds):
+        test = frozenset(dealt[fold :: config.folds])
+        folds.append(AssignedFold(fold, train=frozenset(events) - test, validation=frozenset(), test=test))
+    return folds
+
+
+def _with_validation(fold: AssignedFold, events: dict[str, int], config: Splits) -> Split:
+    """The fold with validation cases: the given ones, else a share of the training cases (at least 1)."""
+    train, validation = fold.train, fold.validation
+    if not validation:
+        if len(fold.train) < 2:
+            raise CohortError(
+                [
+                    f"fold {fold.fold} has {len(fold.train)} training cases; at least 2 are needed, one of "
+                    "them to choose the epoch; give more cases or other splits"
+                ]
+            )
+        observed, censored = _by_event(fold.train, events)
+        rng = np.random.default_rng([config.seed, fold.fold + 1])  # [seed, 0] draws the same as seed alone
+        count = max(1, round(config.validation * len(fold.train)))
+        of_observed = round(count * len(observed) / len(fold.train))
+        if len(observed) > 1:
+            of_observed = max(1, of_observed)
+        of_observed = max(of_observed, count - len(censored))
+        validation = frozenset(
+            rng.permutation(observed).tolist()[:of_observed]
+            + rng.permutation(censored).tolist()[: count - of_observed]
+        )
+        train -= validation
+    return Split(
+        fold=fold.fold,
+        train=tuple(sorted(train)),
+        validation=tuple(sorted(validation)),
+        test=tuple(sorted(fold.test)),
+    )
+
+
+def _by_event(case_ids: Iterable[str], events: dict[str, int]) -> tuple[list[str], list[str]]:
+    """Ids with an event and ids without, each sorted."""
+    ordered = sorted(case_ids)
+    return [case for case in ordered if events[case]], [case for case in ordered if not events[case]]
+
+
+def _test_counts(splits: Sequence[Split], events: dict[str, int]) -> list[str]:
+    tested = Counter(case_id for split in splits for case_id in split.test)
+    never = [case_id for case_id in events if not tested[case_id]]
+    often = [case_id for case_id, count in tested.items() if count > 1]
+    warnings = []
+    if never:
+        warnings.append(f"{len(never)} of {len(events)} cases are tested in no fold: {some(never)}")
+    if often:
+        warnings.append(
+            f"{len(often)} of {len(events)} cases are tested in several folds, and count as often in pooled "
+            f"figures: {some(often)}"
+        )
+    return warnings
+
+
+def _sides_without_event(splits: Iterable[Split], events: dict[str, int]) -> list[str]:
+    consequence = {
+        "train": "nothing can be learned from them",
+        "validation": "a Cox loss cannot choose the epoch by them",
+        "test": "its metrics will be null",
+    }
+    return [
+        f"fold {split.fold}: none of the {len(case_ids)} {side} cases has an event; {consequence[side]}"
+        for split in splits
+        for side, case_ids in (
+            ("train", split.train),
+            ("validation", split.validation),
+            ("test", split.test),
+        )
+        if case_ids and not any(events[case_id] for case_id in case_ids)
+    ]

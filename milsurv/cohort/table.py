@@ -1,0 +1,173 @@
+"""The cohort table: who the cases are, how long each was followed, and whether the event was observed."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+
+from milsurv.cohort.cases import Case, Cohort
+from milsurv.cohort.ids import some
+from milsurv.cohort.locate import Located, index_slides, locate_by_case, locate_by_slide
+from milsurv.cohort.rows import Entry, RowProblem, check_row, disagreements, duplicates
+from milsurv.cohort.text_table import TextTable, read_text_table
+from milsurv.config import Columns, TableCohort
+from milsurv.errors import CohortError
+
+SHOWN_PROBLEMS = 20
+"""Problems of rows that are listed in full; the rest are counted."""
+_USUAL_WORDS = {
+    "case": ("case", "patient", "subject", "barcode"),
+    "slide": ("slide", "image", "file", "wsi"),
+    "time": ("time", "month", "day", "year", "survival"),
+    "event": ("event", "status", "death", "dead"),
+    "censorship": ("cens",),
+    "mpp": ("mpp", "micron", "resolution"),
+}
+_TCGA_PATIENT = re.compile(r"^(TCGA-\w{2}-\w{4})-")
+
+
+def read_cohort(config: TableCohort, *, true_risk: str | None = None, synthetic: bool = False) -> Cohort:
+    """Read and check the cohort table, and find its slides.
+
+    ``true_risk`` names a column with the known risk of synthetic cases (a number, higher is worse). Every
+    row is either part of the cohort or, under ``on_invalid: drop``, named in `Cohort.dropped`, and so is
+    every case of which nothing is left. Raises `CohortError` with all problems at once.
+    """
+    table = read_text_table(config.table)
+    _require_columns(table, config.columns, true_risk)
+    checked = [check_row(row, config, true_risk) for row in table.rows]
+    entries = [result for result in checked if isinstance(result, Entry)]
+    found = [problem for result in checked if not isinstance(result, Entry) for problem in result]
+    found += [*disagreements(entries, config.columns, true_risk), *duplicates(entries)]
+    found.sort(key=lambda problem: problem.rows)
+    out = {number for problem in found for number in problem.rows}
+    kept = [entry for entry in entries if entry.row not in out]
+
+    dropping = config.on_invalid == "drop"
+    problems = [] if dropping else _problem_lines(table, found)
+    if not kept and (dropping or not problems):
+        problems.append(f"{table.path}: none of its {len(table.rows)} rows is a valid case; {_first(found)}")
+    try:
+        located = _locate(kept, config)
+        problems += located.problems
+    except CohortError as error:
+        problems += error.problems
+    if problems:
+        raise CohortError(problems)
+    return Cohort(
+        cases=_cases(kept, located),
+        time_unit=config.time_unit,
+        endpoint=config.endpoint,
+        synthetic=synthetic,
+        dropped=_dropped_lines(found, {entry.case_id for entry in kept}),
+        warnings=(*_one_patient_in_several_cases(kept), *located.warnings),
+    )
+
+
+def _require_columns(table: TextTable, columns: Columns, true_risk: str | None) -> None:
+    named = {role: name for role, name in columns.model_dump().items() if name is not None}
+    lacking = [
+        f"no column {name!r} (cohort.columns.{role}{_suggestion(role, name, table.columns)})"
+        for role, name in named.items()
+        if name not in table.columns
+    ]
+    if true_risk is not None and true_risk not in table.columns:
+        lacking.append(f"no column {true_risk!r} with the true risk")
+    if lacking:
+        raise CohortError(
+            [
+                f"{table.path}: {', '.join(lacking)}; the columns are: "
+                f"{table.column_list()}; name the right ones under cohort.columns"
+            ]
+        )
+
+
+def _suggestion(role: str, name: str, columns: Sequence[str]) -> str:
+    def usual(role: str) -> list[str]:
+        return [column for column in columns if any(word in column.lower() for word in _USUAL_WORDS[role])]
+
+    if close := get_close_matches(name, columns, n=1, cutoff=0.75):
+        return f": did you mean {close[0]}?"
+    if role == "event" and usual("censorship"):
+        return f": perhaps cohort.columns.censorship: {usual('censorship')[0]}, if 1 means censored there"
+    if candidates := usual(role):
+        return f": perhaps {' or '.join(candidates[:2])}"
+    return ": null if the table has one row per case" if role == "slide" else ""
+
+
+def _problem_lines(table: TextTable, problems: Sequence[RowProblem]) -> list[str]:
+    lines = [
+        f"{table.path}: {problem.where}: {problem.what}; {problem.remedy}"
+        for problem in problems[:SHOWN_PROBLEMS]
+    ]
+    more = problems[SHOWN_PROBLEMS:]
+    if more:
+        rows = len({number for problem in more for number in problem.rows})
+        lines.append(f"{table.path}: and {len(more)} more such problems, in {rows} rows")
+    if len({number for problem in problems for number in problem.rows}) == len(table.rows) > 1:
+        lines.append(f"{table.path}: no row is valid; look first at cohort.columns and the patterns")
+    return lines
+
+
+def _first(problems: Sequence[RowProblem]) -> str:
+    if not problems:
+        return "give one row per slide below the header"
+    return f"the first problem: {problems[0].where}: {problems[0].what}; {problems[0].remedy}"
+
+
+def _dropped_lines(problems: Sequence[RowProblem], kept_cases: set[str]) -> tuple[str, ...]:
+    """A line for each row left out, which says so when nothing is left of the case."""
+    lines = []
+    for problem in problems:
+        lost = [case_id for case_id in problem.cases if case_id not in kept_cases]
+        which = "the case" if len(problem.cases) == 1 else ", ".join(lost)
+        rest = f"; nothing is left of {which}" if lost else ""
+        lines.append(f"{problem.where}: left out, {problem.what}{rest}")
+    return tuple(lines)
+
+
+def _locate(entries: Sequence[Entry], config: TableCohort) -> Located:
+    index = index_slides(config.slides)
+    if config.columns.slide is not None:
+        slide_ids = [entry.slide_id for entry in entries if entry.slide_id]
+        return locate_by_slide(index, slide_ids, config.slide_pattern)
+    if config.case_pattern is None:
+        raise CohortError(
+            [
+                "cohort.columns.slide is null, so slides are found by the case ids in their file names: "
+                "set cohort.case_pattern to a regular expression with one group around the case id, "
+                "such as '^(.{12})'"
+            ]
+        )
+    return locate_by_case(
+        index, [entry.case_id for entry in entries], config.case_pattern, config.slide_pattern
+    )
+
+
+def _cases(entries: Iterable[Entry], located: Located) -> tuple[Case, ...]:
+    cases: dict[str, Case] = {}
+    for entry in entries:
+        refs = located.slides[entry.slide_id or entry.case_id]
+        case = cases.get(entry.case_id) or Case(entry.case_id, entry.time, entry.event, (), entry.true_risk)
+        slides = (*case.slides, *(replace(ref, mpp=entry.mpp) for ref in refs))
+        cases[entry.case_id] = replace(case, slides=slides)
+    return tuple(cases.values())
+
+
+def _one_patient_in_several_cases(entries: Iterable[Entry]) -> list[str]:
+    """TCGA barcodes begin with the patient; longer ones as case ids can put a patient on two sides."""
+    patients = defaultdict(set)
+    for entry in entries:
+        if match := _TCGA_PATIENT.match(entry.case_id):
+            patients[match.group(1)].add(entry.case_id)
+    several = [patient for patient, cases in patients.items() if len(cases) > 1]
+    if not several:
+        return []
+    return [
+        f"{len(several)} TCGA patients stand as several cases each and may train and test at once: "
+        f"{some(several)}; "
+        "make them one case each with cohort.case_pattern: '^(.{12})'"
+    ]

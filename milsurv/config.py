@@ -1,0 +1,235 @@
+"""The run configuration: what a YAML file may say. Reading one from a file is in ``milsurv.loading``.
+
+Paths are relative to the folder in which the command runs.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+
+class Section(BaseModel):
+    """A section of the YAML: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PluginSection(BaseModel):
+    """``{name: crossfusion, …}``: which plugin, and the settings that its own ``Config`` validates."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Columns(Section):
+    """Names of the cohort table's columns."""
+
+    case: str = "case_id"
+    slide: str | None = "slide_id"
+    """None for a table with one row per case: slides are then found by ``case_pattern`` in their file names."""
+    time: str = "time"
+    event: str | None = None
+    """1 = event observed, 0 = censored."""
+    censorship: str | None = None
+    """1 = censored, 0 = event observed: the other way to say it."""
+    mpp: str | None = None
+    """µm per level-0 pixel of the slide; wins over what the slide itself says."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _event_by_default(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("event") is None and data.get("censorship") is None:
+            return {**data, "event": "event"}
+        return data
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Columns:
+        if self.event is not None and self.censorship is not None:
+            raise ValueError("give either columns.event or columns.censorship, not both")
+        return self
+
+
+class TableCohort(Section):
+    """A table of follow-up and a folder of slides."""
+
+    source: Literal["table"] = "table"
+    table: AbsolutePath
+    """CSV, TSV or Parquet; one row per slide (or per case, see ``columns.slide``)."""
+    slides: AbsolutePath
+    """Folder in which slides are found by id, nested folders too."""
+    columns: Columns = Columns()
+    time_unit: str = "months"
+    endpoint: str = "OS"
+    slide_pattern: str | None = None
+    """Regular expression with one group that cuts the slide id out of a file name or table value."""
+    case_pattern: str | None = None
+    """Regular expression with one group that cuts the case id out of a table value, split file or file name."""
+    on_invalid: Literal["error", "drop"] = "error"
+
+    @field_validator("slide_pattern", "case_pattern")
+    @classmethod
+    def _one_group(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                groups = re.compile(pattern).groups
+            except re.error as error:
+                raise ValueError(f"not a regular expression: {error}") from None
+            if groups != 1:
+                raise ValueError(f"must have exactly one group in parentheses, has {groups}")
+        return pattern
+
+
+class SyntheticCohort(Section):
+    """A made cohort with slides drawn by milsurv, whose true risk is known."""
+
+    source: Literal["synthetic"]
+    cases: int = Field(default=110, ge=20)
+    seed: NonNegativeInt = 1
+
+
+COHORT_SOURCES: dict[str, type[Section]] = {"table": TableCohort, "synthetic": SyntheticCohort}
+
+
+def _cohort_source(data: Any) -> str:
+    source = data.get("source", "table") if isinstance(data, dict) else getattr(data, "source", "table")
+    return str(source)
+
+
+Cohort = Annotated[
+    Annotated[TableCohort, Tag("table")] | Annotated[SyntheticCohort, Tag("synthetic")],
+    Discriminator(_cohort_source),
+]
+
+
+class Splits(Section):
+    """Who trains, who chooses the epoch, who is reported."""
+
+    folds: int = Field(default=5, ge=2)
+    seed: NonNegativeInt = 1
+    validation: float = Field(default=0.15, gt=0, lt=0.5)
+    """Share of each fold's training cases held out to choose the epoch, stratified on event."""
+    files: AbsolutePath | None = None
+    """A table of ``case_id, fold[, role]``, or a folder of ``splits_<k>.csv`` with columns ``train`` and ``val``."""
+
+
+class Tiling(Section):
+    """The aligned grid of patches."""
+
+    magnifications: tuple[PositiveInt, ...] = (20, 10, 5)
+    patch_px: int = Field(default=256, ge=16)
+    min_tissue: float = Field(default=0.5, ge=0, le=1)
+    """A patch of the finest magnification is kept when at least this share of it is tissue."""
+    resolution_tolerance: float = Field(default=0.05, ge=0, lt=0.5)
+    """Within this of an integer fraction of the slide's resolution, the integer is taken instead of resampling."""
+
+    @field_validator("magnifications")
+    @classmethod
+    def _nested(cls, magnifications: tuple[int, ...]) -> tuple[int, ...]:
+        ordered = tuple(sorted(magnifications, reverse=True))
+        if not ordered or len(set(ordered)) != len(ordered):
+            raise ValueError("give at least one magnification, each once")
+        for finer, coarser in pairwise(ordered):
+            if finer % coarser:
+                raise ValueError(
+                    f"each magnification must divide the next finer one; {coarser} does not divide {finer}"
+                )
+        return ordered
+
+
+class Extraction(Section):
+    """How features are computed; nothing here changes them beyond rounding."""
+
+    batch_size: PositiveInt = 32
+    dtype: Literal["float16", "float32"] = "float16"
+    """Type in which features are stored."""
+
+
+class Training(Section):
+    """The training loop."""
+
+    epochs: PositiveInt = 30
+    batch_cases: PositiveInt = 32
+    """Cases per optimiser step; gradients are accumulated bag by bag."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: PositiveFloat = 1e-4
+    weight_decay: NonNegativeFloat = 1e-5
+    schedule: Literal["constant", "cosine", "one_cycle"] = "cosine"
+    selection: Literal["inner_validation", "last_epoch"] = "inner_validation"
+    """Which epoch is kept: the one with the lowest loss on inner validation cases, or the last."""
+    patience: PositiveInt | None = None
+    """Stop when the validation loss has not improved for so many epochs."""
+    standardize: bool = False
+    """Standardise features by mean and deviation over training patches, by magnification."""
+
+
+class Evaluation(Section):
+    """What is measured."""
+
+    times: tuple[PositiveFloat, ...] | None = None
+    """Times of AUC and survival probabilities; by default the quartiles of the cohort's event times."""
+    bootstraps: int = Field(default=1000, ge=0)
+    seed: NonNegativeInt = 1
+
+
+class Executor(Section):
+    """Where units of work run."""
+
+    workers: PositiveInt | Literal["auto"] = "auto"
+    """Processes side by side; auto: one per core, at most 8 (one per GPU on GPUs)."""
+    threads: PositiveInt = 1
+    """Threads of each unit of work; sums differ between counts, so it is part of a run's fingerprint."""
+
+
+class RunConfig(Section):
+    """A whole run, from slides to report."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    workspace: AbsolutePath = Field(default=Path("milsurv-workspace"), validate_default=True)
+    plugins: tuple[AbsolutePath, ...] = ()
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1)
+    max_failed_slides: NonNegativeInt | None = None
+    """Exit status 1 when more slides than this are left out; null: any number."""
+    cohort: Cohort
+    splits: Splits = Splits()
+    reader: PluginSection = PluginSection(name="openslide")
+    tissue: PluginSection = PluginSection(name="otsu")
+    tiling: Tiling = Tiling()
+    backbone: PluginSection
+    extraction: Extraction = Extraction()
+    aggregator: PluginSection = PluginSection(name="crossfusion")
+    loss: PluginSection = PluginSection(name="nll")
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    executor: Executor = Executor()
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("each seed must stand once")
+        return seeds

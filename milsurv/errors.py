@@ -1,0 +1,47 @@
+"""Errors that the user can mend: printed as one line each, exit status 2. Anything else is a bug."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class MilsurvError(Exception):
+    """Something is wrong that the user can mend. The message says what, where, what is allowed, what to do."""
+
+
+class ProblemsError(MilsurvError):
+    """Problems found together and reported together, one line each."""
+
+    def __init__(self, problems: Sequence[str]):
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+    def __reduce__(self) -> tuple[type[ProblemsError], tuple[tuple[str, ...]]]:
+        return type(self), (self.problems,)
+
+
+class ConfigError(ProblemsError):
+    """Everything that is wrong with a configuration."""
+
+
+class CohortError(ProblemsError):
+    """Everything that is wrong with a cohort's table, slides folder or splits."""
+
+
+class PluginError(MilsurvError):
+    """A plugin is unknown, ambiguous, or broken."""
+
+
+class SlideError(MilsurvError):
+    """This slide cannot be used; the message is the reason given in ``slides.csv``. The run goes on."""
+
+
+class WeightsError(MilsurvError):
+    """A backbone's weights cannot be had."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)``, or nothing when no known name is like ``name``."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean '{close[0]}'?)" if close else ""

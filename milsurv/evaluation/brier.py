@@ -1,0 +1,93 @@
+"""Brier score of predicted survival, weighted for censoring: how far probabilities are from what happened.
+
+Written out, because a pooled score weights each case by the censoring of its own fold's training cases, and
+folds of one case or without an event are part of it.
+
+Each metric is ``(1 + resamples,)``, the observed value first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from lifelines import KaplanMeierFitter
+
+from milsurv.evaluation.metric import FloatArray, NotComputableError
+from milsurv.evaluation.strata import (
+    Stratum,
+    named,
+    require_events,
+    require_followed_beyond,
+    require_weight_at,
+)
+
+
+def brier_score(strata: Sequence[Stratum], t: float) -> FloatArray:
+    """Brier score at ``t``: Graf et al., Statistics in Medicine 18 (1999) 2529.
+
+    The mean over cases of ``S(t)² / G(time)`` for an event by ``t``, ``(1 - S(t))² / G(t)`` for a case
+    followed beyond ``t``, and 0 for one censored before; G is the censoring distribution of the fold's
+    training cases.
+    """
+    return _averaged(strata, [t], _predicted)
+
+
+def integrated_brier_score(strata: Sequence[Stratum], times: Sequence[float]) -> FloatArray:
+    """Mean of the Brier score over the span of ``times`` (ascending), by the trapezoidal rule."""
+    return _averaged(strata, times, _predicted)
+
+
+def integrated_brier_score_kaplan_meier(strata: Sequence[Stratum], times: Sequence[float]) -> FloatArray:
+    """The same for a reference: every case gets the Kaplan-Meier survival of its fold's training cases."""
+    return _averaged(strata, times, _kaplan_meier)
+
+
+def _averaged(
+    strata: Sequence[Stratum],
+    times: Sequence[float],
+    survival: Callable[[Stratum, Sequence[float]], FloatArray],
+) -> FloatArray:
+    require_events(strata)
+    require_followed_beyond(strata, times[-1])
+    total = np.zeros(len(strata[0].counts))
+    for s in strata:
+        with named(s, strata):
+            require_weight_at(s, times[-1])
+            probabilities = survival(s, times)
+            _require_probabilities(probabilities)
+        errors = squared_errors(s, probabilities, times)
+        total += s.counts @ _mean_over_times(errors, np.asarray(times))
+    return total / sum(len(s.time) for s in strata)
+
+
+def squared_errors(stratum: Stratum, survival: FloatArray, times: Sequence[float]) -> FloatArray:
+    """Each case's weighted squared error at each time, for ``survival (n, k)``: ``(n, k)``."""
+    t = np.asarray(times)
+    weight_at = np.asarray([stratum.weight_at[time] for time in times])
+    dead = stratum.event[:, None] & (stratum.time[:, None] <= t)
+    alive = stratum.time[:, None] > t
+    weight = np.where(dead, stratum.weight[:, None], 0.0) + np.where(alive, weight_at, 0.0)
+    return weight * (alive - survival) ** 2
+
+
+def _mean_over_times(errors: FloatArray, times: FloatArray) -> FloatArray:
+    if len(times) == 1:
+        return errors[:, 0]
+    between = (errors[:, 1:] + errors[:, :-1]) / 2
+    return np.asarray(between @ np.diff(times) / (times[-1] - times[0]))
+
+
+def _predicted(stratum: Stratum, times: Sequence[float]) -> FloatArray:
+    return np.column_stack([stratum.survival[t] for t in times])
+
+
+def _kaplan_meier(stratum: Stratum, times: Sequence[float]) -> FloatArray:
+    curve = KaplanMeierFitter().fit(stratum.training.time, stratum.training.event)
+    return np.tile(curve.survival_function_at_times(times).to_numpy(dtype=float), (len(stratum.time), 1))
+
+
+def _require_probabilities(survival: FloatArray) -> None:
+    bad = int(np.sum(~((survival >= 0) & (survival <= 1)).all(axis=1)))
+    if bad:
+        raise NotComputableError(f"the survival of {bad} of {len(survival)} cases is not within [0, 1]")

@@ -1,0 +1,131 @@
+"""Everything that ``metrics.json`` says about a run's predictions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from milsurv.config import Evaluation
+from milsurv.evaluation.brier import brier_score, integrated_brier_score, integrated_brier_score_kaplan_meier
+from milsurv.evaluation.concordance import area_under_roc, harrell_c_index, truncation, uno_c_index
+from milsurv.evaluation.metric import Metric, NotComputableError, measured, metric
+from milsurv.evaluation.risk_groups import risk_groups
+from milsurv.evaluation.strata import Stratum, TrainingFollowUp, strata_of_seed
+from milsurv.evaluation.times import EvaluationTimes, time_text
+
+TRUE_RISK_NOTE = "upper bound known because the cohort is synthetic"
+
+
+def evaluate(
+    predictions: pd.DataFrame,
+    training: Mapping[int, TrainingFollowUp],
+    times: EvaluationTimes,
+    settings: Evaluation,
+) -> dict[str, Any]:
+    """What the predictions are worth, fold by fold and pooled over folds, for each seed; ready for JSON.
+
+    ``predictions`` has a row per case and seed: ``case_id``, ``fold``, ``seed``, ``time``, ``event`` (1 or
+    0), ``risk``, ``high_risk`` (1 when the risk is above the median of the fold's training cases, else 0),
+    a :func:`survival_column` for each of ``times.all``, and ``true_risk`` where it is known. ``training``
+    has the follow-up of each fold's training cases, to which the censoring weights are fitted.
+
+    A metric is ``{"value", "interval", "reason"}``; what cannot be computed is None with the reason, never
+    NaN. The interval is a 95 % percentile bootstrap over the reported cases, within folds; models and
+    censoring weights stay as they are, so it does not speak of the variation between trainings: the
+    standard deviations of the summary do. Raises ``ValueError`` when a case stands twice under one seed,
+    ``KeyError`` when a column or fold is missing.
+    """
+    folds: list[dict[str, Any]] = []
+    pooled: list[dict[str, Any]] = []
+    seeds = sorted(int(seed) for seed in predictions["seed"].unique())
+    for seed in seeds:
+        rows = predictions[predictions["seed"] == seed]
+        strata = strata_of_seed(rows, training, times.all, settings)
+        folds += [{"seed": seed, "fold": s.fold, **_account([s], times)} for s in strata]
+        pooled.append({"seed": seed, **_account(strata, times), "risk_groups": risk_groups(rows)})
+    return {
+        "seeds": seeds,
+        "times": list(times.times),
+        "integration_times": list(times.integration),
+        "folds": folds,
+        "pooled": pooled,
+        "summary": _summary([fold["metrics"] for fold in folds]),
+        "true_risk": _true_risk(predictions, training, settings),
+    }
+
+
+def _account(strata: Sequence[Stratum], times: EvaluationTimes) -> dict[str, Any]:
+    return {
+        "cases": sum(len(s.time) for s in strata),
+        "events": sum(int(s.event.sum()) for s in strata),
+        "metrics": _metrics(strata, times),
+    }
+
+
+def _metrics(strata: Sequence[Stratum], times: EvaluationTimes) -> dict[str, Metric]:
+    grid = times.integration
+    metrics = {
+        "harrell_c_index": measured(partial(harrell_c_index, strata)),
+        "uno_c_index": measured(partial(uno_c_index, strata), **_truncations(strata)),
+    }
+    for name, score in (
+        ("integrated_brier_score", integrated_brier_score),
+        ("integrated_brier_score_kaplan_meier", integrated_brier_score_kaplan_meier),
+    ):
+        metrics[name] = measured(partial(score, strata, grid)) if grid else metric(None, reason=times.reason)
+    for t in times.times:
+        metrics[f"area_under_roc_at_{time_text(t)}"] = measured(partial(area_under_roc, strata, t))
+        metrics[f"brier_score_at_{time_text(t)}"] = measured(partial(brier_score, strata, t))
+    return metrics
+
+
+def _truncations(strata: Sequence[Stratum]) -> dict[str, Any]:
+    """The truncation time of Uno's C, or one for each fold, by its number, when there are several."""
+
+    def time_or_none(s: Stratum) -> float | None:
+        try:
+            return truncation(s)
+        except NotComputableError:
+            return None
+
+    by_fold = {str(s.fold): time_or_none(s) for s in strata}
+    if len(strata) == 1:
+        return {"truncated_at": by_fold[str(strata[0].fold)]}
+    return {"truncated_at_by_fold": by_fold}
+
+
+def _summary(folds: Sequence[Mapping[str, Metric]]) -> dict[str, dict[str, Any]]:
+    """Mean and standard deviation of each metric over the folds of all seeds in which it exists."""
+    names = list(folds[0]) if folds else []
+    return {name: _mean_over_folds([fold[name] for fold in folds]) for name in names}
+
+
+def _mean_over_folds(metrics: Sequence[Metric]) -> dict[str, Any]:
+    values = [m["value"] for m in metrics if m["value"] is not None]
+    reasons = Counter(m["reason"] for m in metrics if m["value"] is None)
+    listed = "; ".join(f"{count} × {reason}" for reason, count in reasons.items())
+    left_out = f"left out {len(metrics) - len(values)} of {len(metrics)} folds: {listed}"
+    return {
+        "mean": float(np.mean(values)) if values else None,
+        "standard_deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        "folds": len(values),
+        "note": left_out if reasons else None,
+    }
+
+
+def _true_risk(
+    predictions: pd.DataFrame, training: Mapping[int, TrainingFollowUp], settings: Evaluation
+) -> dict[str, Any] | None:
+    """How well the known risk itself ranks the cases; it is the same under every seed."""
+    if "true_risk" not in predictions or predictions["true_risk"].isna().all():
+        return None
+    rows = predictions.drop_duplicates("case_id")
+    strata = strata_of_seed(rows.assign(risk=rows["true_risk"]), training, (), settings)
+    by_fold = [measured(partial(harrell_c_index, [s])) for s in strata]
+    pooled = measured(partial(harrell_c_index, strata))
+    return {"harrell_c_index": {**_mean_over_folds(by_fold), "pooled": pooled}, "note": TRUE_RISK_NOTE}

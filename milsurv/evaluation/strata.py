@@ -1,0 +1,155 @@
+"""The unit of evaluation: the reported cases of one fold, and the censoring among its training cases.
+
+Risks of different folds come from different models and are not on one scale, so every pooled metric is a
+sum over strata, within which alone cases are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torchsurv.stats.ipcw import get_ipcw
+
+from milsurv.config import Evaluation
+from milsurv.evaluation.metric import BoolArray, FloatArray, NotComputableError
+from milsurv.evaluation.times import survival_column
+
+
+@dataclass(frozen=True)
+class TrainingFollowUp:
+    """Follow-up of a fold's training cases, those of inner validation too: ``time (n,)``, ``event (n,)``."""
+
+    time: npt.NDArray[Any]
+    event: npt.NDArray[Any]
+
+    @property
+    def event_times(self) -> FloatArray:
+        return np.asarray(self.time[self.event == 1], dtype=float)
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """Reported cases of one fold under one seed, in the order of their ids."""
+
+    fold: int
+    time: FloatArray
+    event: BoolArray
+    risk: FloatArray
+    survival: dict[float, FloatArray]
+    """Time -> probability of each case to live beyond it, (n,)."""
+    training: TrainingFollowUp
+    weight: FloatArray
+    """1 / G at each case's own time, G the probability to be still uncensored; NaN where it is not known."""
+    weight_at: dict[float, float]
+    """The same at each evaluation time."""
+    counts: FloatArray
+    """(1 + resamples, n): how often each case stands in the fold (once), then in each bootstrap resample."""
+
+
+def strata_of_seed(
+    predictions: pd.DataFrame,
+    training: Mapping[int, TrainingFollowUp],
+    times: Sequence[float],
+    settings: Evaluation,
+) -> list[Stratum]:
+    """The predictions of one seed, fold by fold; raises ``ValueError`` when a case stands in them twice."""
+    repeated = predictions["case_id"][predictions["case_id"].duplicated()]
+    if len(repeated):
+        raise ValueError(f"case {repeated.iloc[0]!r} is predicted more than once under one seed")
+    by_id = predictions.sort_values("case_id")
+    folds = sorted(int(fold) for fold in predictions["fold"].unique())
+    return [_stratum(fold, by_id[by_id["fold"] == fold], training[fold], times, settings) for fold in folds]
+
+
+def _stratum(
+    fold: int, rows: pd.DataFrame, training: TrainingFollowUp, times: Sequence[float], settings: Evaluation
+) -> Stratum:
+    time = rows["time"].to_numpy(dtype=float)
+    weights = censoring_weights(training, np.concatenate([time, np.asarray(times, dtype=float)]))
+    return Stratum(
+        fold=fold,
+        time=time,
+        event=rows["event"].to_numpy() == 1,
+        risk=rows["risk"].to_numpy(dtype=float),
+        survival={t: rows[survival_column(t)].to_numpy(dtype=float) for t in times},
+        training=training,
+        weight=weights[: len(time)],
+        weight_at=dict(zip(times, weights[len(time) :].tolist(), strict=True)),
+        counts=resample_counts(len(time), settings.bootstraps, np.random.default_rng([settings.seed, fold])),
+    )
+
+
+def censoring_weights(training: TrainingFollowUp, times: FloatArray) -> FloatArray:
+    """``(k,)`` times -> inverse probability of censoring weights ``1 / G(t)``, by torchsurv.
+
+    G is the Kaplan-Meier estimate of the censoring distribution of the training cases; a case censored at
+    the time of an event is censored after it. NaN beyond the last training time, where G is 0, and when
+    training has no event. torchsurv reads times in single precision, so it is given their ranks, of which
+    alone G depends.
+    """
+    if not training.event_times.size:
+        return np.full(len(times), np.nan)
+    n = len(training.time)
+    ranks = np.unique(np.concatenate([training.time, times]), return_inverse=True)[1]
+    rank = torch.from_numpy(ranks).float()
+    event = torch.from_numpy(training.event == 1)
+    weights = get_ipcw(event, rank[:n], rank[n:]).double().numpy()
+    known = (weights > 0) & (times <= np.max(training.time))
+    return np.where(known, weights, np.nan)
+
+
+def resample_counts(n: int, resamples: int, rng: np.random.Generator) -> FloatArray:
+    """``(1 + resamples, n)``: ones, then how often each case comes when ``n`` are drawn with replacement."""
+    drawn = rng.integers(n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n)
+    return np.vstack([np.ones(n), counts])
+
+
+def require_events(strata: Sequence[Stratum]) -> None:
+    """Raise :class:`NotComputableError` when no case of the strata has an event."""
+    if not any(s.event.any() for s in strata):
+        raise NotComputableError("no events")
+
+
+def require_finite_risk(strata: Sequence[Stratum]) -> None:
+    """Raise :class:`NotComputableError` when a risk is NaN or infinite."""
+    bad = sum(int(np.sum(~np.isfinite(s.risk))) for s in strata)
+    if bad:
+        cases = sum(len(s.risk) for s in strata)
+        raise NotComputableError(f"the risk of {bad} of {cases} cases is not a finite number")
+
+
+def require_followed_beyond(strata: Sequence[Stratum], t: float) -> None:
+    """Raise :class:`NotComputableError` when no case of the strata is followed for longer than ``t``."""
+    last = max(float(s.time.max()) for s in strata)
+    if t >= last:
+        raise NotComputableError(f"no case is followed beyond {t:g}: the last follow-up ends at {last:g}")
+
+
+def require_weight_at(stratum: Stratum, t: float) -> None:
+    """Raise :class:`NotComputableError` when training cases do not tell how likely censoring by ``t`` is."""
+    if not stratum.training.event_times.size:
+        raise NotComputableError("censoring weights undefined: no events among the training cases")
+    if not np.isfinite(stratum.weight_at[t]):
+        last = float(np.max(stratum.training.time))
+        raise NotComputableError(
+            f"censoring weights undefined at {t:g}: the follow-up of the training cases ends at {last:g}"
+        )
+
+
+@contextmanager
+def named(stratum: Stratum, strata: Sequence[Stratum]) -> Iterator[None]:
+    """A reason that arises in one of several strata says in which."""
+    try:
+        yield
+    except NotComputableError as reason:
+        if len(strata) == 1:
+            raise
+        raise NotComputableError(f"fold {stratum.fold}: {reason}") from None

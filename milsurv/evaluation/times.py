@@ -1,0 +1,63 @@
+"""At which times survival is asked for, and what the columns of the answers are called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from milsurv.config import Evaluation
+
+INTEGRATION_POINTS = 20
+SUPPORTED_SHARE_OF_EVENTS = 0.8
+"""Later than this share of the events too few cases are followed to measure anything there."""
+
+
+@dataclass(frozen=True)
+class EvaluationTimes:
+    """Times in the cohort's unit, ascending, each once."""
+
+    times: tuple[float, ...]
+    """Where AUC and Brier score are given."""
+    integration: tuple[float, ...]
+    """The even grid over which the Brier score is integrated; empty when there is no event."""
+    reason: str | None = None
+    """Why there is no grid, and no times unless they were asked for."""
+
+    @property
+    def all(self) -> tuple[float, ...]:
+        """Every time at which predictions must give survival."""
+        return tuple(sorted({*self.times, *self.integration}))
+
+
+def evaluation_times(time: npt.ArrayLike, event: npt.ArrayLike, settings: Evaluation) -> EvaluationTimes:
+    """Where to look, from ``time (n,)`` and ``event (n,)`` of the whole cohort, so that folds agree.
+
+    ``times`` are those of the settings, by default the quartiles of the event times. The integrated Brier
+    score is taken from one twentieth of the 80th percentile of the event times up to that percentile. Both
+    are a choice of where to look: nothing is fitted to them.
+    """
+    asked = tuple(sorted(set(settings.times or ())))
+    event_times = np.asarray(time, dtype=float)[np.asarray(event) == 1]
+    if not event_times.size:
+        return EvaluationTimes(asked, (), "no events, so no evaluation times")
+    quartiles = np.quantile(event_times, [0.25, 0.5, 0.75])
+    last = np.quantile(event_times, SUPPORTED_SHARE_OF_EVENTS)
+    grid = np.linspace(0, last, INTEGRATION_POINTS + 1)[1:]
+    return EvaluationTimes(asked or _six_digits(quartiles), _six_digits(grid))
+
+
+def time_text(t: float) -> str:
+    """A time as it stands in names: as short as can be without changing it."""
+    short = f"{t:g}"
+    return short if float(short) == t else repr(float(t))
+
+
+def survival_column(t: float) -> str:
+    """Name of the predictions' column of survival beyond ``t``, such as ``survival_at_12.5``."""
+    return f"survival_at_{time_text(t)}"
+
+
+def _six_digits(times: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(sorted({float(f"{t:g}") for t in times}))

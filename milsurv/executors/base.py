@@ -1,0 +1,47 @@
+"""What an executor needs to know: units of work, which read artifacts, write artifacts, and can be run again."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Event = dict[str, Any]
+"""What a unit reports while it works; sent to the process that drives the run."""
+Report = Callable[[Event], None]
+"""Called by a unit; raises :class:`Stopped` when the run is to stop."""
+
+
+class Stopped(BaseException):
+    """The run was asked to stop. A unit that lets this pass leaves nothing half done."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One piece of work: ``work(report, **arguments)``.
+
+    ``work`` is a function of a module, and the arguments and the result can be sent to another process.
+    """
+
+    name: str
+    work: Callable[..., Any]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Executor(ABC):
+    """Runs units somewhere. A context manager: workers live between ``__enter__`` and ``__exit__``."""
+
+    def __enter__(self) -> Executor:
+        return self
+
+    @abstractmethod
+    def __exit__(self, *exception: object) -> None:
+        """Let the workers go."""
+
+    @abstractmethod
+    def run(self, units: Sequence[Unit], on_event: Callable[[Unit, Event], None]) -> list[Any]:
+        """The units' results, in their order. ``on_event`` is called in this process.
+
+        An exception of a unit is raised here, and the other units are stopped.
+        """

@@ -1,0 +1,42 @@
+"""A bag: the patch features of one slide, by magnification."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Bag:
+    """Patch features of one slide.
+
+    Attributes:
+        features: magnification -> ``(n, d)`` floating-point tensor, n ≥ 1.
+        coords: magnification -> ``(n, 2)`` int64, level-0 pixels ``(x, y)`` of the patch's top-left corner.
+        grid: magnification -> ``(n, 2)`` int32, ``(column, row)`` in units of that magnification's patches.
+            The grids are aligned: the 5x patch (c, r) covers the 10x patches (2c..2c+1, 2r..2r+1) and the
+            20x patches (4c..4c+3, 4r..4r+3).
+
+    ``coords`` and ``grid`` are None when features made elsewhere lack them.
+    """
+
+    features: Mapping[int, Tensor]
+    coords: Mapping[int, Tensor] | None = None
+    grid: Mapping[int, Tensor] | None = None
+
+    @property
+    def sizes(self) -> dict[int, int]:
+        """Number of patches by magnification."""
+        return {magnification: len(features) for magnification, features in self.features.items()}
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Bag:
+        """The bag on ``device``; ``dtype`` applies to the features alone."""
+
+        def move(tensors: Mapping[int, Tensor] | None) -> dict[int, Tensor] | None:
+            return None if tensors is None else {m: t.to(device) for m, t in tensors.items()}
+
+        features = {m: t.to(device, dtype) for m, t in self.features.items()}
+        return Bag(features, move(self.coords), move(self.grid))

@@ -1,0 +1,207 @@
+"""From a slide to its feature file: one unit of work, run again only when its file is not whole or not its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from milsurv._version import __version__
+from milsurv.artifacts import fingerprint
+from milsurv.config import PluginSection, RunConfig
+from milsurv.errors import MilsurvError, SlideError
+from milsurv.executors.base import Report
+from milsurv.features.store import ScaleFeatures, read_attributes, write_features
+from milsurv.plugin.registry import Registry, get_registry
+from milsurv.slides.grid import PatchGrid, make_grid
+from milsurv.slides.patches import read_patches
+from milsurv.slides.reader import Slide, slide_identity
+
+
+@dataclass(frozen=True)
+class ExtractionSettings:
+    """All that decides what a feature file holds, and how it is computed."""
+
+    config: RunConfig
+    weights_id: str
+    origins: tuple[str | None, ...]
+    """Sources of the plugins at work, see ``Registry.origin``."""
+
+    @classmethod
+    def of(cls, config: RunConfig, registry: Registry) -> ExtractionSettings:
+        """Raises WeightsError when a weights file that the config names is not there."""
+        backbone = registry.create("backbone", config.backbone)
+        sections = {"reader": config.reader, "tissue": config.tissue, "backbone": config.backbone}
+        origins = (registry.origin(kind, section.name) for kind, section in sections.items())
+        return cls(config, backbone.weights_id(), tuple(origins))
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What a changed setting of which asks for new features."""
+        config = self.config
+        return {
+            "reader": config.reader.model_dump(mode="json"),
+            "tissue": config.tissue.model_dump(mode="json"),
+            "tiling": config.tiling.model_dump(mode="json"),
+            "backbone": {
+                "name": config.backbone.name,
+                **_without_weights(config.backbone),
+                "weights": self.weights_id,
+            },
+            "dtype": config.extraction.dtype,
+            "origins": self.origins,
+        }
+
+    @property
+    def folder(self) -> Path:
+        """Where feature files of these settings stand."""
+        return self.config.workspace / "features" / f"{self.config.backbone.name}-{fingerprint(self.content)}"
+
+    def path(self, slide_id: str) -> Path:
+        return self.folder / f"{slide_id}.h5"
+
+
+def _without_weights(section: PluginSection) -> dict[str, Any]:
+    return {key: value for key, value in section.settings.items() if key != "weights"}
+
+
+@dataclass(frozen=True)
+class ExtractedSlide:
+    """What became of a slide. ``reason`` is None when its feature file is whole."""
+
+    slide_id: str
+    patches: dict[int, int]
+    """Magnification -> number of patches."""
+    mpp: float | None = None
+    mpp_source: str | None = None
+    reason: str | None = None
+
+
+def extracted(
+    settings: ExtractionSettings, slide_id: str, slide: Path, mpp: float | None
+) -> ExtractedSlide | None:
+    """The slide as it was extracted before, or None when that is still to do."""
+    path = settings.path(slide_id)
+    if not path.is_file():
+        return None
+    try:
+        attributes = read_attributes(path)
+        if attributes["slide"] != slide_identity(slide) or attributes["table_mpp"] != mpp:
+            return None
+    except (MilsurvError, KeyError, OSError):
+        return None
+    return _outcome(slide_id, attributes)
+
+
+def _outcome(slide_id: str, attributes: dict[str, Any]) -> ExtractedSlide:
+    patches = {int(magnification): count for magnification, count in attributes["patches"].items()}
+    return ExtractedSlide(slide_id, patches, attributes["mpp"], attributes["mpp_source"])
+
+
+def extract_slide(
+    report: Report, settings: ExtractionSettings, slide_id: str, slide: Path, mpp: float | None, device: str
+) -> ExtractedSlide:
+    """Unit of work: read a slide's patches, embed them, write its feature file.
+
+    A slide that cannot be used gives a reason in place of a file.
+    """
+    outcome = _extract(report, settings, slide_id, slide, mpp, device)
+    report({"event": "slide", "slide": slide_id, "reason": outcome.reason})
+    return outcome
+
+
+def _extract(
+    report: Report, settings: ExtractionSettings, slide_id: str, slide: Path, mpp: float | None, device: str
+) -> ExtractedSlide:
+    config = settings.config
+    registry = get_registry(config.plugins)
+    try:
+        with registry.create("reader", config.reader).open(slide, mpp) as opened:
+            mask = registry.create("tissue", config.tissue).segment(opened)
+            grid = make_grid(opened.dimensions, opened.mpp, mask, config.tiling)
+            encoder = _encoder(config.plugins, config.backbone.model_dump_json(), device)
+            features = _embed(opened, grid, encoder, config, device, report)
+            attributes = {
+                "slide": slide_identity(slide),
+                "table_mpp": mpp,
+                "mpp": opened.mpp,
+                "mpp_source": opened.mpp_source,
+                "dimensions": opened.dimensions,
+                "patches": {str(m): len(coords) for m, coords in grid.coords.items()},
+                "tissue_share": mask.fraction,
+                "patch_px": config.tiling.patch_px,
+                "settings": settings.content,
+                "milsurv_version": __version__,
+            }
+    except SlideError as error:
+        return ExtractedSlide(slide_id, {}, reason=str(error))
+    scales = {
+        m: ScaleFeatures(features[m], grid.coords[m], grid.grid[m], level.mpp, level.patch_level0)
+        for m, level in grid.levels.items()
+    }
+    write_features(settings.path(slide_id), scales, attributes)
+    return _outcome(slide_id, attributes)
+
+
+@cache
+def _encoder(plugins: tuple[Path, ...], backbone: str, device: str) -> nn.Module:
+    """The backbone's network, loaded once per process."""
+    section = PluginSection.model_validate_json(backbone)
+    encoder: nn.Module = (
+        get_registry(plugins).create("backbone", section).load(torch.device(device), torch.float32)
+    )
+    return encoder
+
+
+def _embed(
+    slide: Slide, grid: PatchGrid, encoder: nn.Module, config: RunConfig, device: str, report: Report
+) -> dict[int, NDArray[Any]]:
+    """Magnification -> ``(n, dim)`` features in the order of the grid."""
+    features: dict[int, NDArray[Any]] = {}
+    for magnification, rows, patches in _batches(slide, grid, config):
+        with torch.inference_mode():
+            pixels = torch.from_numpy(patches).to(device).permute(0, 3, 1, 2)
+            vectors = encoder(pixels).to("cpu", torch.float32).numpy().astype(config.extraction.dtype)
+        if not np.isfinite(vectors).all():
+            raise MilsurvError(
+                f"backbone '{config.backbone.name}' gave values beyond {config.extraction.dtype} for {slide.path}; "
+                "try extraction.dtype: float32"
+            )
+        if magnification not in features:
+            shape = (len(grid.coords[magnification]), vectors.shape[1])
+            features[magnification] = np.empty(shape, config.extraction.dtype)
+        features[magnification][rows] = vectors
+        report({"event": "patches", "count": len(rows)})
+    return features
+
+
+def _batches(
+    slide: Slide, grid: PatchGrid, config: RunConfig
+) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.uint8]]]:
+    """The slide's patches in batches of ``extraction.batch_size`` of one magnification, the last one shorter."""
+    size = config.extraction.batch_size
+    waiting: dict[int, list[tuple[NDArray[np.int64], NDArray[np.uint8]]]] = {m: [] for m in grid.coords}
+    for magnification, rows, patches in read_patches(slide, grid, config.tiling.patch_px):
+        waiting[magnification].append((rows, patches))
+        if sum(len(some) for some, _ in waiting[magnification]) >= size:
+            yield from _cut(magnification, waiting[magnification], size)
+            waiting[magnification] = []
+    for magnification, blocks in waiting.items():
+        if blocks:
+            yield from _cut(magnification, blocks, size)
+
+
+def _cut(
+    magnification: int, blocks: list[tuple[NDArray[np.int64], NDArray[np.uint8]]], size: int
+) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.uint8]]]:
+    rows = np.concatenate([some for some, _ in blocks])
+    patches = np.concatenate([some for _, some in blocks])
+    for start in range(0, len(rows), size):
+        yield magnification, rows[start : start + size], patches[start : start + size]

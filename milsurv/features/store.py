@@ -1,0 +1,86 @@
+"""Feature files: one HDF5 file per slide, a group per magnification.
+
+    20x/features  float16 (n, d)     20x/coords  int64 (n, 2)     20x/grid  int32 (n, 2)
+
+and attributes that say how they were made. A file is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from milsurv.artifacts import atomic_path
+from milsurv.errors import MilsurvError
+from milsurv.features.bag import Bag
+
+
+@dataclass(frozen=True)
+class ScaleFeatures:
+    """What is stored of one magnification."""
+
+    features: NDArray[np.floating[Any]]
+    """``(n, d)``."""
+    coords: NDArray[np.int64]
+    """``(n, 2)`` level-0 pixels (x, y), top-left."""
+    grid: NDArray[np.int32]
+    """``(n, 2)`` (column, row)."""
+    mpp: float
+    """True µm per patch pixel."""
+    patch_level0: float
+    """Side of a patch in level-0 pixels."""
+
+
+def write_features(path: Path, scales: Mapping[int, ScaleFeatures], attributes: Mapping[str, Any]) -> None:
+    """Write one slide's features; ``attributes`` is anything JSON-able."""
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        for name, value in attributes.items():
+            file.attrs[name] = json.dumps(value)
+        for magnification, scale in scales.items():
+            group = file.create_group(f"{magnification}x")
+            group.attrs["mpp"] = scale.mpp
+            group.attrs["patch_level0"] = scale.patch_level0
+            for name in ("features", "coords", "grid"):
+                group.create_dataset(name, data=getattr(scale, name))
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """The attributes of a feature file. Raises MilsurvError when it cannot be read."""
+    with _open(path) as file:
+        return {name: json.loads(value) for name, value in file.attrs.items()}
+
+
+def read_bag(path: Path) -> Bag:
+    """The bag of a feature file, in the type that is stored. Raises MilsurvError when it cannot be read."""
+    with _open(path) as file:
+        groups = {int(name.removesuffix("x")): group for name, group in file.items()}
+
+        def tensors(name: str) -> dict[int, torch.Tensor]:
+            return {m: torch.from_numpy(groups[m][name][()]) for m in sorted(groups, reverse=True)}
+
+        return Bag(tensors("features"), tensors("coords"), tensors("grid"))
+
+
+def patch_sides(path: Path) -> dict[int, float]:
+    """Magnification -> side of its patches in level-0 pixels."""
+    with _open(path) as file:
+        return {
+            int(name.removesuffix("x")): float(group.attrs["patch_level0"]) for name, group in file.items()
+        }
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise MilsurvError(
+            f"feature file {path} cannot be read ({error}); delete it and run again to make it anew"
+        ) from error

@@ -1,0 +1,217 @@
+"""Reads a run configuration from YAML, and reports everything that is wrong with it at once.
+
+PyYAML reads ``1e-4`` as a string and keeps the last of two equal keys without a word; here the first is read as
+a number and the second is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from milsurv.config import COHORT_SOURCES, PluginSection, RunConfig
+from milsurv.errors import ConfigError, MilsurvError, PluginError, nearest
+from milsurv.plugin.registry import KINDS, Registry, get_registry
+
+Place = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads numbers such as 1e-4 as YAML 1.2 does."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
+
+
+def load_config(
+    source: str, overrides: Sequence[str] = (), plugin_files: Sequence[Path] = ()
+) -> tuple[RunConfig, Registry]:
+    """The validated configuration and the registry with its local plugins.
+
+    ``source`` is a YAML file, or the name of a configuration that comes with milsurv (``demo``); ``overrides`` are
+    ``key.subkey=value``. Plugins' settings are validated against their ``Config`` and completed with its defaults.
+    Raises ConfigError with all problems, each with file and line.
+    """
+    path = find_config(source)
+    document = _Document(path)
+    document.apply(overrides)
+    data = document.data
+    data.setdefault("name", path.stem)
+    local = [
+        Path(str(file)).expanduser().absolute() for file in (*(data.get("plugins") or ()), *plugin_files)
+    ]
+    data["plugins"] = local
+    registry = get_registry(tuple(local))
+    problems: list[str] = list(document.problems)
+    config: RunConfig | None = None
+    try:
+        config = RunConfig.model_validate(data)
+    except ValidationError as error:
+        problems += [document.describe(detail, RunConfig) for detail in error.errors()]
+    settings = _plugin_settings(document, registry, problems)
+    if problems or config is None:
+        raise ConfigError(problems)
+    sections = {section: PluginSection(name=name, **values) for section, (name, values) in settings.items()}
+    return config.model_copy(update=sections), registry
+
+
+def find_config(source: str) -> Path:
+    """The file that ``source`` names: a path, or a configuration that comes with milsurv."""
+    path = Path(source)
+    if path.is_file():
+        return path
+    known = {file.stem: file for file in _bundled_configs()}
+    if source in known:
+        return known[source]
+    raise MilsurvError(
+        f"{source}: no such file, and no configuration of that name comes with milsurv{nearest(source, known)}; "
+        f"there are: {', '.join(sorted(known))}"
+    )
+
+
+def _bundled_configs() -> Iterator[Path]:
+    installed = Path(str(files("milsurv"))) / "configs"
+    folder = installed if installed.is_dir() else installed.parent.parent / "configs"
+    yield from sorted(folder.glob("*.yaml"))
+
+
+def _plugin_settings(
+    document: _Document, registry: Registry, problems: list[str]
+) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Each plugin section's name and complete settings; what is wrong is added to ``problems``."""
+    complete = {}
+    for kind in KINDS:
+        default = RunConfig.model_fields[kind].default
+        given = document.data.get(kind, default.model_dump() if isinstance(default, PluginSection) else None)
+        if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+            continue
+        values = {key: value for key, value in given.items() if key != "name"}
+        try:
+            plugin_config = registry.load(kind, given["name"]).Config
+            complete[kind] = (given["name"], plugin_config(**values).model_dump(mode="json"))
+        except PluginError as error:
+            problems.append(f"{document.where((kind, 'name'))}: {kind}.name: {error}")
+        except ValidationError as error:
+            problems += [document.describe(detail, plugin_config, (kind,)) for detail in error.errors()]
+    return complete
+
+
+class _Document:
+    """A YAML file's data with the line of each of its keys."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.problems: list[str] = []
+        self.lines: dict[Place, str] = {}
+        text = path.read_text(encoding="utf-8-sig")
+        try:
+            root = yaml.compose(text, Loader=_Loader)
+            self.data: dict[str, Any] = yaml.load(text, Loader=_Loader) or {}
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f":{mark.line + 1}" if mark else ""
+            raise ConfigError([f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}"]) from None
+        if not isinstance(self.data, dict):
+            raise ConfigError([f"{path}:1: must hold keys and values, such as 'cohort:'"])
+        if root is not None:
+            self._index(root, ())
+
+    def _index(self, node: yaml.Node, place: Place) -> None:
+        if isinstance(node, yaml.MappingNode):
+            seen: dict[str, int] = {}
+            for key, value in node.value:
+                line = key.start_mark.line + 1
+                if key.value in seen:
+                    self.problems.append(
+                        f"{self.path}:{line}: key '{key.value}' stands twice, first in line {seen[key.value]}; "
+                        "remove one"
+                    )
+                seen.setdefault(key.value, line)
+                self.lines[(*place, key.value)] = f"{self.path}:{line}"
+                self._index(value, (*place, key.value))
+        elif isinstance(node, yaml.SequenceNode):
+            for position, item in enumerate(node.value):
+                self.lines[(*place, position)] = f"{self.path}:{item.start_mark.line + 1}"
+                self._index(item, (*place, position))
+
+    def apply(self, overrides: Sequence[str]) -> None:
+        """Set ``key.subkey=value`` over the file's data."""
+        plugin_names = {f"{kind}.name" for kind in KINDS}
+        for override in sorted(
+            overrides, key=lambda item: item.partition("=")[0].strip() not in plugin_names
+        ):
+            key, equals, text = override.partition("=")
+            steps = key.strip().split(".")
+            if not equals or not all(steps):
+                raise ConfigError([f"--set {override}: write key.subkey=value, such as training.epochs=5"])
+            try:
+                value = yaml.load(text, Loader=_Loader)
+            except yaml.YAMLError:
+                raise ConfigError([f"--set {override}: the value is not valid YAML"]) from None
+            section = self.data
+            for step in steps[:-1]:
+                section = section.setdefault(step, {})
+                if not isinstance(section, dict):
+                    raise ConfigError([f"--set {override}: '{step}' holds a value, not keys"])
+            if key.strip() in plugin_names and section.get("name") != value:
+                section.clear()  # another plugin takes none of this one's settings
+            section[steps[-1]] = value
+            self.lines[tuple(steps)] = f"--set {override}"
+
+    def where(self, place: Place) -> str:
+        """File and line of a key, or of the section that should hold it."""
+        for length in range(len(place), 0, -1):
+            if place[:length] in self.lines:
+                return self.lines[place[:length]]
+        return f"{self.path}"
+
+    def describe(self, detail: ErrorDetails, model: type[BaseModel], section: Place = ()) -> str:
+        """One line for one of pydantic's errors, found in ``model`` that validates ``section``."""
+        loc = detail["loc"]
+        if section == () and len(loc) > 1 and loc[0] == "cohort":  # loc[1] is the tag of the union
+            section, model, loc = ("cohort",), COHORT_SOURCES[str(loc[1])], loc[2:]
+        place = (*section, *loc)
+        message = detail["msg"].removeprefix("Value error, ")
+        message = message[0].lower() + message[1:]
+        if detail["type"] == "extra_forbidden":
+            known = _fields(model, loc)
+            message = f"unknown key{nearest(str(loc[-1]), known)}; there are: {', '.join(known)}"
+        elif detail["type"] == "missing":
+            message = "this key is missing"
+        elif detail["type"] == "union_tag_invalid":
+            place, message = ("cohort", "source"), "must be 'table' or 'synthetic'"
+        elif not isinstance(detail["input"], dict):
+            message += f", not {detail['input']!r}"
+        return f"{self.where(place)}: {'.'.join(str(step) for step in place)}: {message}"
+
+
+def _fields(model: type[BaseModel], loc: Place) -> list[str]:
+    """Names of the fields that may stand where ``loc`` ends."""
+    models = [model]
+    for step in loc[:-1]:
+        models = [
+            inner
+            for outer in models
+            if step in outer.model_fields
+            for inner in _models(outer.model_fields[str(step)])
+        ]
+    return sorted({name for inner in models for name in inner.model_fields})
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The pydantic models within a field's annotation."""
+    annotation = getattr(annotation, "annotation", annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models(argument)]

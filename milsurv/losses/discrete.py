@@ -1,0 +1,138 @@
+"""Discrete-time survival: follow-up cut into bins, one hazard for each."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from milsurv.errors import MilsurvError
+from milsurv.losses.base import Loss
+from milsurv.plugin.base import PluginConfig
+
+MIN_PROBABILITY = 1e-7
+"""Logarithms are taken of probabilities no smaller than this, as in the released CrossFusion code."""
+
+
+class DiscreteTimeConfig(PluginConfig):
+    """Settings of the discrete-time losses."""
+
+    bins: int = Field(default=4, ge=2)
+    """Number of bins, cut at the quantiles of the uncensored training cases' times."""
+    alpha: float = Field(default=0.2, ge=0, le=1)
+    """Weight of the uncensored cases' likelihood beside the whole loss."""
+
+
+class DiscreteTime(Loss):
+    """What the discrete-time losses share: bins, hazards, risk and survival.
+
+    An output is a logit per bin: hazard ``h_k = sigmoid(logit_k)``, survival ``S_k = Π_{j ≤ k} (1 - h_j)`` at
+    the bin's upper edge. Bin k holds the times in ``[e_k, e_{k+1})`` with ``e_0 = 0``; the last edge is the
+    longest follow-up of the training cases, and longer times count to the last bin.
+    """
+
+    Config = DiscreteTimeConfig
+
+    def __init__(self, config: DiscreteTimeConfig):
+        self.alpha = config.alpha
+        self.n_outputs = config.bins
+        self.edges: Tensor | None = None
+        """``(bins + 1,)`` float64, from 0 to the longest follow-up; None before :meth:`fit`."""
+
+    def fit(self, time: Tensor, event: Tensor) -> None:
+        """Cut the bins. Raises MilsurvError when there are fewer distinct event times than bins."""
+        time = time.detach().double().cpu()
+        self.edges = cut_bins(time, time[event.detach().cpu() == 1], self.n_outputs)
+
+    def labels(self, time: Tensor) -> Tensor:
+        """The bin, ``(n,)`` int64, that each follow-up ends in."""
+        return _bin_of(time.double(), self._fitted_edges(time.device))
+
+    def __call__(self, outputs: Tensor, time: Tensor, event: Tensor) -> Tensor:
+        log_hazard = F.logsigmoid(outputs)
+        log_survival = F.logsigmoid(-outputs).cumsum(dim=-1)
+        label = self.labels(time).unsqueeze(-1)
+        log_hazard_at = log_hazard.gather(-1, label).squeeze(-1)
+        log_survival_at = log_survival.gather(-1, label).squeeze(-1)
+        log_survival_before = F.pad(log_survival, (1, 0)).gather(-1, label).squeeze(-1)
+        return self.case_losses(log_hazard_at, log_survival_before, log_survival_at, event.to(outputs)).mean()
+
+    @abstractmethod
+    def case_losses(
+        self, log_hazard: Tensor, log_survival_before: Tensor, log_survival: Tensor, event: Tensor
+    ) -> Tensor:
+        """Each case's loss, ``(n,)``, from ``log h_y``, ``log S_{y-1}`` and ``log S_y`` of its bin y."""
+
+    def risk(self, outputs: Tensor) -> Tensor:
+        """``-Σ_k S_k``: minus the expected number of bin edges lived to see."""
+        return -_survival_at_edges(outputs).sum(dim=-1)
+
+    def survival(self, outputs: Tensor, times: Tensor) -> Tensor:
+        """Survival at the bin edges, interpolated linearly: 1 at time 0, constant after the last edge."""
+        edges = self._fitted_edges(outputs.device)
+        times = times.to(edges)
+        at_edges = F.pad(_survival_at_edges(outputs), (1, 0), value=1.0)
+        index = _bin_of(times, edges)
+        share = ((times - edges[index]) / (edges[index + 1] - edges[index])).clamp(0, 1).to(outputs.dtype)
+        before, after = at_edges[:, index], at_edges[:, index + 1]
+        return torch.maximum(before - share * (before - after), after)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {} if self.edges is None else {"edges": self.edges}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.edges = state.get("edges")
+        if self.edges is not None:
+            self.n_outputs = len(self.edges) - 1
+
+    def _fitted_edges(self, device: torch.device) -> Tensor:
+        if self.edges is None:
+            raise MilsurvError("the loss has no bins yet; call fit(time, event) on the training cases first")
+        return self.edges.to(device)
+
+
+def uncensored_log_likelihood(log_hazard: Tensor, log_survival_before: Tensor, event: Tensor) -> Tensor:
+    """``event · (log S_{y-1} + log h_y)``: the likelihood of the observed events, 0 for censored cases."""
+    return event * (log_survival_before + log_hazard)
+
+
+def floored(log_probability: Tensor) -> Tensor:
+    """``log max(p, 1e-7)`` of ``log p``."""
+    return log_probability.clamp_min(torch.tensor(MIN_PROBABILITY).log().item())
+
+
+def cut_bins(time: Tensor, event_times: Tensor, bins: int) -> Tensor:
+    """Edges ``(bins + 1,)``: 0, the quantiles of the event times, the longest follow-up.
+
+    Where ties among event times would leave a bin without width or without an event, the quantiles are those
+    of the distinct event times.
+    """
+    distinct = torch.unique(event_times)
+    if len(distinct) == 0:
+        raise MilsurvError("follow-up cannot be cut into bins: no training case has an event; use more cases")
+    if len(distinct) < bins:
+        fewer = f"set loss.bins to {len(distinct)} or less, " if len(distinct) > 1 else ""
+        raise MilsurvError(
+            f"follow-up cannot be cut into {bins} bins: the training cases have only {len(distinct)} distinct "
+            f"event time{'s' if len(distinct) > 1 else ''}; {fewer}use more cases or loss 'cox'"
+        )
+    edges = _edges_at_quantiles(time, event_times, bins)
+    if (edges.diff() <= 0).any() or len(torch.unique(_bin_of(event_times, edges))) < bins:
+        edges = _edges_at_quantiles(time, distinct, bins)
+    return edges
+
+
+def _edges_at_quantiles(time: Tensor, event_times: Tensor, bins: int) -> Tensor:
+    inner = event_times.quantile(torch.arange(1, bins, dtype=event_times.dtype) / bins)
+    return torch.cat([inner.new_zeros(1), inner, time.max().reshape(1)])
+
+
+def _bin_of(times: Tensor, edges: Tensor) -> Tensor:
+    return torch.searchsorted(edges[1:-1].contiguous(), times.contiguous(), right=True)
+
+
+def _survival_at_edges(outputs: Tensor) -> Tensor:
+    return torch.sigmoid(-outputs).cumprod(dim=-1)

@@ -1,0 +1,280 @@
+"""The way through the house: from slides and follow-up to a report, one function per stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from milsurv.artifacts import fingerprint, write_json, write_text
+from milsurv.cohort.cases import Case, Cohort, SlideRef, Split
+from milsurv.cohort.splits import make_splits
+from milsurv.cohort.synthetic import GENERATOR_VERSION, SyntheticSlide, plan_cohort, write_slide
+from milsurv.cohort.table import read_cohort
+from milsurv.config import RunConfig, SyntheticCohort, TableCohort
+from milsurv.errors import CohortError, MilsurvError
+from milsurv.evaluation.evaluate import evaluate
+from milsurv.evaluation.strata import TrainingFollowUp
+from milsurv.evaluation.times import EvaluationTimes, evaluation_times
+from milsurv.executors.base import Event, Executor, Report, Unit
+from milsurv.executors.local import LocalExecutor, choose_device, count_workers
+from milsurv.features.extract import ExtractedSlide, ExtractionSettings, extract_slide, extracted
+from milsurv.plugin.registry import Registry
+from milsurv.progress import RunProgress
+from milsurv.report.html import write_report
+from milsurv.report.views import make_views
+from milsurv.run_folder import RunContent, RunFolder
+from milsurv.training.data import TrainingCase
+from milsurv.training.loop import PREDICTIONS, FoldJob, read_predictions, train_fold
+
+CACHE_BYTES = 8 * 2**30
+"""Memory that the bags of all folds in training may take together."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    report: Path | None
+    """None when folds are still to be trained."""
+    slides_left_out: int
+    cohort: Cohort
+
+
+def run(
+    config: RunConfig, registry: Registry, progress: RunProgress, only_fold: int | None = None
+) -> RunResult:
+    """Do all of a run that is not done yet. Raises MilsurvError for what the user can mend."""
+    device = choose_device(config.device)
+    with LocalExecutor(count_workers(config.executor.workers, device), config.executor.threads) as executor:
+        cohort = prepare_cohort(config, executor, progress)
+        settings = ExtractionSettings.of(config, registry)
+        outcomes = extract_features(cohort, settings, executor, progress, device)
+        usable = usable_cases(cohort, outcomes)
+        splits = split_cases(usable, config, progress, only_fold)
+        times = evaluation_times(
+            [c.time for c in usable.cases], [c.event for c in usable.cases], config.evaluation
+        )
+        content = RunContent(config, registry, settings, cohort, usable, outcomes, tuple(splits))
+        folder = RunFolder.lay_out(content, times.times)
+        jobs = fold_jobs(content, folder, times, device)
+        todo = [job for job in jobs if only_fold in (None, job.fold)]
+        train(todo, folder, executor, progress, registry, config)
+    metrics = measure(jobs, content, times, folder)
+    finished = all(job.finished for job in jobs)
+    report = finish(content, folder, metrics, registry) if finished else None
+    left_out = sum(outcome.reason is not None for outcome in outcomes.values())
+    return RunResult(folder.path, metrics, report, left_out, usable)
+
+
+def prepare_cohort(config: RunConfig, executor: Executor, progress: RunProgress) -> Cohort:
+    """Read the cohort's table and find its slides; a synthetic cohort is made first."""
+    if isinstance(config.cohort, TableCohort):
+        cohort = read_cohort(config.cohort)
+    else:
+        table = _make_synthetic(config.cohort, config.workspace, executor, progress)
+        cohort = read_cohort(table, true_risk="true_risk", synthetic=True)
+    for warning in cohort.warnings:
+        progress.warn(warning)
+    if cohort.dropped:
+        progress.warn(f"{len(cohort.dropped)} rows or cases of the table are left out, see the report")
+    return cohort
+
+
+def synthetic_table(config: SyntheticCohort, workspace: Path) -> TableCohort:
+    """Where a synthetic cohort's table and slides stand."""
+    content = {"cases": config.cases, "seed": config.seed, "generator": GENERATOR_VERSION}
+    folder = workspace / "cohorts" / f"synthetic-{fingerprint(content)}"
+    return TableCohort(table=folder / "cohort.csv", slides=folder / "slides")
+
+
+def _make_synthetic(
+    config: SyntheticCohort, workspace: Path, executor: Executor, progress: RunProgress
+) -> TableCohort:
+    location = synthetic_table(config, workspace)
+    table, slides = plan_cohort(config.cases, config.seed)
+    location.slides.mkdir(parents=True, exist_ok=True)
+    write_text(location.table, table.to_csv(index=False))
+    there = {path.stem for path in location.slides.iterdir()}
+    units = [
+        Unit(slide.slide_id, draw_slide_unit, {"slide": slide, "folder": location.slides})
+        for slide in slides
+        if slide.slide_id not in there
+    ]
+    with progress.stage("drawing slides", len(units), "slides") as stage:
+        executor.run(units, lambda _unit, event: stage.advance(event["event"] == "drawn"))
+    return location
+
+
+def draw_slide_unit(report: Report, slide: SyntheticSlide, folder: Path) -> None:
+    """Unit of work: draw one synthetic slide."""
+    write_slide(slide, folder)
+    report({"event": "drawn"})
+
+
+def extract_features(
+    cohort: Cohort, settings: ExtractionSettings, executor: Executor, progress: RunProgress, device: str
+) -> dict[str, ExtractedSlide]:
+    """Slide id -> what became of it; slides whose feature files are whole are not read again."""
+    outcomes: dict[str, ExtractedSlide] = {}
+    units = []
+    for slide in (slide for case in cohort.cases for slide in case.slides):
+        if slide.path is None:
+            outcomes[slide.slide_id] = ExtractedSlide(slide.slide_id, {}, reason=slide.reason)
+        elif done := extracted(settings, slide.slide_id, slide.path, slide.mpp):
+            outcomes[slide.slide_id] = done
+        else:
+            units.append(_extraction_unit(slide, settings, device))
+    with progress.stage("extracting features", len(units), "slides") as stage:
+        fresh = executor.run(units, lambda _unit, event: stage.advance(event["event"] == "slide"))
+    outcomes |= {outcome.slide_id: outcome for outcome in fresh}
+    for outcome in outcomes.values():
+        if outcome.reason is not None:
+            progress.warn(f"slide {outcome.slide_id} is left out: {outcome.reason}")
+    return outcomes
+
+
+def _extraction_unit(slide: SlideRef, settings: ExtractionSettings, device: str) -> Unit:
+    arguments = {"slide_id": slide.slide_id, "slide": slide.path, "mpp": slide.mpp}
+    return Unit(slide.slide_id, extract_slide, {**arguments, "settings": settings, "device": device})
+
+
+def usable_cases(cohort: Cohort, outcomes: dict[str, ExtractedSlide]) -> Cohort:
+    """The cases with the slides that have features. Raises CohortError when none is left."""
+    cases = []
+    for case in cohort.cases:
+        slides = tuple(slide for slide in case.slides if outcomes[slide.slide_id].reason is None)
+        if slides:
+            cases.append(replace(case, slides=slides))
+    if not cases:
+        reasons = sorted({str(outcome.reason) for outcome in outcomes.values()})
+        raise CohortError(
+            [f"no case has a usable slide; the reasons: {'; '.join(reasons[:5]) or 'no slides'}"]
+        )
+    return replace(cohort, cases=tuple(cases))
+
+
+def split_cases(
+    cohort: Cohort, config: RunConfig, progress: RunProgress, only_fold: int | None
+) -> list[Split]:
+    """Who trains, who chooses the epoch, who is reported."""
+    pattern = config.cohort.case_pattern if isinstance(config.cohort, TableCohort) else None
+    splits, warnings = make_splits(cohort, config.splits, pattern)
+    for warning in warnings:
+        progress.warn(warning)
+    folds = [split.fold for split in splits]
+    if only_fold is not None and only_fold not in folds:
+        raise MilsurvError(f"--fold {only_fold}: there are folds {', '.join(map(str, folds))}")
+    if config.training.selection == "last_epoch":
+        splits = [replace(split, train=split.train + split.validation, validation=()) for split in splits]
+    return splits
+
+
+def fold_jobs(content: RunContent, folder: RunFolder, times: EvaluationTimes, device: str) -> list[FoldJob]:
+    """A unit's task for each seed and fold."""
+    config, settings = content.config, content.settings
+    by_id = {
+        case.case_id: TrainingCase(
+            case.case_id,
+            case.time,
+            case.event,
+            tuple((s.slide_id, settings.path(s.slide_id)) for s in case.slides),
+        )
+        for case in content.usable.cases
+    }
+
+    def chosen(ids: Sequence[str]) -> tuple[TrainingCase, ...]:
+        return tuple(by_id[case_id] for case_id in ids)
+
+    return [
+        FoldJob(
+            config=config,
+            seed=seed,
+            fold=split.fold,
+            folder=folder.of_fold(seed, split.fold),
+            train=chosen(split.train),
+            validation=chosen(split.validation),
+            test=chosen(split.test),
+            times=times.all,
+            device=device,
+            cache_bytes=CACHE_BYTES // count_workers(config.executor.workers, device),
+        )
+        for seed in config.seeds
+        for split in content.splits
+    ]
+
+
+def train(
+    jobs: Sequence[FoldJob],
+    folder: RunFolder,
+    executor: Executor,
+    progress: RunProgress,
+    registry: Registry,
+    config: RunConfig,
+) -> None:
+    """Train the folds that are not finished, telling the plugins' life-cycle hooks as they go."""
+    units = [
+        Unit(f"seed {job.seed} fold {job.fold}", train_fold, {"job": job}) for job in jobs if not job.finished
+    ]
+    registry.manager.hook.milsurv_run_started(config=config.model_dump(mode="json"), folder=folder.path)
+    total = sum(len(unit.arguments["job"].train) for unit in units) * config.training.epochs
+
+    def on_event(unit: Unit, event: Event) -> None:
+        job: FoldJob = unit.arguments["job"]
+        if event["event"] == "cases":
+            stage.advance(event["count"])
+            return
+        folder.log(event)
+        if event["event"] == "epoch":
+            values = {key: value for key, value in event.items() if isinstance(value, float)}
+            registry.manager.hook.milsurv_epoch_finished(
+                seed=job.seed, fold=job.fold, epoch=event["epoch"], values=values
+            )
+        elif event["event"] == "fold finished":
+            registry.manager.hook.milsurv_fold_finished(seed=job.seed, fold=job.fold, folder=job.folder)
+
+    with progress.stage("training folds", total, "cases") as stage:
+        executor.run(units, on_event)
+
+
+def measure(
+    jobs: Sequence[FoldJob], content: RunContent, times: EvaluationTimes, folder: RunFolder
+) -> dict[str, Any]:
+    """Metrics of the folds that are finished; all of them also give the run's ``predictions.csv``."""
+    finished = [job for job in jobs if job.finished]
+    predictions = pd.concat(
+        [read_predictions(job.folder / PREDICTIONS) for job in finished], ignore_index=True
+    )
+    true_risk = {case.case_id: case.true_risk for case in content.usable.cases if case.true_risk is not None}
+    if true_risk:
+        predictions.insert(7, "true_risk", predictions["case_id"].map(true_risk))
+    follow_up = {case.case_id: case for case in content.usable.cases}
+    training = {split.fold: _training_follow_up(split, follow_up) for split in content.splits}
+    metrics = {"cohort": content.summary, **evaluate(predictions, training, times, content.config.evaluation)}
+    if len(finished) == len(jobs):
+        write_text(folder.path / PREDICTIONS, predictions.to_csv(index=False))
+        write_json(folder.path / "metrics.json", metrics)
+    return metrics
+
+
+def _training_follow_up(split: Split, cases: dict[str, Case]) -> TrainingFollowUp:
+    training = [cases[case_id] for case_id in split.train + split.validation]
+    return TrainingFollowUp(
+        np.array([case.time for case in training]), np.array([case.event for case in training])
+    )
+
+
+def finish(content: RunContent, folder: RunFolder, metrics: dict[str, Any], registry: Registry) -> Path:
+    """Write the report and tell the plugins."""
+    slides = pd.read_csv(folder.path / "slides.csv", dtype={"slide_id": str, "case_id": str})
+    predictions = read_predictions(folder.path / PREDICTIONS)
+    views = make_views(content.config, registry, folder.path, predictions, slides)
+    report = write_report(folder.path, content.config, views)
+    registry.manager.hook.milsurv_run_finished(folder=folder.path, metrics=metrics)
+    return report

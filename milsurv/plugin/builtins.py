@@ -1,0 +1,52 @@
+"""The built-in plugins, registered through the same hooks as everybody else's."""
+
+from __future__ import annotations
+
+from milsurv.plugin.spec import Register, hookimpl
+
+
+@hookimpl
+def milsurv_register_readers(register: Register) -> None:
+    register(
+        "openslide",
+        "milsurv.slides.reader:OpenSlideReader",
+        summary="every format that OpenSlide opens",
+    )
+
+
+@hookimpl
+def milsurv_register_tissue(register: Register) -> None:
+    register(
+        "otsu", "milsurv.slides.tissue:OtsuTissue", summary="saturation cut by Otsu's threshold, cleaned"
+    )
+
+
+@hookimpl
+def milsurv_register_backbones(register: Register) -> None:
+    register(
+        "efficientnet_lite0",
+        "milsurv.backbones.efficientnet_lite0:EfficientNetLite0",
+        summary="EfficientNet-Lite0 on ImageNet, 1280-d; its weights are installed with milsurv, no network",
+    )
+    register("resnet18", "milsurv.backbones.resnet:ResNet18", summary="ResNet-18 on ImageNet, 512-d")
+    register("resnet50", "milsurv.backbones.resnet:ResNet50", summary="ResNet-50 on ImageNet, 2048-d")
+
+
+@hookimpl
+def milsurv_register_aggregators(register: Register) -> None:
+    register(
+        "crossfusion",
+        "milsurv.aggregators.crossfusion:CrossFusion",
+        summary="cross-attention between magnifications and convolutional fusion (Soraki et al. 2026)",
+    )
+    register(
+        "abmil",
+        "milsurv.aggregators.abmil:ABMIL",
+        summary="attention MIL, gated or plain, at one magnification or all (Ilse et al. 2018)",
+    )
+
+
+@hookimpl
+def milsurv_register_losses(register: Register) -> None:
+    register("nll", "milsurv.losses.nll:NLL", summary="discrete-time hazard likelihood")
+    register("cox", "milsurv.losses.cox:Cox", summary="Cox partial log-likelihood, Efron or Breslow ties")

@@ -1,0 +1,199 @@
+"""Finds plugins: built in, installed (entry points of the group ``milsurv``), and local files.
+
+Discovery isolates: a plugin that fails to import or to register is kept as broken, with its distribution and
+the reason, and stops nothing but a run that asks for it. ``MILSURV_LOAD_PLUGINS=a,b`` limits which entry points
+are loaded; empty means none.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from importlib.metadata import EntryPoint, distribution, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from milsurv.artifacts import fingerprint
+from milsurv.config import PluginSection
+from milsurv.errors import PluginError, nearest
+from milsurv.plugin import builtins, spec
+
+REGISTERING_HOOKS = {
+    "reader": "milsurv_register_readers",
+    "tissue": "milsurv_register_tissue",
+    "backbone": "milsurv_register_backbones",
+    "aggregator": "milsurv_register_aggregators",
+    "loss": "milsurv_register_losses",
+}
+KINDS = tuple(REGISTERING_HOOKS)
+LOCAL = "local file"
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """One line of ``milsurv list-plugins``. A distribution that registers nothing has kind and name ``-``."""
+
+    kind: str
+    name: str
+    summary: str
+    distribution: str
+    version: str
+    status: str
+    """``ok`` or ``broken``."""
+    reason: str | None = None
+    target: str | None = None
+    """``package.module:Class``, imported when first used."""
+
+
+class Registry:
+    """The plugins of this process: those installed, and the local files named."""
+
+    def __init__(self, files: Iterable[Path] = ()):
+        self.manager = pluggy.PluginManager(spec.PROJECT)
+        self.manager.add_hookspecs(spec)
+        self.plugins: list[PluginInfo] = []
+        own = distribution(spec.PROJECT)
+        self._add(lambda: builtins, "milsurv.plugin.builtins", own.name, own.version)
+        for entry_point in _entry_points():
+            source = entry_point.dist
+            name, version = (source.name, source.version) if source else ("?", "?")
+            self._add(entry_point.load, entry_point.name, name, version)
+        for file in files:
+            self._add(partial(_load_file, file), str(file), str(file), LOCAL)
+
+    def _add(self, load: Callable[[], Any], name: str, source: str, version: str) -> None:
+        """Load one plugin module and take its registrations, or keep it as broken."""
+        found: list[PluginInfo] = []
+        try:
+            module = load()
+            self.manager.register(module, name=name)
+            self.manager.check_pending()
+            for kind, hook in REGISTERING_HOOKS.items():
+                if implementation := getattr(module, hook, None):
+                    implementation(_collector(found, kind, source, version))
+        except (Exception, SystemExit) as error:
+            if (registered := self.manager.get_plugin(name)) is not None:
+                self.manager.unregister(registered)
+            reason = f"{type(error).__name__}: {error}"
+            broken = [replace(info, status="broken", reason=reason, target=None) for info in found]
+            self.plugins += broken or [PluginInfo("-", name, "", source, version, "broken", reason)]
+            return
+        for info in found:
+            self._keep(info)
+
+    def _keep(self, info: PluginInfo) -> None:
+        taken = [other for other in self.plugins if (other.kind, other.name) == (info.kind, info.name)]
+        if taken:
+            reason = f"{info.kind} '{info.name}' is registered by {taken[0].distribution} too"
+            info = replace(info, status="broken", reason=reason)
+        self.plugins.append(info)
+
+    def find(self, kind: str, name: str) -> PluginInfo:
+        """The plugin of that kind and name. Raises PluginError when it is unknown, ambiguous or broken."""
+        matches = [info for info in self.plugins if (info.kind, info.name) == (kind, name)]
+        if not matches:
+            raise PluginError(self._unknown(kind, name))
+        if len(matches) > 1:
+            sources = " and ".join(f"{info.distribution} {info.version}" for info in matches)
+            raise PluginError(
+                f"{kind} '{name}' is registered by {sources}; uninstall one, or limit what is loaded with "
+                "MILSURV_LOAD_PLUGINS"
+            )
+        if matches[0].status != "ok":
+            raise PluginError(f"{kind} '{name}' of {matches[0].distribution} is broken: {matches[0].reason}")
+        return matches[0]
+
+    def _unknown(self, kind: str, name: str) -> str:
+        known = sorted({info.name for info in self.plugins if info.kind == kind})
+        broken = [info for info in self.plugins if info.kind == "-"]
+        hint = "".join(f"; {info.distribution} failed to load: {info.reason}" for info in broken)
+        return f"unknown {kind} '{name}'{nearest(name, known)}; there are: {', '.join(known)}{hint}"
+
+    def load(self, kind: str, name: str) -> Any:
+        """The plugin's class, imported. Raises PluginError as :meth:`find`, or when the import fails."""
+        info = self.find(kind, name)
+        module_name, _, class_name = str(info.target).partition(":")
+        try:
+            return getattr(importlib.import_module(module_name), class_name)
+        except Exception as error:
+            raise PluginError(
+                f"{kind} '{name}' of {info.distribution} cannot be imported from {info.target}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def create(self, kind: str, section: PluginSection, *arguments: Any) -> Any:
+        """The plugin that a section of the configuration names, made with its settings and ``arguments``."""
+        plugin_class = self.load(kind, section.name)
+        return plugin_class(plugin_class.Config(**section.settings), *arguments)
+
+    def origin(self, kind: str, name: str) -> str | None:
+        """What a fingerprint says of a plugin's source: None when it is built in."""
+        info = self.find(kind, name)
+        if info.version == LOCAL:
+            return fingerprint(Path(info.distribution).read_text(encoding="utf-8"))
+        return None if info.distribution == spec.PROJECT else f"{info.distribution} {info.version}"
+
+    def verified(self) -> list[PluginInfo]:
+        """The plugins after importing every class and checking that it has what its kind asks for."""
+        return [self._verify(info) for info in self.plugins]
+
+    def _verify(self, info: PluginInfo) -> PluginInfo:
+        if info.status != "ok":
+            return info
+        try:
+            plugin_class = self.load(info.kind, info.name)
+        except PluginError as error:
+            return replace(info, status="broken", reason=str(error))
+        from milsurv.plugin.contracts import contract_of
+
+        base = contract_of(info.kind)
+        if not (isinstance(plugin_class, type) and issubclass(plugin_class, base)):
+            return replace(
+                info, status="broken", reason=f"{info.target} does not derive from {base.__name__}"
+            )
+        return info
+
+
+def _collector(found: list[PluginInfo], kind: str, source: str, version: str) -> spec.Register:
+    def register(name: str, target: str, *, summary: str) -> None:
+        if ":" not in target:
+            raise ValueError(f"{kind} '{name}': target must be 'package.module:Class', not '{target}'")
+        found.append(PluginInfo(kind, name, summary, source, version, "ok", None, target))
+
+    return register
+
+
+def _entry_points() -> list[EntryPoint]:
+    found = sorted(entry_points(group=spec.PROJECT), key=lambda entry_point: entry_point.name)
+    wanted = os.environ.get("MILSURV_LOAD_PLUGINS")
+    if wanted is None:
+        return found
+    names = {name.strip() for name in wanted.split(",")}
+    return [e for e in found if e.name in names or (e.dist is not None and e.dist.name in names)]
+
+
+def _load_file(file: Path) -> ModuleType:
+    """Import a local plugin file under its stem, so that its targets read ``stem:Class``."""
+    module_spec = importlib.util.spec_from_file_location(file.stem, file)
+    if not file.is_file() or module_spec is None or module_spec.loader is None:
+        raise FileNotFoundError(f"no Python file at {file}")
+    if importlib.util.find_spec(file.stem) is not None and file.stem not in sys.modules:
+        raise ImportError(f"a module named '{file.stem}' is installed already; rename the file")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[file.stem] = module
+    module_spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def get_registry(files: tuple[Path, ...] = ()) -> Registry:
+    """The registry of this process, with these local plugin files."""
+    return Registry(files)

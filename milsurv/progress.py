@@ -1,0 +1,98 @@
+"""What a run says while it works: bars on a terminal, plain lines elsewhere, nothing but problems when quiet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+LINE_EVERY = 15.0
+"""Seconds between two plain lines of one stage."""
+
+
+class Stage:
+    """One stage under way, counted in ``unit``."""
+
+    def __init__(self, console: Console, title: str, total: int, unit: str, bars: Progress | None):
+        self._console = console
+        self._title, self._total, self._unit = title, total, unit
+        self._bars = bars
+        self._task: TaskID | None = bars.add_task(title, total=total, rate="") if bars else None
+        self._started = self._spoken = time.monotonic()
+        self.done = 0
+
+    def advance(self, count: int = 1) -> None:
+        """``count`` more are done."""
+        self.done += count
+        if self._bars is not None and self._task is not None:
+            self._bars.update(self._task, completed=self.done, rate=self._rate())
+        elif time.monotonic() - self._spoken > LINE_EVERY and self.done < self._total:
+            self._spoken = time.monotonic()
+            left = (self._total - self.done) * (self._spoken - self._started) / max(self.done, 1)
+            self._say(f"{self.done}/{self._total} {self._unit}, {self._rate()}, {_duration(left)} left")
+
+    def finish(self) -> None:
+        """Say how long it took."""
+        elapsed = time.monotonic() - self._started
+        if self._bars is None:
+            self._say(f"{self.done} {self._unit} in {_duration(elapsed)}")
+
+    def _rate(self) -> str:
+        elapsed = max(time.monotonic() - self._started, 1e-9)
+        return f"{self.done / elapsed:.1f} {self._unit}/s"
+
+    def _say(self, text: str) -> None:
+        self._console.print(f"{self._title}: {text}", highlight=False, soft_wrap=True)
+
+
+class RunProgress:
+    """Prints a run's plan, stages, warnings and results."""
+
+    def __init__(self, quiet: bool = False):
+        self.console = Console(quiet=quiet)
+        self.problems = Console(stderr=True)
+
+    def say(self, text: str = "") -> None:
+        """A line of the plan or the result."""
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def warn(self, text: str) -> None:
+        """A line that the user should not miss, also when quiet."""
+        self.problems.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+
+    def error(self, text: str) -> None:
+        """Something that the user must mend."""
+        self.problems.print(f"error: {text}", style="bold red", highlight=False, soft_wrap=True, markup=False)
+
+    @contextmanager
+    def stage(self, title: str, total: int, unit: str) -> Iterator[Stage]:
+        """Show progress through ``total`` of ``unit`` until the block ends."""
+        bars = self._bars() if self.console.is_terminal and not self.console.quiet else None
+        stage = Stage(self.console, title, total, unit, bars)
+        if bars is None:
+            yield stage
+        else:
+            with bars:
+                yield stage
+        stage.finish()
+
+    def _bars(self) -> Progress:
+        return Progress(
+            TextColumn("{task.description:<22}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,139 @@
+"""The report's curves, as matplotlib figures made without global state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from milsurv.report.wording import p_value, time
+
+HIGH, LOW = "#d55e00", "#0072b2"
+TRAINING, VALIDATION = "#767676", "#00735c"
+INK = "#222222"
+WIDTH = 5.6
+"""Inches, so narrow that the text stays readable on a phone."""
+MIN_LABEL_DISTANCE = 0.08
+STYLE: dict[Any, Any] = {"font.family": "DejaVu Sans", "font.size": 11, "text.usetex": False}
+
+
+@rc_context(STYLE)
+def kaplan_meier(groups: Mapping[str, Any], time_unit: str, endpoint: str) -> Figure:
+    """Survival of high and low risk with 95 % bands and numbers at risk, from ``evaluation.risk_groups``."""
+    figure = Figure(figsize=(WIDTH, 4.6))
+    axes = figure.add_axes((0.17, 0.31, 0.64, 0.62))
+    ends = {}
+    for name, colour in (("high", HIGH), ("low", LOW)):
+        curve = groups[name]["kaplan_meier"]
+        if curve is None:
+            continue
+        axes.step(curve["time"], curve["survival"], where="post", color=colour, linewidth=1.8)
+        lower, upper = np.asarray(curve["lower"], dtype=float), np.asarray(curve["upper"], dtype=float)
+        axes.fill_between(curve["time"], lower, upper, step="post", color=colour, alpha=0.18, linewidth=0)
+        ends[name] = curve["survival"][-1]
+    times = groups["at_risk_times"]
+    for name, height in _apart(ends).items():
+        colour = HIGH if name == "high" else LOW
+        axes.text(
+            1.02, height, f"{name} risk", color=colour, transform=axes.get_yaxis_transform(), va="center"
+        )
+    axes.set_xlim(0, times[-1])
+    axes.set_ylim(0, 1.02)
+    axes.set_xticks(times, [time(t) for t in times])
+    axes.set_xlabel(f"Time ({time_unit})")
+    axes.set_ylabel(f"Survival probability ({endpoint})")
+    axes.set_title(f"log-rank {p_value(groups['log_rank_p_value']['value'])}", loc="right", fontsize=11)
+    _numbers_at_risk(axes, groups)
+    _plain(axes)
+    return figure
+
+
+def _apart(ends: Mapping[str, float]) -> dict[str, float]:
+    """Heights of the curves' labels: at the curves' ends, but not over one another."""
+    heights = dict(ends)
+    if len(heights) == 2 and abs(heights["high"] - heights["low"]) < MIN_LABEL_DISTANCE:
+        middle = (heights["high"] + heights["low"]) / 2
+        middle = min(max(middle, MIN_LABEL_DISTANCE / 2), 1 - MIN_LABEL_DISTANCE / 2)
+        upper = "high" if heights["high"] > heights["low"] else "low"
+        for name in heights:
+            heights[name] = middle + (1 if name == upper else -1) * MIN_LABEL_DISTANCE / 2
+    return heights
+
+
+def _numbers_at_risk(axes: Axes, groups: Mapping[str, Any]) -> None:
+    axes.text(-0.07, -0.29, "At risk", transform=axes.transAxes, ha="right", va="center", color=INK)
+    for name, colour, height in (("high", HIGH, -0.37), ("low", LOW, -0.45)):
+        axes.text(-0.07, height, name, transform=axes.transAxes, ha="right", va="center", color=colour)
+        for t, count in zip(groups["at_risk_times"], groups[name]["at_risk"], strict=True):
+            transform = axes.get_xaxis_transform()
+            axes.text(t, height, str(count), transform=transform, ha="center", va="center", color=colour)
+
+
+@rc_context(STYLE)
+def training_curves(history: pd.DataFrame, folds: Sequence[int]) -> Figure:
+    """Loss and C-index by epoch, a row for each of ``folds`` and a line for each seed; dots mark the epochs kept.
+
+    ``history`` holds all folds (columns ``seed``, ``fold`` and those of ``history.csv``), so that every fold
+    has the same axes.
+    """
+    head, row, foot = 0.42, 1.75, 0.1
+    height = head + row * len(folds) + foot
+    figure = Figure(figsize=(WIDTH, height))
+    limits = {quantity: _limits(history, quantity) for quantity in ("loss", "c_index")}
+    for number, fold in enumerate(folds):
+        bottom = (foot + row * (len(folds) - 1 - number) + 0.5) / height
+        for left, quantity, label in ((0.13, "loss", "Loss"), (0.64, "c_index", "C-index")):
+            axes = figure.add_axes((left, bottom, 0.34, (row - 0.72) / height))
+            _history(axes, history[history["fold"] == fold], quantity)
+            axes.set_xlim(0.5, max(history["epoch"].max(), 2) + 0.5)
+            axes.set_ylim(*limits[quantity])
+            axes.set_xlabel("Epoch")
+            axes.set_ylabel(label)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            _plain(axes)
+            if quantity == "loss":
+                axes.set_title(f"Fold {fold}", loc="left", fontsize=11, fontweight="bold")
+    has_validation = history["validation_loss"].notna().any()
+    legend = (
+        [("training", TRAINING), ("validation", VALIDATION)] if has_validation else [("training", TRAINING)]
+    )
+    top = 1 - 0.14 / height
+    for place, (text, colour) in zip((0.40, 0.55), legend, strict=False):
+        figure.text(place, top, text, color=colour, va="top")
+    figure.text(0.98, top, "● epoch kept", color=INK, va="top", ha="right")
+    return figure
+
+
+def _history(axes: Axes, history: pd.DataFrame, quantity: str) -> None:
+    if quantity == "c_index":
+        axes.axhline(0.5, color=INK, linewidth=0.8, linestyle=":")
+    for _, run in history.groupby("seed"):
+        chosen = run[run["chosen"] == 1]
+        marker = "." if len(run) == 1 else ""
+        train, validation = run[f"train_{quantity}"], run[f"validation_{quantity}"]
+        axes.plot(run["epoch"], train, color=TRAINING, linewidth=1.2, linestyle="--", marker=marker)
+        axes.plot(run["epoch"], validation, color=VALIDATION, linewidth=1.4, marker=marker)
+        part = "validation" if chosen[f"validation_{quantity}"].notna().any() else "train"
+        axes.plot(chosen["epoch"], chosen[f"{part}_{quantity}"], "o", color=INK, markersize=4.5)
+
+
+def _limits(history: pd.DataFrame, quantity: str) -> tuple[float, float]:
+    values = history[[f"train_{quantity}", f"validation_{quantity}"]].to_numpy(dtype=float)
+    finite = values[np.isfinite(values)]
+    if quantity == "c_index":
+        return min(0.4, float(finite.min(initial=0.4))) - 0.03, 1.03
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    margin = 0.06 * (high - low) or 0.1
+    return low - margin, high + margin
+
+
+def _plain(axes: Axes) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(labelsize=10)

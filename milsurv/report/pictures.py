@@ -1,0 +1,123 @@
+"""Pictures of a slide: its tissue and patches, and the attention over them."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+
+import cv2
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+
+from milsurv.report.views import SlideView
+
+Picture = NDArray[np.uint8]
+"""RGB ``(h, w, 3)``."""
+
+COLOUR_MAP = matplotlib.colormaps["viridis"]
+OPACITY = 0.7
+"""Of the attention's colours over the grey thumbnail."""
+BAR_GREY = 0.85
+"""Grey under the colour bar, about that of stained tissue, so that bar and picture show the same colours."""
+CLIPPED_SHARE = 0.01
+"""This share of the patches, the highest, may lie above the colour bar's end."""
+MIN_SPAN = 0.02
+"""Of the colour bar, in multiples of uniform: smaller differences are not blown up."""
+MIN_GRID_PX = 4
+"""A grid whose patches are smaller on the thumbnail is not drawn."""
+MAX_BAR_SHARE = 0.3
+OUTLINE = (0, 0, 0)
+GRID = (0, 60, 200)
+JPEG_QUALITY = 88
+
+
+@dataclass(frozen=True)
+class ColourRange:
+    """The ends of a colour bar, in multiples of uniform attention."""
+
+    low: float
+    high: float
+    clipped: bool
+    """True when patches lie above ``high``."""
+
+    @classmethod
+    def of(cls, relative: NDArray[np.float64]) -> ColourRange:
+        """A range for ``relative (n,)`` weights that contains 1."""
+        low = float(relative.min())
+        high = max(float(np.quantile(relative, 1 - CLIPPED_SHARE, method="higher")), 1.0)
+        missing = max(0.0, MIN_SPAN - (high - low)) / 2
+        low, high = low - missing, high + missing
+        return cls(low, high, bool(relative.max() > high))
+
+    def share(self, value: float) -> float:
+        """Where a value stands between the ends, 0 to 1."""
+        return (value - self.low) / (self.high - self.low)
+
+
+def relative_attention(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``(n,)`` weights that sum to 1 -> multiples of ``1 / n``, the weight of each patch if all counted alike."""
+    return weights * len(weights)
+
+
+def drawn_grid(view: SlideView) -> int | None:
+    """The finest magnification whose patches are large enough to be drawn on the thumbnail; None without any."""
+    for magnification in sorted(view.coords, reverse=True):
+        if view.patch_level0[magnification] / view.downsample >= MIN_GRID_PX:
+            return magnification
+    return None
+
+
+def tissue_picture(view: SlideView) -> Picture:
+    """The thumbnail with the tissue's outline and the patches of :func:`drawn_grid`."""
+    picture = view.thumbnail.copy()
+    magnification = drawn_grid(view)
+    if magnification is not None:
+        for left, top, right, bottom in _boxes(view, magnification):
+            cv2.rectangle(picture, (left, top), (right, bottom), GRID, 2)
+    points = [np.rint(outline / view.downsample).astype(np.int32) for outline in view.outlines]
+    cv2.polylines(picture, points, True, OUTLINE, 3, cv2.LINE_AA)
+    return picture
+
+
+def attention_picture(view: SlideView, magnification: int, colours: ColourRange) -> Picture:
+    """The patches of a magnification coloured by attention, over the thumbnail in grey."""
+    grey = cv2.cvtColor(view.thumbnail, cv2.COLOR_RGB2GRAY)[..., None] / 255
+    picture = np.repeat(grey, 3, axis=2)
+    relative = relative_attention(view.attention[magnification])
+    shades = COLOUR_MAP(np.clip((relative - colours.low) / (colours.high - colours.low), 0, 1))[:, :3]
+    for (left, top, right, bottom), shade in zip(_boxes(view, magnification), shades, strict=True):
+        area = picture[top:bottom, left:right]
+        area[:] = (1 - OPACITY) * grey[top:bottom, left:right] + OPACITY * shade
+    return (255 * picture).round().astype(np.uint8)
+
+
+def gradient(stops: int = 16) -> str:
+    """The colour bar as a CSS gradient, left to right."""
+    colours = OPACITY * COLOUR_MAP(np.linspace(0, 1, stops))[:, :3] + (1 - OPACITY) * BAR_GREY
+    return f"linear-gradient(to right, {', '.join(matplotlib.colors.to_hex(colour) for colour in colours)})"
+
+
+def scale_bar(view: SlideView) -> tuple[float, float]:
+    """A round length in mm, at most 30 % of the picture's width, and its share of that width."""
+    width = view.thumbnail.shape[1] * view.downsample * view.mpp / 1000
+    decade = 10.0 ** np.floor(np.log10(width * MAX_BAR_SHARE))
+    length = max(step * decade for step in (1, 2, 5) if step * decade <= width * MAX_BAR_SHARE)
+    return float(f"{length:.1g}"), float(length / width)
+
+
+def data_uri(picture: Picture) -> str:
+    """The picture as a JPEG within a ``data:`` address."""
+    _, encoded = cv2.imencode(
+        ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    )
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"
+
+
+def _boxes(view: SlideView, magnification: int) -> list[list[int]]:
+    """``[left, top, right, bottom]`` of each patch in thumbnail pixels, clipped to the picture."""
+    coords, side = view.coords[magnification], view.patch_level0[magnification]
+    height, width = view.thumbnail.shape[:2]
+    corners = np.rint(np.hstack([coords, coords + side]) / view.downsample)
+    boxes: list[list[int]] = corners.clip(0, [width, height, width, height]).astype(int).tolist()
+    return boxes

@@ -1,0 +1,157 @@
+"""The report's tables of numbers: every missing one has its reason in a note."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from milsurv.report.results import RunResults
+from milsurv.report.wording import DASH, metric_name, number, p_value, time
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a table's cell: a line, a smaller second line, and a note's number (from 1)."""
+
+    text: str
+    second: str = ""
+    note: int | None = None
+
+
+@dataclass
+class Table:
+    """A table with a heading for each column and row, and notes under it."""
+
+    name: str
+    """Its id on the page."""
+    caption: str
+    columns: Sequence[str]
+    """The first stands over the rows' headings."""
+    rows: list[tuple[str, list[Cell]]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """Reasons, to which cells refer by number."""
+    remarks: list[str] = field(default_factory=list)
+    """What there is to say about the whole table."""
+
+    def note(self, reason: str | None) -> int | None:
+        """The number of the note that gives ``reason``, added when it is new."""
+        if reason is None:
+            return None
+        if reason not in self.notes:
+            self.notes.append(reason)
+        return self.notes.index(reason) + 1
+
+    def metric(self, metric: Mapping[str, Any], show: Callable[[float], str] = number) -> Cell:
+        """A metric with its interval, or the reasons for what is missing of it."""
+        value, ends = metric["value"], metric["interval"]
+        second = "–".join(show(end) for end in ends) if ends else ""
+        return Cell(DASH if value is None else show(value), second, self.note(metric["reason"]))
+
+
+def pooled_table(results: RunResults) -> Table:
+    """Metrics pooled over folds, by seed, and their mean and standard deviation over folds and seeds."""
+    metrics, unit = results.metrics, results.cohort["time_unit"]
+    table = Table(
+        "pooled",
+        "Pooled over folds, with 95 % intervals",
+        ["Metric", *(f"Seed {seed['seed']}" for seed in metrics["pooled"]), "Mean ± SD over folds and seeds"],
+    )
+    for name, summary in metrics["summary"].items():
+        cells = [table.metric(seed["metrics"][name]) for seed in metrics["pooled"]]
+        table.rows.append((metric_name(name, unit), [*cells, _mean_cell(table, summary)]))
+    _tell_truncation(table, metrics["pooled"][0]["metrics"].get("uno_c_index", {}), unit)
+    return table
+
+
+def _mean_cell(table: Table, summary: Mapping[str, Any]) -> Cell:
+    if summary["mean"] is None:
+        return Cell(DASH, note=table.note(summary["note"]))
+    deviation = summary["standard_deviation"]
+    reason = summary["note"] or ("no standard deviation of a single fold" if deviation is None else None)
+    return Cell(f"{number(summary['mean'])} ± {number(deviation)}", note=table.note(reason))
+
+
+def _tell_truncation(table: Table, uno: Mapping[str, Any], unit: str) -> None:
+    by_fold = uno.get("truncated_at_by_fold", {"": uno.get("truncated_at")})
+    known = [
+        f"fold {fold} {time(tau)}" if fold else time(tau) for fold, tau in by_fold.items() if tau is not None
+    ]
+    if known:
+        table.remarks.append(
+            "Uno's C-index counts events before the 80th percentile of the event times of each fold's training "
+            f"cases, in {unit}: {', '.join(known)}."
+        )
+
+
+def fold_table(results: RunResults, seed: int) -> Table:
+    """Each fold's metrics under one seed."""
+    folds = [fold for fold in results.metrics["folds"] if fold["seed"] == seed]
+    table = Table(
+        f"folds-seed-{seed}",
+        f"By fold, seed {seed}, with 95 % intervals",
+        ["Metric", *(f"Fold {fold['fold']}" for fold in folds)],
+    )
+    for heading, key in (("Reported cases", "cases"), ("Events among them", "events")):
+        table.rows.append((heading, [Cell(str(fold[key])) for fold in folds]))
+    for name in folds[0]["metrics"]:
+        cells = [table.metric(fold["metrics"][name]) for fold in folds]
+        table.rows.append((metric_name(name, results.cohort["time_unit"]), cells))
+    return table
+
+
+def split_table(results: RunResults) -> Table:
+    """Who trained, who chose the epoch, who is reported, and which epoch was chosen."""
+    seeds = results.metrics["seeds"]
+    table = Table(
+        "splits",
+        "Cases by fold, and the epoch that was kept",
+        [
+            "Fold",
+            "Training cases",
+            "Inner validation cases",
+            "Reported cases",
+            *(f"Epoch kept, seed {seed}" for seed in seeds),
+        ],
+    )
+    roles = results.splits.groupby(["fold", "role"]).size()
+    kept = results.history[results.history["chosen"] == 1].set_index(["seed", "fold"])["epoch"]
+    for fold in results.folds:
+        cells = [Cell(str(roles.get((fold, role), 0))) for role in ("train", "validation", "test")]
+        cells += [Cell(str(kept.get((seed, fold), DASH))) for seed in seeds]
+        table.rows.append((f"Fold {fold}", cells))
+    return table
+
+
+def risk_group_table(results: RunResults) -> Table:
+    """High and low risk under each seed."""
+    unit = results.cohort["time_unit"]
+    table = Table(
+        "risk-groups",
+        f"High and low risk by seed; median survival in {unit} with 95 % intervals",
+        [
+            "Seed",
+            *(
+                f"{group} risk: {what}"
+                for group in ("High", "Low")
+                for what in ("cases", "events", "median survival")
+            ),
+            "Log-rank p",
+        ],
+    )
+    for pooled in results.metrics["pooled"]:
+        groups = pooled["risk_groups"]
+        cells = []
+        for name in ("high", "low"):
+            group = groups[name]
+            cells += [Cell(str(group["cases"])), Cell(str(group["events"]))]
+            cells.append(table.metric(group["median_survival"], time))
+        p = table.metric(
+            groups["log_rank_p_value"], lambda p: p_value(p).removeprefix("p = ").removeprefix("p ")
+        )
+        if groups["ungrouped"]:
+            table.remarks.append(
+                f"Seed {pooled['seed']}: {groups['ungrouped']} cases without a finite risk are in no group."
+            )
+        table.rows.append((f"Seed {pooled['seed']}", [*cells, p]))
+    return table

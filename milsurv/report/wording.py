@@ -1,0 +1,231 @@
+"""How the report says things: numbers, names, and sentences made of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from milsurv.report.pictures import ColourRange, drawn_grid
+from milsurv.report.results import RunResults
+from milsurv.report.views import SlideView
+
+DASH = "–"
+SELECTION = {
+    "inner_validation": "epoch chosen on inner validation cases",
+    "last_epoch": "last epoch kept, none chosen",
+}
+METRICS = {
+    "harrell_c_index": "Harrell's C-index (higher is better, 0.5 is chance)",
+    "uno_c_index": "Uno's C-index (higher is better, 0.5 is chance)",
+    "integrated_brier_score": "Integrated Brier score (lower is better)",
+    "integrated_brier_score_kaplan_meier": "Integrated Brier score of Kaplan-Meier (the reference)",
+}
+METRICS_AT = {
+    "area_under_roc": "Area under the ROC curve at {time} (higher is better, 0.5 is chance)",
+    "brier_score": "Brier score at {time} (lower is better)",
+}
+
+
+def number(value: float | None) -> str:
+    """Three decimals, or a dash."""
+    return DASH if value is None else f"{value:.3f}"
+
+
+def interval(ends: Sequence[float] | None) -> str:
+    """``0.640–0.771``, or a dash."""
+    return DASH if ends is None else f"{ends[0]:.3f}–{ends[1]:.3f}"
+
+
+def with_interval(metric: Mapping[str, Any]) -> str:
+    """``0.706 (0.640–0.771)``; the value alone without an interval, a dash without a value."""
+    value = number(metric["value"])
+    return f"{value} ({interval(metric['interval'])})" if metric["interval"] else value
+
+
+def time(value: float) -> str:
+    """A time to about three digits, never in powers of ten."""
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.3g}"
+
+
+def p_value(p: float | None) -> str:
+    """``p = 0.012``, ``p < 0.001``, or ``p = –`` when there is none."""
+    if p is not None and p < 0.001:
+        return "p < 0.001"
+    return f"p = {number(p)}"
+
+
+def count(n: int, singular: str, plural: str | None = None) -> str:
+    """``1 case``, ``2 cases``."""
+    return f"{n} {singular if n == 1 else plural or singular + 's'}"
+
+
+def metric_name(name: str, time_unit: str) -> str:
+    """The name of a metric of ``metrics.json`` as a reader knows it."""
+    match = re.fullmatch(r"(\w+)_at_(\S+)", name)
+    if match and match[1] in METRICS_AT:
+        return METRICS_AT[match[1]].format(time=f"{match[2]} {time_unit}")
+    return METRICS.get(name, name.replace("_", " "))
+
+
+def magnifications(values: Sequence[int]) -> str:
+    """``20x, 10x, 5x``."""
+    return ", ".join(f"{m}x" for m in values)
+
+
+def headline(results: RunResults) -> str:
+    """The result in one sentence."""
+    pooled, cohort = results.metrics["pooled"], results.cohort
+    first = pooled[0]
+    parts = [
+        _c_index([seed["metrics"]["harrell_c_index"] for seed in pooled], first["seed"]),
+        count(first["cases"], "case"),
+        count(first["events"], "event"),
+        count(len(results.folds), "fold"),
+        count(len(pooled), "seed"),
+        SELECTION.get(cohort["selection"], f"selection: {cohort['selection']}"),
+    ]
+    return ", ".join(parts) + "."
+
+
+def _c_index(metrics: Sequence[Mapping[str, Any]], first_seed: int) -> str:
+    first = metrics[0]
+    values = [metric["value"] for metric in metrics if metric["value"] is not None]
+    if first["value"] is None:
+        return f"Harrell's C could not be computed ({first['reason']})"
+    if len(metrics) == 1:
+        span = f"95 % interval {interval(first['interval'])}" if first["interval"] else first["reason"]
+        return f"Harrell's C {number(first['value'])} ({span})"
+    mean = sum(values) / len(values)
+    each = ", ".join(number(metric["value"]) for metric in metrics)
+    span = f"95 % interval {interval(first['interval'])} under seed {first_seed}" if first["interval"] else ""
+    return f"Harrell's C {number(mean)} on average (by seed {each}{'; ' if span else ''}{span})"
+
+
+def bound(results: RunResults) -> str | None:
+    """What the known risk itself would reach on a synthetic cohort; None on a real one."""
+    true_risk = results.metrics["true_risk"]
+    if true_risk is None:
+        return None
+    metric = true_risk["harrell_c_index"]["pooled"]
+    if metric["value"] is None:
+        return f"The true risk's own Harrell's C cannot be computed: {metric['reason']}."
+    return (
+        f"The true risk of each case is known: ranking by it gives Harrell's C {with_interval(metric)}, "
+        "the bound that no model can be expected to pass."
+    )
+
+
+def limits(results: RunResults, views: int) -> list[str]:
+    """What the numbers do not say."""
+    cohort, left_out = results.cohort, len(results.left_out)
+    lines = [
+        "Intervals are 95 % percentile bootstrap intervals over the reported cases, drawn within folds. They speak "
+        "of these fitted models and these cases; how much another training would differ is not in them.",
+        "Standard deviations over folds and seeds show that variation in part. Folds share training cases, so they "
+        "are no standard errors of the pooled numbers.",
+        "Risks of different folds come from different models, so cases are compared within folds alone; pooled "
+        "numbers add up what was compared within folds.",
+        _selection_limit(cohort["selection"]),
+    ]
+    if cohort["synthetic"]:
+        lines.append(
+            "The cohort is synthetic: its slides were drawn and its follow-up made. No patient is in it, and none of "
+            "its numbers is evidence about patients."
+        )
+    else:
+        lines.append(
+            "All cases are from one cohort. Nothing here was tested on cases from elsewhere, and hospitals whose "
+            "cases train may also be among those reported."
+        )
+    if views:
+        lines.append(
+            "Attention says which patches the model weighed, not why, nor whether they matter to a patient."
+        )
+    if left_out:
+        lines.append(
+            f"{count(left_out, 'slide was', 'slides were')} left out; what they show is not in any number."
+        )
+    return lines
+
+
+def _selection_limit(selection: str) -> str:
+    if selection == "inner_validation":
+        return (
+            "The epoch of each fold was chosen by the loss on inner validation cases, which neither train nor are "
+            "reported. The reported cases chose nothing."
+        )
+    if selection == "last_epoch":
+        return "The last epoch was kept: no cases chose it, and the reported cases had no part in it."
+    return f"How the epoch was chosen: {selection}."
+
+
+def describe_kaplan_meier(groups: Mapping[str, Any], time_unit: str) -> str:
+    """The Kaplan-Meier figure in words."""
+    sides = [_describe_group(name, groups[name], time_unit) for name in ("high", "low")]
+    test = groups["log_rank_p_value"]
+    result = (
+        f"Log-rank {p_value(test['value'])}"
+        if test["value"] is not None
+        else f"No log-rank test: {test['reason']}"
+    )
+    return f"Kaplan-Meier curves with 95 % bands. {'; '.join(sides)}. {result}."
+
+
+def _describe_group(name: str, group: Mapping[str, Any], time_unit: str) -> str:
+    median = group["median_survival"]
+    said = (
+        f"median survival {time(median['value'])} {time_unit}"
+        if median["value"] is not None
+        else f"no median survival ({median['reason']})"
+    )
+    return f"{name.capitalize()} risk: {count(group['cases'], 'case')}, {count(group['events'], 'event')}, {said}"
+
+
+def describe_training(history: pd.DataFrame, fold: int) -> str:
+    """A fold's training curves in words."""
+    lines = [f"Loss and Harrell's C-index by epoch in fold {fold}."]
+    for seed, run in history[history["fold"] == fold].groupby("seed"):
+        first, last, kept = run.iloc[0], run.iloc[-1], run[run["chosen"] == 1].iloc[0]
+        line = (
+            f"Seed {seed}: training loss from {_value(first['train_loss'])} to {_value(last['train_loss'])} in "
+            f"{count(len(run), 'epoch')}; epoch {kept['epoch']:.0f} was kept"
+        )
+        if pd.notna(kept["validation_loss"]):
+            line += (
+                f", with validation loss {_value(kept['validation_loss'])} and validation C-index "
+                f"{_value(kept['validation_c_index'])}"
+            )
+        lines.append(f"{line}.")
+    return " ".join(lines)
+
+
+def _value(value: float) -> str:
+    return number(None if pd.isna(value) else value)
+
+
+def describe_tissue(view: SlideView) -> str:
+    """The picture of a slide's tissue and patches in words."""
+    counts = ", ".join(f"{len(view.coords[m])} at {m}x" for m in sorted(view.coords, reverse=True))
+    magnification = drawn_grid(view)
+    grid = (
+        f"the {magnification}x patches are drawn in blue" if magnification else "too small to be drawn here"
+    )
+    return f"Outline of the tissue in black; patches: {counts}; {grid}."
+
+
+def describe_attention(view: SlideView, magnification: int, colours: ColourRange) -> str:
+    """An attention picture in words."""
+    weights = view.attention[magnification]
+    top = weights.argmax()
+    x, y = (view.coords[magnification][top] + view.patch_level0[magnification] / 2) * view.mpp / 1000
+    clipped = f", above {colours.high:.2f} all in the last colour" if colours.clipped else ""
+    return (
+        f"{count(len(weights), 'patch', 'patches')} of {number(weights.min() * len(weights))} to "
+        f"{number(weights.max() * len(weights))} times the uniform weight{clipped}; "
+        f"the highest lies {x:.2f} mm from the left and {y:.2f} mm from the top."
+    )

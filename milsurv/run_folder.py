@@ -1,0 +1,202 @@
+"""A run's folder: what it is named after, and the files that say what was run."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from milsurv._version import __version__
+from milsurv.artifacts import fingerprint, write_json, write_text
+from milsurv.cohort.cases import Cohort, Split
+from milsurv.cohort.splits import write_splits
+from milsurv.config import RunConfig
+from milsurv.executors.base import Event
+from milsurv.features.extract import ExtractedSlide, ExtractionSettings
+from milsurv.plugin.registry import KINDS, Registry
+from milsurv.slides.reader import slide_identity
+
+PACKAGES = (
+    "torch",
+    "timm",
+    "numpy",
+    "pandas",
+    "openslide-python",
+    "openslide-bin",
+    "lifelines",
+    "torchsurv",
+    "h5py",
+)
+
+
+@dataclass(frozen=True)
+class RunContent:
+    """All that a run is made of, once features are there."""
+
+    config: RunConfig
+    registry: Registry
+    settings: ExtractionSettings
+    cohort: Cohort
+    usable: Cohort
+    """The cohort with the cases and slides that have features."""
+    outcomes: dict[str, ExtractedSlide]
+    splits: tuple[Split, ...]
+
+    def fingerprint(self, times: Sequence[float]) -> str:
+        """Stands for every setting and every input that changes what the run computes, and for nothing else."""
+        config = self.config
+        cases = [
+            (
+                case.case_id,
+                case.time,
+                case.event,
+                case.true_risk,
+                [self._slide_key(s.slide_id) for s in case.slides],
+            )
+            for case in self.usable.cases
+        ]
+        return fingerprint(
+            {
+                "features": self.settings.content,
+                "cases": cases,
+                "splits": [(split.fold, split.train, split.validation, split.test) for split in self.splits],
+                "seeds": config.seeds,
+                "aggregator": config.aggregator.model_dump(mode="json"),
+                "loss": config.loss.model_dump(mode="json"),
+                "origins": [self.registry.origin(kind, getattr(config, kind).name) for kind in KINDS],
+                "training": config.training.model_dump(mode="json"),
+                "threads": config.executor.threads,
+                "times": times,
+            }
+        )
+
+    def _slide_key(self, slide_id: str) -> tuple[str, str]:
+        return slide_id, self._identities[slide_id]["quick_hash"]
+
+    @cached_property
+    def _identities(self) -> dict[str, Any]:
+        return {
+            s.slide_id: slide_identity(s.path) for case in self.usable.cases for s in case.slides if s.path
+        }
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What ``cohort.json`` holds."""
+        usable = {case.case_id for case in self.usable.cases}
+        left_out = [case for case in self.cohort.cases if case.case_id not in usable]
+        return {
+            "cases": len(self.usable.cases),
+            "events": sum(case.event for case in self.usable.cases),
+            "time_unit": self.cohort.time_unit,
+            "endpoint": self.cohort.endpoint,
+            "synthetic": self.cohort.synthetic,
+            "slides": sum(len(case.slides) for case in self.usable.cases),
+            "slides_left_out": sum(outcome.reason is not None for outcome in self.outcomes.values()),
+            "cases_left_out": [f"case {case.case_id}: no usable slide" for case in left_out],
+            "dropped": list(self.cohort.dropped),
+            "warnings": list(self.cohort.warnings),
+            "selection": self.config.training.selection,
+            "folds": len(self.splits),
+            "seeds": list(self.config.seeds),
+        }
+
+    def slides(self) -> pd.DataFrame:
+        """A row for each slide of the cohort, used or left out."""
+        workspace = self.config.workspace
+        rows = []
+        for case in self.cohort.cases:
+            for slide in case.slides:
+                outcome = self.outcomes[slide.slide_id]
+                used = outcome.reason is None
+                rows.append(
+                    {
+                        "slide_id": slide.slide_id,
+                        "case_id": case.case_id,
+                        "status": "used" if used else "left out",
+                        "reason": outcome.reason,
+                        "path": slide.path,
+                        "mpp": outcome.mpp,
+                        "mpp_source": outcome.mpp_source,
+                        **{
+                            f"patches_{m}x": outcome.patches.get(m, 0)
+                            for m in self.config.tiling.magnifications
+                        },
+                        "features": self.settings.path(slide.slide_id).relative_to(workspace)
+                        if used
+                        else None,
+                    }
+                )
+        return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """``WORKSPACE/runs/<name>/<fingerprint>``."""
+
+    path: Path
+
+    @classmethod
+    def lay_out(cls, content: RunContent, times: Sequence[float]) -> RunFolder:
+        """Make the folder, or find it, and write what says what is run."""
+        config = content.config
+        path = config.workspace / "runs" / config.name / content.fingerprint(times)
+        path.mkdir(parents=True, exist_ok=True)
+        settings = config.model_dump(mode="json")
+        write_text(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+        write_json(path / "plugins.json", _plugins(content))
+        write_json(path / "environment.json", _environment())
+        write_json(path / "cohort.json", content.summary)
+        write_splits(content.splits, path / "splits.csv")
+        write_text(path / "slides.csv", content.slides().to_csv(index=False))
+        return cls(path)
+
+    def of_fold(self, seed: int, fold: int) -> Path:
+        """Where a fold of a seed leaves its model and predictions."""
+        return self.path / f"seed_{seed}" / f"fold_{fold}"
+
+    def log(self, event: Event) -> None:
+        """Add a line to ``events.jsonl``."""
+        line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), **event})
+        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def _plugins(content: RunContent) -> list[dict[str, Any]]:
+    rows = []
+    for kind in KINDS:
+        info = content.registry.find(kind, getattr(content.config, kind).name)
+        rows.append(
+            {
+                "kind": kind,
+                "name": info.name,
+                "distribution": info.distribution,
+                "version": info.version,
+                "origin": content.registry.origin(kind, info.name),
+            }
+        )
+    return rows
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "milsurv": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,145 @@
+"""The aligned grid of patches: which patches of a slide are used, at every magnification."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from milsurv.config import Tiling
+from milsurv.errors import SlideError
+from milsurv.slides.tissue import TissueMask
+
+ROUNDING = 1e-9
+"""Slack of comparisons between quotients of floats."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One magnification of a slide's grid."""
+
+    magnification: int
+    mpp: float
+    """True µm per patch pixel."""
+    factor: float
+    """Level-0 pixels per patch pixel."""
+    patch_level0: float
+    """Side of a patch in level-0 pixels."""
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """The patches of a slide by magnification, finest first, each in row-major order.
+
+    Attributes:
+        levels: magnification -> its resolution.
+        grid: magnification -> ``(n, 2)`` int32, (column, row) in units of that magnification's patches. With
+            ``k`` the ratio of two magnifications, the coarser patch (c, r) covers the finer patches
+            (k·c..k·c+k-1, k·r..k·r+k-1).
+        coords: magnification -> ``(n, 2)`` int64, (x, y) of a patch's top-left corner in level-0 pixels:
+            ``grid * patch_level0``, rounded.
+    """
+
+    levels: dict[int, Level]
+    grid: dict[int, NDArray[np.int32]]
+    coords: dict[int, NDArray[np.int64]]
+
+
+def make_grid(dimensions: tuple[int, int], mpp: float, mask: TissueMask, tiling: Tiling) -> PatchGrid:
+    """The patches of a slide of ``dimensions`` (width, height) level-0 pixels of ``mpp`` µm that are tissue.
+
+    A patch of the finest magnification is kept when it lies wholly on the slide and at least
+    ``tiling.min_tissue`` of it is tissue; a coarser one, which may hang over the slide's edge, when one of
+    its finer patches is. Raises SlideError when the slide is too coarse for the finest magnification, has no
+    tissue, or keeps no patch.
+    """
+    levels = make_levels(mpp, tiling)
+    finest = levels[tiling.magnifications[0]]
+    columns, rows = (int(side / finest.patch_level0 + ROUNDING) for side in dimensions)
+    if not (columns and rows):
+        raise SlideError(
+            f"too small: {dimensions[0]}×{dimensions[1]} px hold no {finest.magnification}x patch "
+            f"of {finest.patch_level0:g} px"
+        )
+    if not mask.mask.any():
+        raise SlideError("no tissue: none was found on the slide; see the settings under tissue")
+    share = _tissue_share(mask, _edges(columns, finest), _edges(rows, finest))
+    kept = share >= tiling.min_tissue - ROUNDING
+    if not kept.any():
+        raise SlideError(
+            f"no tissue: no {finest.magnification}x patch is tissue for {tiling.min_tissue:.0%} of its area, "
+            f"at most {share.max():.1%}; tiling.min_tissue sets the share"
+        )
+    grid, coords = {}, {}
+    for magnification in levels:
+        ratio = finest.magnification // magnification
+        places = np.argwhere(_any_of(kept, ratio))[:, ::-1]
+        grid[magnification] = places.astype(np.int32)
+        coords[magnification] = np.rint(places * ratio * finest.patch_level0).astype(np.int64)
+    return PatchGrid(levels, grid, coords)
+
+
+def make_levels(mpp: float, tiling: Tiling) -> dict[int, Level]:
+    """The resolution of each magnification, finest first, on a slide of ``mpp`` µm per level-0 pixel.
+
+    Magnification m asks for 10 / m µm/px. The finest takes an integer number of level-0 pixels per patch
+    pixel where that comes within ``tiling.resolution_tolerance`` of what is asked, else exactly what is
+    asked; the others are whole multiples of it. Raises SlideError when the slide is too coarse for that.
+    """
+    finest = tiling.magnifications[0]
+    factor = 10 / finest / mpp
+    integer = max(1, round(factor))
+    if abs(integer / factor - 1) <= tiling.resolution_tolerance + ROUNDING:
+        factor = float(integer)
+    elif factor < 1:
+        raise SlideError(_too_coarse(mpp, tiling))
+    levels = {}
+    for magnification in tiling.magnifications:
+        level_factor = factor * (finest // magnification)
+        levels[magnification] = Level(
+            magnification, mpp * level_factor, level_factor, level_factor * tiling.patch_px
+        )
+    return levels
+
+
+def _too_coarse(mpp: float, tiling: Tiling) -> str:
+    finest = tiling.magnifications[0]
+    limit = 10 / mpp * (1 + tiling.resolution_tolerance)
+    allowed = [magnification for magnification in tiling.magnifications if magnification <= limit + ROUNDING]
+    names = ", ".join(f"{magnification}x" for magnification in allowed) or "none of tiling.magnifications"
+    return (
+        f"too coarse for {finest}x: it has {mpp:.4g} µm/px, {finest}x needs {10 / finest:g}; it allows "
+        f"{names} (at most {limit:.3g}x): change tiling.magnifications, or, if the µm/px is wrong, give the "
+        "right one in a column of the cohort table and name it in cohort.columns.mpp"
+    )
+
+
+def _edges(count: int, level: Level) -> NDArray[np.float64]:
+    """``(count + 1,)`` borders of a row of patches in level-0 pixels."""
+    return np.asarray(np.rint(np.arange(count + 1) * level.patch_level0))
+
+
+def _tissue_share(mask: TissueMask, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``(len(y) - 1, len(x) - 1)`` share of tissue between the borders ``x`` and ``y`` (level-0 pixels)."""
+    to_edge = np.pad(mask.mask, ((0, 1), (0, 1)), mode="edge")  # its size was rounded to whole mask pixels
+    integral = np.pad(to_edge.cumsum(0, dtype=np.float64).cumsum(1), ((1, 0), (1, 0)))
+    at_borders = _interpolate(_interpolate(integral, y / mask.downsample).T, x / mask.downsample).T
+    tissue = np.diff(np.diff(at_borders, axis=0), axis=1) * mask.downsample**2
+    return np.asarray(tissue / np.outer(np.diff(y), np.diff(x)))
+
+
+def _interpolate(values: NDArray[np.float64], places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows of ``values`` at fractional row numbers; exact for a mask's integral, linear between pixels."""
+    places = places.clip(0, len(values) - 1)
+    below = np.minimum(places.astype(np.int64), len(values) - 2)
+    weight = (places - below)[:, None]
+    return np.asarray(values[below] * (1 - weight) + values[below + 1] * weight)
+
+
+def _any_of(kept: NDArray[np.bool_], ratio: int) -> NDArray[np.bool_]:
+    """Whether any of each ``ratio`` × ``ratio`` patches is kept."""
+    rows, columns = kept.shape
+    padded = np.pad(kept, ((0, -rows % ratio), (0, -columns % ratio)))
+    blocks = padded.reshape(padded.shape[0] // ratio, ratio, padded.shape[1] // ratio, ratio)
+    return np.asarray(blocks.any(axis=(1, 3)))

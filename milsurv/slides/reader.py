@@ -1,0 +1,256 @@
+"""Opening slides: the contract of a reader, how the resolution is found, and the reader on OpenSlide."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Literal, Self, TypedDict
+
+import cv2
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+
+from milsurv.errors import SlideError
+from milsurv.plugin.base import PluginConfig
+
+MppSource = Literal["table", "properties", "objective power"]
+
+HASHED_BYTES = 256 * 1024
+"""How much of a file's beginning and end its quick hash covers."""
+SQUARE_PIXEL_TOLERANCE = 0.05
+THUMBNAIL_BLOCK_PX = 2048
+"""Side of the areas in which a pyramid level is read for a thumbnail."""
+
+
+class Slide(ABC):
+    """An open slide; a context manager that closes it.
+
+    Errors met while reading are SlideErrors. Their messages do not name the slide: who opened it does.
+    """
+
+    path: Path
+    dimensions: tuple[int, int]
+    """Width and height at level 0, in pixels."""
+    mpp: float
+    """µm per level-0 pixel."""
+    mpp_source: MppSource
+
+    @abstractmethod
+    def read(self, x: int, y: int, width: int, height: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """An area of level 0, averaged down to ``size`` (width, height): RGB ``(size[1], size[0], 3)``.
+
+        ``x, y, width, height`` are level-0 pixels; the area may reach beyond the slide. What was not scanned
+        and what lies outside shows the slide's background. Always made from level 0: stored coarser levels
+        differ from its average by several grey levels, each scanner's in its own way.
+        Raises SlideError, with the place, when the file is damaged there.
+        """
+
+    @abstractmethod
+    def thumbnail(self, max_px: int) -> tuple[NDArray[np.uint8], float]:
+        """The whole slide as RGB ``(h, w, 3)``, its longer side at most ``max_px``, and its downsample.
+
+        ``downsample`` is level-0 pixels per thumbnail pixel, at least 1. Made from the pixels of the pyramid,
+        never from the label or macro image. Raises SlideError when the file is damaged.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Reader(ABC):
+    """Opens slides."""
+
+    Config: ClassVar[type[PluginConfig]] = PluginConfig
+
+    @abstractmethod
+    def __init__(self, config: PluginConfig):
+        """Keep the settings."""
+
+    @abstractmethod
+    def open(self, path: Path, mpp: float | None = None) -> Slide:
+        """Open the slide at ``path``; ``mpp``, µm per level-0 pixel, wins over what the slide says.
+
+        Raises SlideError when the file is missing, empty, no slide or damaged, or its resolution is unknown.
+        """
+
+
+class OpenSlideReader(Reader):
+    """Opens every format that OpenSlide reads."""
+
+    def __init__(self, config: PluginConfig):
+        self.config = config
+
+    def open(self, path: Path, mpp: float | None = None) -> Slide:
+        return OpenSlideSlide(path, mpp)
+
+
+class OpenSlideSlide(Slide):
+    """A slide read by OpenSlide."""
+
+    def __init__(self, path: Path, mpp: float | None = None):
+        self.path = path
+        self._slide = _open(path)
+        try:
+            self.dimensions = self._slide.dimensions
+            properties = self._slide.properties
+            self.mpp, self.mpp_source = find_mpp(properties, mpp)
+            background = properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
+            self._background = np.frombuffer(bytes.fromhex(background), np.uint8)
+        except BaseException:
+            self._slide.close()
+            raise
+
+    def read(self, x: int, y: int, width: int, height: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        return _resize(self._region(x, y, 0, width, height), size)
+
+    def thumbnail(self, max_px: int) -> tuple[NDArray[np.uint8], float]:
+        width, height = self.dimensions
+        downsample = max(1.0, max(width, height) / max_px)
+        level = self._slide.get_best_level_for_downsample(downsample)
+        level_width, level_height = self._slide.level_dimensions[level]
+        level_downsample = self._slide.level_downsamples[level]
+        picture = np.empty(
+            (max(1, round(height / downsample)), max(1, round(width / downsample)), 3), np.uint8
+        )
+        rows = _blocks(level_height, picture.shape[0])
+        columns = _blocks(level_width, picture.shape[1])
+        for top, bottom, to_top, to_bottom in rows:
+            for left, right, to_left, to_right in columns:
+                x, y = round(left * level_downsample), round(top * level_downsample)
+                block = self._region(x, y, level, right - left, bottom - top)
+                shrunk = _resize(block, (to_right - to_left, to_bottom - to_top))
+                picture[to_top:to_bottom, to_left:to_right] = shrunk
+        return picture, downsample
+
+    def close(self) -> None:
+        self._slide.close()
+
+    def _region(self, x: int, y: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
+        """``width`` × ``height`` pixels of ``level`` from level-0 pixel ``(x, y)`` on, on the background."""
+        try:
+            rgba = np.asarray(self._slide.read_region((x, y), level, (width, height)))
+        except openslide.OpenSlideError as error:
+            area = f"{width}×{height} px at level-0 pixel ({x}, {y}), level {level}"
+            raise SlideError(f"damaged: cannot read {area}: {error}; copy or scan the slide again") from error
+        rgb = np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), np.uint8)
+        alpha = rgba[..., 3:]
+        if alpha.min() == 255:
+            return rgb
+        weight = alpha.astype(np.uint32)
+        return ((rgb * weight + self._background * (255 - weight) + 127) // 255).astype(np.uint8)
+
+
+def find_mpp(properties: Mapping[str, str], table_mpp: float | None) -> tuple[float, MppSource]:
+    """µm per level-0 pixel, and where it comes from: the table, else µm/px of the slide, else its power.
+
+    ``properties`` are the slide's under OpenSlide's names. An objective power of 20 stands for 0.5 µm/px.
+    Raises SlideError when the table's value is none, when pixels are not square, or when nothing is known.
+    """
+    if table_mpp is not None:
+        if not (math.isfinite(table_mpp) and table_mpp > 0):
+            raise SlideError(f"the cohort table gives {table_mpp} µm/px; a positive number is needed")
+        return table_mpp, "table"
+    mpp_x = _positive(properties.get(openslide.PROPERTY_NAME_MPP_X))
+    mpp_y = _positive(properties.get(openslide.PROPERTY_NAME_MPP_Y))
+    if mpp_x is not None and mpp_y is not None:
+        if abs(mpp_x / mpp_y - 1) > SQUARE_PIXEL_TOLERANCE:
+            raise SlideError(
+                f"its pixels are not square ({mpp_x} × {mpp_y} µm); if that is wrong, give the µm per "
+                "level-0 pixel in a column of the cohort table and name it in cohort.columns.mpp"
+            )
+        return (mpp_x + mpp_y) / 2, "properties"
+    power = _positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
+    if power is not None:
+        return 10 / power, "objective power"
+    raise SlideError(
+        "unknown resolution: the slide gives neither µm/px nor objective power; give the µm per "
+        "level-0 pixel in a column of the cohort table and name it in cohort.columns.mpp"
+    )
+
+
+class SlideIdentity(TypedDict):
+    """What tells a slide file from another: its size in bytes, and ``sha256:…`` of its two ends."""
+
+    size: int
+    quick_hash: str
+
+
+def slide_identity(path: Path) -> SlideIdentity:
+    """Size and quick hash (SHA-256 over the size and the first and last 256 KiB) of a slide file.
+
+    A ``.mrxs`` file is only the cover of the folder beside it: there the size is the folder's, and the hash
+    covers its ``Slidedat.ini``. Raises SlideError when the file cannot be read.
+    """
+    try:
+        if path.suffix.lower() == ".mrxs":
+            folder = path.with_suffix("")
+            described_by = folder / "Slidedat.ini"
+            size = sum(file.stat().st_size for file in folder.iterdir())
+        else:
+            described_by, size = path, path.stat().st_size
+        with described_by.open("rb") as file:
+            ends = file.read(HASHED_BYTES)
+            file.seek(max(0, described_by.stat().st_size - HASHED_BYTES))
+            ends += file.read(HASHED_BYTES)
+    except OSError as error:
+        raise _unreadable(error) from None
+    return {"size": size, "quick_hash": f"sha256:{hashlib.sha256(f'{size}:'.encode() + ends).hexdigest()}"}
+
+
+def _open(path: Path) -> openslide.OpenSlide:
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise _unreadable(error) from None
+    if empty:
+        raise SlideError("does not open: the file is empty (0 bytes); copy it again")
+    try:
+        return openslide.OpenSlide(path)
+    except openslide.OpenSlideUnsupportedFormatError:
+        raise SlideError(
+            "does not open: in no slide format that OpenSlide reads, or cut off; "
+            "tiled TIFF, SVS, NDPI, SCN, MRXS, BIF, VMS, CZI and DICOM slides are read"
+        ) from None
+    except openslide.OpenSlideError as error:
+        raise SlideError(f"does not open: {error}; copy or scan the slide again") from error
+
+
+def _unreadable(error: OSError) -> SlideError:
+    return SlideError(f"does not open: {error.strerror or error} ({error.filename})")
+
+
+def _positive(text: str | None) -> float | None:
+    try:
+        value = float(text or "nan")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None
+
+
+def _blocks(length: int, out_length: int) -> list[tuple[int, int, int, int]]:
+    """Cuts ``length`` pixels, to be shrunk to ``out_length``: (start, stop, start, stop when shrunk)."""
+    step = max(1, THUMBNAIL_BLOCK_PX * out_length // length)
+    cuts = [*range(0, out_length, step), out_length]
+    places = [round(cut * length / out_length) for cut in cuts]
+    return list(zip(places, places[1:], cuts, cuts[1:], strict=False))
+
+
+def _resize(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    if (picture.shape[1], picture.shape[0]) == size:
+        return picture
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)

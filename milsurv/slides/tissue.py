@@ -1,0 +1,115 @@
+"""Where tissue lies on a slide: the contract, and segmentation by colour saturation."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+
+from milsurv.plugin.base import PluginConfig
+from milsurv.slides.reader import Slide
+
+
+@dataclass(frozen=True)
+class TissueMask:
+    """Tissue of a slide: bool ``(h, w)``, and the side of one of its pixels in level-0 pixels."""
+
+    mask: NDArray[np.bool_]
+    downsample: float
+
+    @property
+    def fraction(self) -> float:
+        """Share of the slide that is tissue."""
+        return float(self.mask.mean())
+
+    def outlines(self) -> list[NDArray[np.int64]]:
+        """Closed outlines of tissue and of the holes in it, each ``(k, 2)`` in level-0 pixels (x, y)."""
+        contours, _ = cv2.findContours(self.mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+        return [np.rint((contour[:, 0] + 0.5) * self.downsample).astype(np.int64) for contour in contours]
+
+
+class TissueSegmenter(ABC):
+    """Tells tissue from glass."""
+
+    Config: ClassVar[type[PluginConfig]] = PluginConfig
+
+    @abstractmethod
+    def __init__(self, config: PluginConfig):
+        """Keep the settings."""
+
+    @abstractmethod
+    def segment(self, slide: Slide) -> TissueMask:
+        """The slide's tissue; a mask without a true pixel when there is none.
+
+        Raises SlideError when the slide cannot be read.
+        """
+
+
+class OtsuConfig(PluginConfig):
+    """Settings of tissue segmentation by saturation."""
+
+    mpp: PositiveFloat = 8.0
+    """µm per pixel of the picture that is segmented (a slide that is coarser is taken as it is)."""
+    min_saturation: float = Field(default=0.06, ge=0, le=1)
+    """HSV saturation up to which a pixel is glass, whatever Otsu's threshold: keeps bare glass bare."""
+    sure_saturation: float = Field(default=0.12, ge=0, le=1)
+    """HSV saturation above which a pixel is tissue, whatever Otsu's threshold: keeps a full slide full."""
+    min_area_mm2: NonNegativeFloat = 0.05
+    """Smaller pieces of tissue are dropped."""
+    max_hole_mm2: NonNegativeFloat = 0.05
+    """Smaller holes in tissue are filled."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> OtsuConfig:
+        if self.sure_saturation < self.min_saturation:
+            raise ValueError(f"sure_saturation must be at least min_saturation, {self.min_saturation}")
+        return self
+
+
+class OtsuTissue(TissueSegmenter):
+    """Otsu's threshold on HSV saturation, held within two bounds: tissue is stained, glass is not.
+
+    Otsu's method ("A threshold selection method from gray-level histograms", 1979) splits any picture in two;
+    the bounds keep it from splitting bare glass, or tissue that fills the slide.
+    """
+
+    Config = OtsuConfig
+    SMOOTHING_UM: ClassVar[float] = 56.0
+    """Width of the median filter before the threshold and of the closing after it."""
+
+    def __init__(self, config: OtsuConfig):
+        self.config = config
+
+    def segment(self, slide: Slide) -> TissueMask:
+        picture, downsample = slide.thumbnail(math.ceil(max(slide.dimensions) * slide.mpp / self.config.mpp))
+        mpp = slide.mpp * downsample
+        width = 2 * round(self.SMOOTHING_UM / mpp / 2) + 1
+        tissue = np.pad(self._saturated(picture, width), width)  # beyond the slide there is glass
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+        tissue = np.asarray(cv2.morphologyEx(tissue, cv2.MORPH_CLOSE, disc), np.uint8)
+        px_per_mm2 = (1000 / mpp) ** 2
+        tissue[_small_pieces(tissue, self.config.min_area_mm2 * px_per_mm2)] = 0
+        tissue[_small_pieces(1 - tissue, self.config.max_hole_mm2 * px_per_mm2)] = 1
+        return TissueMask(tissue[width:-width, width:-width].astype(bool), downsample)
+
+    def _saturated(self, picture: NDArray[np.uint8], median_px: int) -> NDArray[np.uint8]:
+        """1 where the smoothed saturation of an RGB picture is above the threshold, else 0."""
+        saturation = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)[..., 1]
+        saturation = cv2.medianBlur(np.ascontiguousarray(saturation), median_px)
+        otsu, _ = cv2.threshold(saturation, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+        threshold = min(max(otsu, 255 * self.config.min_saturation), 255 * self.config.sure_saturation)
+        return (saturation > threshold).astype(np.uint8)
+
+
+def _small_pieces(mask: NDArray[np.uint8], area: float) -> NDArray[np.bool_]:
+    """Pieces of fewer than ``area`` pixels in a ``mask`` of 0 and 1, but for the one at the outer corner."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    small = stats[:, cv2.CC_STAT_AREA] < area
+    small[[0, labels[0, 0]]] = False  # label 0 is what is not in the mask
+    return np.asarray(small[labels])

@@ -1,0 +1,117 @@
+"""What is trained and saved: standardisation, the aggregator, and the loss that reads its outputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from milsurv.aggregators.base import Aggregator
+from milsurv.artifacts import atomic_path
+from milsurv.config import PluginSection
+from milsurv.features.bag import Bag
+from milsurv.losses.base import Loss
+from milsurv.plugin.registry import Registry
+
+METADATA_KEY = "milsurv"
+
+
+class SurvivalModel(nn.Module):
+    """An aggregator behind a per-magnification standardisation of the features (identity until fitted)."""
+
+    def __init__(self, aggregator: Aggregator, feature_dims: dict[int, int]):
+        super().__init__()
+        self.aggregator = aggregator
+        self.feature_dims = feature_dims
+        for magnification, dim in feature_dims.items():
+            self.register_buffer(f"mean_{magnification}", torch.zeros(dim))
+            self.register_buffer(f"scale_{magnification}", torch.ones(dim))
+
+    def fit_standardization(self, bags: Iterable[Bag]) -> None:
+        """Mean and deviation over all patches of ``bags``, in float64, by magnification."""
+        sums = {m: torch.zeros(2, dim, dtype=torch.float64) for m, dim in self.feature_dims.items()}
+        counts = dict.fromkeys(self.feature_dims, 0)
+        for bag in bags:
+            for m in self.feature_dims:
+                features = bag.features[m].double()
+                sums[m] += torch.stack((features.sum(0), features.square().sum(0))).cpu()
+                counts[m] += len(features)
+        for m, (total, squares) in sums.items():
+            mean = total / counts[m]
+            deviation = (squares / counts[m] - mean.square()).clamp_min(0).sqrt()
+            self.get_buffer(f"mean_{m}").copy_(mean)
+            self.get_buffer(f"scale_{m}").copy_(1 / torch.where(deviation > 1e-6, deviation, 1.0))
+
+    def standardized(self, bag: Bag) -> Bag:
+        """The bag as the aggregator sees it: float32, standardised."""
+        features = {
+            m: (bag.features[m].float() - self.get_buffer(f"mean_{m}")) * self.get_buffer(f"scale_{m}")
+            for m in self.feature_dims
+        }
+        return Bag(features, bag.coords, bag.grid)
+
+    def forward(self, bag: Bag) -> Tensor:
+        """``(n_outputs,)``."""
+        outputs: Tensor = self.aggregator(self.standardized(bag))
+        return outputs
+
+    def attention(self, bag: Bag) -> dict[int, Tensor]:
+        """The aggregator's attention, see ``Aggregator.attention``."""
+        return self.aggregator.attention(self.standardized(bag))
+
+
+def build_model(
+    registry: Registry, section: PluginSection, feature_dims: dict[int, int], n_outputs: int
+) -> SurvivalModel:
+    """A new model, initialised from torch's global seed."""
+    return SurvivalModel(registry.create("aggregator", section, feature_dims, n_outputs), feature_dims)
+
+
+def save_model(path: Path, model: SurvivalModel, loss: Loss, about: dict[str, Any]) -> None:
+    """Write weights, what the loss fitted, and JSON-able ``about`` to one safetensors file."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"loss.{name}": value for name, value in loss.state_dict().items()}
+    about = {**about, "feature_dims": model.feature_dims, "n_outputs": loss.n_outputs}
+    save_tensors(path, tensors, about)
+
+
+def load_model(
+    path: Path, registry: Registry, device: torch.device | str
+) -> tuple[SurvivalModel, Loss, dict[str, Any]]:
+    """The model in evaluation mode, its loss, and what was said about it."""
+    tensors, about = load_tensors(path)
+    loss: Loss = registry.create("loss", PluginSection.model_validate(about["loss"]))
+    loss.load_state_dict(_under("loss.", tensors))
+    feature_dims = {int(magnification): dim for magnification, dim in about["feature_dims"].items()}
+    aggregator = PluginSection.model_validate(about["aggregator"])
+    model = build_model(registry, aggregator, feature_dims, about["n_outputs"])
+    model.load_state_dict(_under("model.", tensors))
+    return model.to(device).eval(), loss, about
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Write a safetensors file atomically, with ``about`` as JSON in its metadata.
+
+    There it stands under one key, since several are written in random order: equal content gives equal bytes.
+    """
+    whole = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(whole, temporary, {METADATA_KEY: json.dumps(about, sort_keys=True)})
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors by name, and what :func:`save_tensors` was told about them."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        about: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    return tensors, about
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,126 @@
+"""Finding slide files: suffixes, nested folders, links, names with dots, two files of one id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from milsurv.cohort.cases import SlideRef
+from milsurv.cohort.ids import SLIDE_SUFFIXES, IdError, cut_id, cut_slide_id
+from milsurv.cohort.locate import index_slides, locate_by_case, locate_by_slide
+from milsurv.errors import CohortError
+
+BARCODE = "TCGA-2F-A9KO-01Z-00-DX1.195576CF-B739"
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+
+def indexed(folder: Path) -> list[str]:
+    return [file.relative_to(folder).as_posix() for file in index_slides(folder).files]
+
+
+@pytest.mark.parametrize("suffix", [*SLIDE_SUFFIXES, ".SVS"])
+def test_only_a_slide_suffix_is_taken_off(suffix: str) -> None:
+    assert cut_slide_id(f"{BARCODE}{suffix}", None) == BARCODE
+    assert cut_slide_id(BARCODE, None) == BARCODE
+
+
+@pytest.mark.parametrize("name", ["", ".svs", ".", "..", "../a", "a/b.svs", "a\\b", "a\nb", "a\x00"])
+def test_ids_that_cannot_name_a_feature_file_are_refused(name: str) -> None:
+    with pytest.raises(IdError):
+        cut_slide_id(name, None)
+
+
+def test_a_pattern_cuts_and_may_include_the_suffix() -> None:
+    assert cut_slide_id("batch/scan_7.svs", "([^/]+)$") == "scan_7"
+    assert cut_slide_id("scan_7.svs", r"_(\d+)\.svs$") == "7"
+    with pytest.raises(IdError, match=r"'scan' does not match cohort.case_pattern '\^\(x\)\?'"):
+        cut_id("scan", "^(x)?", "case_pattern")
+
+
+def test_slides_are_found_in_nested_folders_and_hidden_or_other_files_are_not(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "b.ndpi", "a/x.SVS", "a/deep/y.mrxs", "a/deep/y/Data0001.dat", "notes.txt", "z.svs.partial"
+    )
+    touch(tmp_path, ".hidden/h.svs", "a/._x.svs")
+    assert indexed(tmp_path) == ["a/deep/y.mrxs", "a/x.SVS", "b.ndpi"]
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    touch(tmp_path, "elsewhere/far.svs", "slides/a/near.svs")
+    slides = tmp_path / "slides"
+    (slides / "a" / "loop").symlink_to(slides, target_is_directory=True)
+    (slides / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (slides / "link2").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert indexed(slides) == ["a/near.svs", "link/far.svs"]
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(CohortError, match="there is no such folder"):
+        index_slides(tmp_path / "slides")
+
+
+def test_a_slide_without_a_file_has_a_reason(tmp_path: Path) -> None:
+    touch(tmp_path, "x/a.svs", "b.tif", "c.tif", "d.tif", "e.tif", "f.tif")
+
+    located = locate_by_slide(index_slides(tmp_path), ["a", "gone"], None)
+
+    assert located.slides == {
+        "a": (SlideRef("a", tmp_path / "x" / "a.svs"),),
+        "gone": (SlideRef("gone", None, reason=f"no file for this slide in {tmp_path}"),),
+    }
+    assert located.problems == ()
+    assert located.warnings == (
+        f"1 of 2 slides have no file in {tmp_path}: gone",
+        f"5 slide files belong to no case of the cohort in {tmp_path}: b.tif, c.tif, d.tif, …",
+    )
+
+
+def test_no_slide_found_at_all_shows_an_id_and_a_file(tmp_path: Path) -> None:
+    touch(tmp_path, "scan_a.svs")
+    located = locate_by_slide(index_slides(tmp_path), ["a", "b"], None)
+    assert located.warnings == (
+        f"none of the 2 slides has a file in {tmp_path}: looked for a, …; the files there are scan_a.svs; "
+        "correct cohort.slides, or cut the ids out with cohort.slide_pattern",
+    )
+    assert (
+        locate_by_slide(index_slides(tmp_path), ["a"], "_(.)").slides["a"][0].path == tmp_path / "scan_a.svs"
+    )
+
+
+def test_two_files_of_one_id_are_a_problem_when_the_id_is_wanted(tmp_path: Path) -> None:
+    touch(tmp_path, "one/a.svs", "two/a.svs", "b.svs")
+    index = index_slides(tmp_path)
+    assert locate_by_slide(index, ["b"], None).problems == ()
+    assert locate_by_slide(index, ["a", "b"], None).problems == (
+        f"{tmp_path}: slide a has 2 files: one/a.svs, two/a.svs; one is allowed; move the others away, or set "
+        "cohort.slide_pattern so that their ids differ",
+    )
+
+
+def test_files_by_case(tmp_path: Path) -> None:
+    touch(tmp_path, "P1_x.svs", "P1_y.svs", "P2_x.svs", "P4_x.svs", "Q.svs")
+    index = index_slides(tmp_path)
+
+    located = locate_by_case(index, ["P1", "P2", "P3"], r"^(P\d)", None)
+
+    assert {case: [ref.slide_id for ref in refs] for case, refs in located.slides.items()} == {
+        "P1": ["P1_x", "P1_y"],
+        "P2": ["P2_x"],
+        "P3": [],
+    }
+    assert located.problems == ()
+    assert located.warnings == (
+        f"1 of 3 cases have no slide file in {tmp_path}: P3",
+        f"2 slide files belong to no case of the cohort in {tmp_path}: P4_x.svs, Q.svs",
+    )
+    assert (
+        "slide x has 2 files: P1_x.svs, P2_x.svs"
+        in locate_by_case(index, ["P1", "P2"], r"^(P\d)", "_(.)").problems[0]
+    )

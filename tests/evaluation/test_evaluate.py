@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from lifelines.utils import concordance_index
+
+from milsurv.config import Evaluation
+from milsurv.evaluation.strata import TrainingFollowUp
+from milsurv.evaluation.times import evaluation_times
+
+
+def all_metrics(result: Any) -> Iterator[dict[str, Any]]:
+    """Every metric in it, however deep."""
+    if isinstance(result, dict):
+        if {"value", "interval", "reason"} <= set(result):
+            yield result
+        for value in result.values():
+            yield from all_metrics(value)
+    elif isinstance(result, list):
+        for value in result:
+            yield from all_metrics(value)
+
+
+def test_the_shape_of_the_account(study: Callable[..., Any]) -> None:
+    made = study(0, cases=90, folds=3, bootstraps=50, times=(2.0, 4.5))
+    second = made.predictions.assign(seed=8, risk=-made.predictions["risk"])
+    result = replace(made, predictions=pd.concat([made.predictions, second])).evaluated()
+    names = {
+        "harrell_c_index",
+        "uno_c_index",
+        "integrated_brier_score",
+        "integrated_brier_score_kaplan_meier",
+        "area_under_roc_at_2",
+        "area_under_roc_at_4.5",
+        "brier_score_at_2",
+        "brier_score_at_4.5",
+    }
+    assert result["seeds"] == [7, 8]
+    assert result["times"] == [2, 4.5]
+    assert result["integration_times"] == list(made.times.integration)
+    assert [(f["seed"], f["fold"], f["cases"]) for f in result["folds"]] == [
+        (seed, fold, 30) for seed in (7, 8) for fold in range(3)
+    ]
+    assert [(p["seed"], p["cases"]) for p in result["pooled"]] == [(7, 90), (8, 90)]
+    for entry in (*result["folds"], *result["pooled"]):
+        assert set(entry["metrics"]) == names
+        for metric in entry["metrics"].values():
+            low, high = metric["interval"]
+            assert low < metric["value"] < high
+            assert metric["reason"] is None
+    assert set(result["summary"]) == names
+    assert result["true_risk"] is None
+
+
+def test_fold_values_and_their_summary(study: Callable[..., Any]) -> None:
+    made = study(1, cases=90, folds=3)
+    result = made.evaluated()
+    expected = [
+        concordance_index(rows["time"], -rows["risk"], rows["event"])
+        for _, rows in made.predictions.groupby("fold")
+    ]
+    assert [f["metrics"]["harrell_c_index"]["value"] for f in result["folds"]] == pytest.approx(expected)
+    assert result["summary"]["harrell_c_index"] == {
+        "mean": pytest.approx(np.mean(expected)),
+        "standard_deviation": pytest.approx(np.std(expected, ddof=1)),
+        "folds": 3,
+        "note": None,
+    }
+    for fold, entry in enumerate(result["folds"]):
+        event_times = made.training[fold].time[made.training[fold].event == 1]
+        assert entry["metrics"]["uno_c_index"]["truncated_at"] == np.quantile(event_times, 0.8)
+    assert set(result["pooled"][0]["metrics"]["uno_c_index"]["truncated_at_by_fold"]) == {"0", "1", "2"}
+
+
+def test_the_same_again_in_any_order_of_rows(study: Callable[..., Any]) -> None:
+    made = study(2, cases=60, folds=3, bootstraps=100)
+    first = json.dumps(made.evaluated())
+    shuffled = replace(made, predictions=made.predictions.sample(frac=1, random_state=0))
+    assert json.dumps(shuffled.evaluated()) == first
+
+
+def test_the_seed_of_the_bootstrap_moves_intervals_alone(study: Callable[..., Any]) -> None:
+    made = study(2, bootstraps=100)
+    other = replace(made, settings=Evaluation(bootstraps=100, seed=2)).evaluated()
+    for one, two in zip(all_metrics(made.evaluated()["folds"]), all_metrics(other["folds"]), strict=True):
+        assert one["value"] == two["value"]
+        assert one["interval"] != two["interval"]
+
+
+def test_interval_of_many_cases_is_that_of_a_plain_bootstrap(study: Callable[..., Any]) -> None:
+    made = study(4, cases=150, bootstraps=1000)
+    rows = made.predictions
+    rng = np.random.default_rng(11)
+    plain = []
+    for _ in range(1000):
+        drawn = rows.iloc[rng.integers(len(rows), size=len(rows))]
+        plain.append(concordance_index(drawn["time"], -drawn["risk"], drawn["event"]))
+    interval = made.evaluated()["folds"][0]["metrics"]["harrell_c_index"]["interval"]
+    assert interval == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=0.01)
+
+
+def test_true_risk_is_counted_once_whatever_the_seeds(study: Callable[..., Any]) -> None:
+    made = study(5, cases=60, folds=2, bootstraps=50)
+    known = made.with_predictions(true_risk=made.predictions["risk"])
+    both = pd.concat([known.predictions, known.predictions.assign(seed=8, risk=0.0)])
+    bound = replace(known, predictions=both).evaluated()["true_risk"]
+    alone = made.evaluated()
+    pooled = bound["harrell_c_index"].pop("pooled")
+    assert pooled == alone["pooled"][0]["metrics"]["harrell_c_index"]
+    assert bound["harrell_c_index"] == alone["summary"]["harrell_c_index"]
+    assert "synthetic" in bound["note"]
+    assert made.with_predictions(true_risk=np.nan).evaluated()["true_risk"] is None
+
+
+def test_equal_risks_are_worth_exactly_one_half(study: Callable[..., Any]) -> None:
+    metrics = study(0, bootstraps=20).with_predictions(risk=1.0).evaluated()["folds"][0]["metrics"]
+    assert metrics["harrell_c_index"] == {"value": 0.5, "interval": [0.5, 0.5], "reason": None}
+
+
+def test_without_bootstraps_the_reason_says_so(study: Callable[..., Any]) -> None:
+    metric = study(0).evaluated()["folds"][0]["metrics"]["harrell_c_index"]
+    assert metric["value"] is not None
+    assert metric["interval"] is None
+    assert "bootstraps is 0" in metric["reason"]
+
+
+NO_TRAINING_EVENT = TrainingFollowUp(np.array([5.0, 6.0]), np.array([0, 0]))
+SHORT_TRAINING = TrainingFollowUp(np.array([1.0, 2.0]), np.array([1, 0]))
+
+
+def no_events(made: Any) -> Any:
+    return made.with_predictions(event=0)
+
+
+def one_case(made: Any) -> Any:
+    return replace(made, predictions=made.predictions[:1])
+
+
+def one_time(made: Any) -> Any:
+    return made.with_predictions(time=3.0, event=1)
+
+
+def nan_risk(made: Any) -> Any:
+    return made.with_predictions(risk=made.predictions["risk"].where(made.predictions.index > 2))
+
+
+def no_training_event(made: Any) -> Any:
+    return replace(made, training={0: NO_TRAINING_EVENT})
+
+
+def short_training(made: Any) -> Any:
+    return replace(made, training={0: SHORT_TRAINING})
+
+
+def late_time(made: Any) -> Any:
+    return made.with_predictions(time=made.predictions["time"].clip(upper=4))
+
+
+def early_time(made: Any) -> Any:
+    return made.with_predictions(time=made.predictions["time"] + 10)
+
+
+def bad_survival(made: Any) -> Any:
+    return made.with_predictions(**{"survival_at_5": 1.5})
+
+
+DEGENERATE = [
+    (no_events, "harrell_c_index", "no events"),
+    (no_events, "uno_c_index", "no events"),
+    (no_events, "integrated_brier_score", "no events"),
+    (no_events, "area_under_roc_at_5", "no events"),
+    (one_case, "harrell_c_index", "no"),
+    (one_time, "harrell_c_index", "no comparable pairs"),
+    (one_time, "uno_c_index", "no comparable pairs"),
+    (one_time, "area_under_roc_at_5", "no case is followed beyond 5: the last follow-up ends at 3"),
+    (nan_risk, "harrell_c_index", "the risk of 3 of 60 cases is not a finite number"),
+    (nan_risk, "area_under_roc_at_5", "the risk of 3 of 60 cases is not a finite number"),
+    (no_training_event, "uno_c_index", "no events among the training cases"),
+    (no_training_event, "brier_score_at_5", "no events among the training cases"),
+    (short_training, "brier_score_at_5", "censoring weights undefined at 5"),
+    (short_training, "area_under_roc_at_5", "censoring weights undefined at 5"),
+    (late_time, "brier_score_at_5", "no case is followed beyond 5"),
+    (early_time, "area_under_roc_at_5", "no events by 5"),
+    (bad_survival, "brier_score_at_5", "the survival of 60 of 60 cases is not within [0, 1]"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "name", "reason"), DEGENERATE)
+def test_what_cannot_be_computed_is_null_with_its_reason(
+    study: Callable[..., Any], spoil: Callable[[Any], Any], name: str, reason: str
+) -> None:
+    made = study(0, bootstraps=10, times=(5.0,))
+    result = spoil(made).evaluated()
+    json.dumps(result, allow_nan=False)
+    for entry in (result["folds"][0], result["pooled"][0]):
+        metric = entry["metrics"][name]
+        assert metric["value"] is None
+        assert metric["interval"] is None
+        assert reason in metric["reason"]
+    assert result["summary"][name]["mean"] is None
+    assert reason in result["summary"][name]["note"]
+    for metric in all_metrics(result):
+        assert metric["value"] is not None or metric["reason"]
+
+
+def test_a_fold_that_tells_nothing_is_left_out_of_the_mean_and_named_in_the_pool(
+    study: Callable[..., Any],
+) -> None:
+    made = study(0, cases=60, folds=3, bootstraps=10, times=(5.0,))
+    event = made.predictions["event"].where(made.predictions["fold"] != 1, 0)
+    result = made.with_predictions(event=event).evaluated()
+    values = [f["metrics"]["harrell_c_index"]["value"] for f in result["folds"]]
+    assert values[1] is None
+    assert result["summary"]["harrell_c_index"]["mean"] == pytest.approx((values[0] + values[2]) / 2)
+    assert result["summary"]["harrell_c_index"]["note"] == "left out 1 of 3 folds: 1 × no events"
+    assert result["pooled"][0]["metrics"]["harrell_c_index"]["value"] is not None
+
+    training = {**made.training, 2: NO_TRAINING_EVENT}
+    pooled = replace(made, training=training).evaluated()["pooled"][0]["metrics"]
+    for name in ("uno_c_index", "brier_score_at_5", "area_under_roc_at_5", "integrated_brier_score"):
+        assert pooled[name]["reason"].startswith("fold 2: "), name
+    assert pooled["uno_c_index"]["truncated_at_by_fold"]["2"] is None
+
+
+def test_interval_is_null_when_most_resamples_tell_nothing(study: Callable[..., Any]) -> None:
+    made = study(0, cases=3, bootstraps=400, times=(1.0,)).with_predictions(
+        time=[1.0, 2.0, 3.0], event=[0, 1, 0]
+    )
+    metric = made.evaluated()["folds"][0]["metrics"]["harrell_c_index"]
+    assert metric["value"] is not None
+    assert metric["interval"] is None
+    assert "of 400 bootstrap resamples" in metric["reason"]
+
+
+def test_a_cohort_without_events_goes_through(study: Callable[..., Any]) -> None:
+    made = no_events(study(0, folds=2))
+    rows = made.predictions
+    times = evaluation_times(rows["time"], rows["event"], made.settings)
+    result = replace(made, times=times).evaluated()
+    json.dumps(result, allow_nan=False)
+    assert result["times"] == result["integration_times"] == []
+    assert "no events" in result["pooled"][0]["metrics"]["integrated_brier_score"]["reason"]
+
+
+def test_no_predictions_at_all(study: Callable[..., Any]) -> None:
+    made = study(0)
+    result = replace(made, predictions=made.predictions[:0]).evaluated()
+    assert result["seeds"] == result["folds"] == result["pooled"] == []
+    assert result["summary"] == {}

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from milsurv.errors import CohortError, MilsurvError
+from milsurv.executors.base import Event, Report, Unit
+from milsurv.executors.local import LocalExecutor, choose_device, count_workers
+
+
+def square(report: Report, value: int) -> int:
+    report({"event": "squared", "value": value})
+    return value * value
+
+
+def fail(report: Report, problems: list[str]) -> None:
+    report({"event": "failing"})
+    raise CohortError(problems)
+
+
+def die(report: Report) -> None:
+    report({"event": "dying"})
+    os._exit(9)
+
+
+def linger(report: Report, folder: Path) -> None:
+    (folder / "started").touch()
+    for _ in range(600):
+        report({"event": "tick"})
+        time.sleep(0.05)
+    (folder / "finished").touch()
+
+
+def _units(work: Any, arguments: list[dict[str, Any]]) -> list[Unit]:
+    return [Unit(f"unit {index}", work, values) for index, values in enumerate(arguments)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_come_in_order_and_events_with_their_unit(workers: int) -> None:
+    seen: list[tuple[str, Event]] = []
+    units = _units(square, [{"value": value} for value in range(6)])
+    with LocalExecutor(workers, threads=1) as executor:
+        assert executor.run(units, lambda unit, event: seen.append((unit.name, event))) == [
+            0,
+            1,
+            4,
+            9,
+            16,
+            25,
+        ]
+        assert executor.run(units[:2], lambda *_: None) == [0, 1]
+    squared = {name: event["value"] for name, event in seen if event["event"] == "squared"}
+    assert squared == {f"unit {value}": value for value in range(6)}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_units_error_is_raised_whole(workers: int) -> None:
+    with LocalExecutor(workers, threads=1) as executor, pytest.raises(CohortError) as caught:
+        executor.run(_units(fail, [{"problems": ["one", "two"]}]), lambda *_: None)
+    assert caught.value.problems == ("one", "two")
+
+
+def test_a_worker_that_dies_is_reported_with_what_to_do() -> None:
+    with (
+        LocalExecutor(2, threads=1) as executor,
+        pytest.raises(MilsurvError, match=r"worker process died.*run the same"),
+    ):
+        executor.run(_units(die, [{}]), lambda *_: None)
+
+
+def test_leaving_stops_the_units_at_their_next_report(tmp_path: Path) -> None:
+    def interrupt(_unit: Unit, event: Event) -> None:
+        if event["event"] == "tick":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), LocalExecutor(2, threads=1) as executor:
+        executor.run(_units(linger, [{"folder": tmp_path}]), interrupt)
+    assert (tmp_path / "started").exists()
+    assert not (tmp_path / "finished").exists()
+
+
+def test_workers_and_devices() -> None:
+    assert count_workers(3, "cpu") == 3
+    assert count_workers("auto", "cuda:0") == 1
+    assert 1 <= count_workers("auto", "cpu") <= 8
+    assert choose_device("cpu") == "cpu"

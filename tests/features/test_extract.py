@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import openslide
+import pytest
+
+from milsurv.executors.base import Event
+from milsurv.features.extract import ExtractionSettings, extract_slide, extracted
+from milsurv.features.store import read_attributes, read_bag
+from milsurv.loading import load_config
+from tests.conftest import WriteConfig
+
+
+def _settings(config_file: Path, *overrides: str) -> ExtractionSettings:
+    config, registry = load_config(str(config_file), overrides)
+    return ExtractionSettings.of(config, registry)
+
+
+def _ignore(_event: Event) -> None:
+    pass
+
+
+def test_features_are_those_of_the_patches_that_openslide_shows(
+    write_config: WriteConfig, small_cohort: Path
+) -> None:
+    """The colour backbone's mean against pixels read patch by patch at level 0 and averaged."""
+    settings = _settings(write_config(), "extraction.dtype=float32", "extraction.batch_size=7")
+    slide = small_cohort / "slides" / "P00-1.svs"
+    outcome = extract_slide(_ignore, settings, "P00-1", slide, None, "cpu")
+    bag = read_bag(settings.path("P00-1"))
+    assert outcome.patches == bag.sizes
+    assert bag.coords is not None
+    with openslide.OpenSlide(slide) as opened:
+        for magnification, side in {20: 64, 10: 128, 5: 256}.items():
+            coords = bag.coords[magnification].numpy()
+            for row in range(0, len(coords), max(1, len(coords) // 10)):
+                x, y = coords[row].tolist()
+                if x + side > opened.dimensions[0] or y + side > opened.dimensions[1]:
+                    continue
+                rgb = np.asarray(opened.read_region((x, y), 0, (side, side)).convert("RGB"))
+                pooled = cv2.resize(rgb, (64, 64), interpolation=cv2.INTER_AREA) / 255
+                np.testing.assert_allclose(
+                    bag.features[magnification][row, :3].numpy(), pooled.mean((0, 1)), atol=2 / 255
+                )
+
+
+def test_a_slide_is_extracted_once_until_the_slide_or_a_setting_changes(
+    write_config: WriteConfig, small_cohort: Path, tmp_path: Path
+) -> None:
+    settings = _settings(write_config())
+    slide = tmp_path / "P00-1.svs"
+    shutil.copy(small_cohort / "slides" / "P00-1.svs", slide)
+    assert extracted(settings, "P00-1", slide, None) is None
+    outcome = extract_slide(_ignore, settings, "P00-1", slide, None, "cpu")
+    assert extracted(settings, "P00-1", slide, None) == outcome
+    assert extracted(settings, "P00-1", slide, 0.51) is None
+    shutil.copy(small_cohort / "slides" / "P02-1.svs", slide)
+    assert extracted(settings, "P00-1", slide, None) is None
+    extract_slide(_ignore, settings, "P00-1", slide, None, "cpu")
+    settings.path("P00-1").write_bytes(settings.path("P00-1").read_bytes()[:1000])
+    assert extracted(settings, "P00-1", slide, None) is None
+
+
+@pytest.mark.parametrize(
+    ("override", "same"),
+    [
+        ("tiling.min_tissue=0.6", False),
+        ("tiling.patch_px=32", False),
+        ("extraction.dtype=float32", False),
+        ("backbone={name: efficientnet_lite0, input_px: 128}", False),
+        ("extraction.batch_size=3", True),
+        ("executor.workers=2", True),
+        ("training.epochs=9", True),
+        ("name=other", True),
+    ],
+)
+def test_the_folder_stands_for_what_changes_features_and_for_nothing_else(
+    write_config: WriteConfig, override: str, same: bool
+) -> None:
+    path = write_config()
+    assert (_settings(path).folder == _settings(path, override).folder) == same
+
+
+def test_a_useless_slide_gives_a_reason_and_no_file(write_config: WriteConfig, tmp_path: Path) -> None:
+    settings = _settings(write_config())
+    slide = tmp_path / "note.svs"
+    slide.write_text("not a slide")
+    outcome = extract_slide(_ignore, settings, "note", slide, None, "cpu")
+    assert "does not open" in str(outcome.reason)
+    assert not settings.path("note").exists()
+
+
+def test_the_file_says_how_it_was_made(write_config: WriteConfig, small_cohort: Path) -> None:
+    settings = _settings(write_config())
+    extract_slide(_ignore, settings, "P00-1", small_cohort / "slides" / "P00-1.svs", None, "cpu")
+    attributes = read_attributes(settings.path("P00-1"))
+    assert attributes["mpp"] == 0.5
+    assert attributes["mpp_source"] == "properties"
+    assert attributes["settings"]["backbone"]["weights"] == "none"
+    assert attributes["settings"]["tissue"]["name"] == "otsu"
+    assert set(attributes["slide"]) == {"size", "quick_hash"}
+
+
+def test_patches_are_counted_as_they_are_done(write_config: WriteConfig, small_cohort: Path) -> None:
+    settings = _settings(write_config())
+    events: list[Event] = []
+    outcome = extract_slide(
+        events.append, settings, "P00-1", small_cohort / "slides" / "P00-1.svs", None, "cpu"
+    )
+    counted = sum(event["count"] for event in events if event["event"] == "patches")
+    assert counted == sum(outcome.patches.values())

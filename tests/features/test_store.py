@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from milsurv import Bag, MilsurvError
+from milsurv.features.store import ScaleFeatures, patch_sides, read_attributes, read_bag, write_features
+
+
+def _scale(patches: int, dim: int = 5) -> ScaleFeatures:
+    rng = np.random.default_rng(patches)
+    grid = np.stack(np.divmod(np.arange(patches), 4), 1)[:, ::-1].astype(np.int32)
+    features = rng.normal(size=(patches, dim)).astype(np.float16)
+    return ScaleFeatures(features, grid.astype(np.int64) * 256, grid, mpp=0.5, patch_level0=256.0)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "slide.h5"
+    scales = {20: _scale(16), 10: _scale(4), 5: _scale(1)}
+    write_features(path, scales, {"mpp": 0.5, "settings": {"backbone": "x"}})
+    bag = read_bag(path)
+    assert list(bag.features) == [20, 10, 5]
+    assert bag.sizes == {20: 16, 10: 4, 5: 1}
+    assert bag.coords is not None
+    assert bag.grid is not None
+    for magnification, scale in scales.items():
+        assert bag.features[magnification].dtype == torch.float16
+        assert bag.coords[magnification].dtype == torch.int64
+        assert bag.grid[magnification].dtype == torch.int32
+        np.testing.assert_array_equal(bag.features[magnification].numpy(), scale.features)
+        np.testing.assert_array_equal(bag.coords[magnification].numpy(), scale.coords)
+        np.testing.assert_array_equal(bag.grid[magnification].numpy(), scale.grid)
+    assert read_attributes(path) == {"mpp": 0.5, "settings": {"backbone": "x"}}
+    assert patch_sides(path) == {20: 256.0, 10: 256.0, 5: 256.0}
+
+
+def test_the_layout_is_the_documented_one(tmp_path: Path) -> None:
+    write_features(tmp_path / "slide.h5", {20: _scale(3)}, {})
+    with h5py.File(tmp_path / "slide.h5") as file:
+        described = {name: (file[f"20x/{name}"].dtype.str, file[f"20x/{name}"].shape) for name in file["20x"]}
+    assert described == {"features": ("<f2", (3, 5)), "coords": ("<i8", (3, 2)), "grid": ("<i4", (3, 2))}
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        write_features(tmp_path / "slide.h5", {20: _scale(3)}, {"unwritable": object()})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_truncated_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "slide.h5"
+    write_features(path, {20: _scale(300)}, {})
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(MilsurvError, match=r"slide\.h5 cannot be read.*delete it"):
+        read_bag(path)
+
+
+def test_a_bag_moves_with_its_places() -> None:
+    grid = {20: torch.zeros(3, 2, dtype=torch.int32)}
+    bag = Bag({20: torch.zeros(3, 4, dtype=torch.float16)}, grid=grid).to("cpu", torch.float32)
+    assert bag.features[20].dtype == torch.float32
+    assert bag.grid is not None
+    assert bag.grid[20].dtype == torch.int32
+    assert bag.coords is None

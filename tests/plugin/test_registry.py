@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from milsurv.errors import PluginError
+from milsurv.plugin.registry import KINDS, Registry
+from tests.conftest import COLOUR_BACKBONE
+
+REGISTER = """
+from milsurv import hookimpl
+
+@hookimpl
+def milsurv_register_{kind}(register):
+    register("{name}", "{target}", summary="made for a test")
+"""
+
+
+def _plugin(folder: Path, stem: str, text: str) -> Path:
+    path = folder / f"{stem}.py"
+    path.write_text(text)
+    return path
+
+
+def test_every_kind_has_built_ins_that_verify() -> None:
+    verified = [info for info in Registry().verified() if info.distribution == "milsurv"]
+    assert {info.kind for info in verified} == set(KINDS)
+    assert [info for info in verified if info.status != "ok"] == []
+
+
+def test_built_ins_have_a_summary_of_one_line_and_a_docstring() -> None:
+    registry = Registry()
+    for info in registry.plugins:
+        assert info.summary
+        assert "\n" not in info.summary
+        assert registry.load(info.kind, info.name).__doc__, info
+
+
+def test_a_local_file_registers_and_its_source_is_its_origin(tmp_path: Path) -> None:
+    copy = tmp_path / "my_backbone.py"
+    copy.write_text(COLOUR_BACKBONE.read_text())
+    registry = Registry([copy])
+    assert registry.load("backbone", "colour").dim == 6
+    before = registry.origin("backbone", "colour")
+    copy.write_text(COLOUR_BACKBONE.read_text() + "\n# changed\n")
+    assert registry.origin("backbone", "colour") != before
+    assert registry.origin("backbone", "resnet18") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("import not_there_at_all", "ModuleNotFoundError: No module named 'not_there_at_all'"),
+        ("raise SystemExit('gone')", "SystemExit: gone"),
+        (REGISTER.format(kind="agregators", name="x", target="a:B"), "unknown hook"),
+        (
+            REGISTER.format(kind="losses", name="x", target="no_colon"),
+            "target must be 'package.module:Class'",
+        ),
+    ],
+)
+def test_a_broken_plugin_is_kept_with_its_reason_and_stops_nothing(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    path = _plugin(tmp_path, "broken_plugin", text)
+    registry = Registry([path])
+    (broken,) = [info for info in registry.plugins if info.status == "broken"]
+    assert broken.distribution == str(path)
+    assert reason in str(broken.reason)
+    assert registry.find("loss", "nll").status == "ok"
+
+
+def test_an_unknown_name_tells_the_nearest_and_what_failed_to_load(tmp_path: Path) -> None:
+    registry = Registry([_plugin(tmp_path, "failing", "import not_there_at_all")])
+    with pytest.raises(
+        PluginError, match=r"unknown aggregator 'abmill' \(did you mean 'abmil'\?\).*failing.py failed"
+    ):
+        registry.find("aggregator", "abmill")
+
+
+def test_a_taken_name_is_an_error_that_names_both(tmp_path: Path) -> None:
+    path = _plugin(tmp_path, "usurper", REGISTER.format(kind="losses", name="nll", target="usurper:NLL"))
+    registry = Registry([path])
+    assert [info.status for info in registry.plugins if info.name == "nll"] == ["ok", "broken"]
+    with pytest.raises(PluginError, match=rf"registered by milsurv .* and {path}"):
+        registry.find("loss", "nll")
+    assert registry.find("loss", "cox").status == "ok"
+
+
+def test_a_class_that_cannot_be_imported_or_keeps_no_contract_is_broken_when_verified(tmp_path: Path) -> None:
+    text = (
+        REGISTER.format(kind="losses", name="absent", target="not_there:Loss")
+        + REGISTER.format(kind="readers", name="alien", target="alien:Alien")
+        + "class Alien: pass\n"
+    )
+    registry = Registry([_plugin(tmp_path, "alien", text)])
+    reasons = {info.name: info.reason for info in registry.verified() if info.status == "broken"}
+    assert "No module named 'not_there'" in str(reasons["absent"])
+    assert reasons["alien"] == "alien:Alien does not derive from Reader"
+
+
+def test_a_local_file_does_not_hide_an_installed_module(tmp_path: Path) -> None:
+    registry = Registry([_plugin(tmp_path, "sqlite3", "")])
+    (broken,) = [info for info in registry.plugins if info.status == "broken"]
+    assert "rename the file" in str(broken.reason)

@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from milsurv.config import RunConfig
+from milsurv.report.html import write_report
+from milsurv.report.views import MissingView, SlideView
+from tests.report.make_run import make_config, make_follow_up, make_run, make_slide_table
+from tests.report.page import Page
+
+MALICE = "<script>alert(1)</script>"
+TABLE = {"table": "follow_up.csv", "slides": "slides"}
+
+
+def made_up_view(label: str = "highest risk in fold 0: case A", attention: bool = True) -> SlideView:
+    """A slide of 2 × 1 mm with three 20x patches and one 5x patch."""
+    coords = {20: np.array([[0, 0], [512, 0], [512, 512]]), 5: np.array([[0, 0]])}
+    weights = {20: np.array([0.1, 0.2, 0.7]), 5: np.array([1.0])}
+    return SlideView(
+        slide_id="A-1",
+        case_id="A",
+        label=label,
+        thumbnail=np.full((100, 200, 3), 200, np.uint8),
+        downsample=20.0,
+        mpp=0.5,
+        outlines=[np.array([[0, 0], [2000, 0], [2000, 1500]])],
+        coords=coords,
+        patch_level0={20: 512.0, 5: 2048.0},
+        attention=weights if attention else {},
+    )
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    return make_config(tmp_path_factory.mktemp("workspace"))
+
+
+@pytest.fixture(scope="module")
+def synthetic(config: RunConfig) -> Path:
+    """The folder of a synthetic run, with its report."""
+    folder = config.workspace / "synthetic"
+    make_run(folder, config, make_follow_up(60, 3))
+    write_report(
+        folder, config, [made_up_view(f"{risk} risk in fold 0: case A") for risk in ("highest", "lowest")]
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(synthetic: Path) -> Page:
+    return Page(synthetic / "report.html")
+
+
+@pytest.fixture(scope="module")
+def metrics(synthetic: Path) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads((synthetic / "metrics.json").read_text())
+    return metrics
+
+
+def report_of(
+    folder: Path, follow_up: pd.DataFrame, views: list[SlideView | MissingView] | None = None, **run: Any
+) -> Page:
+    """The page of a run made in ``folder``; ``run`` has ``config``, ``slides``, and keys of ``cohort.json``."""
+    config = run.pop("config", None) or make_config(folder)
+    make_run(folder / "run", config, follow_up, **run)
+    return Page(write_report(folder / "run", config, views or []))
+
+
+def test_the_page_stands_alone(page: Page) -> None:
+    addresses = [
+        attributes[name]
+        for _, attributes in page.elements
+        for name in ("src", "href", "xlink:href", "srcset", "action", "data")
+        if name in attributes
+    ]
+    assert addresses
+    assert [a for a in addresses if not a.startswith(("data:image/", "#"))] == []
+    assert page.all("script") == []
+    assert page.all("link") == []
+    assert "@import" not in page.source
+    assert set(re.findall(r"url\((.)", page.source)) <= {"#"}
+
+
+def test_ids_are_unique_and_every_reference_leads_somewhere(page: Page) -> None:
+    ids = Counter(attributes["id"] for _, attributes in page.elements if "id" in attributes)
+    assert [name for name, count in ids.items() if count > 1] == []
+    named = [
+        a[key] for _, a in page.elements for key in ("href", "xlink:href", "aria-labelledby") if key in a
+    ]
+    targets = {name.removeprefix("#") for name in named} | set(re.findall(r"url\(#([^)]+)\)", page.source))
+    assert targets
+    assert targets <= set(ids)
+
+
+def test_a_screen_reader_finds_its_way(page: Page) -> None:
+    assert page.all("html")[0]["lang"] == "en"
+    assert page.titles == ["made-up: survival report"]
+    levels = [level for level, _ in page.headings]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert all(header["scope"] in ("col", "row") for header in page.all("th"))
+    assert all(image["alt"] for image in page.all("img"))
+    figures = [svg for svg in page.all("svg") if svg["role"] == "img" and svg["aria-label"]]
+    assert len(figures) == len(page.all("svg")) == 1 + 3
+
+
+def test_the_first_sentence_is_the_result(page: Page, metrics: dict[str, Any]) -> None:
+    pooled = metrics["pooled"][0]
+    c_index = pooled["metrics"]["harrell_c_index"]
+    low, high = c_index["interval"]
+    sentence = (
+        f"Harrell's C {c_index['value']:.3f} (95 % interval {low:.3f}–{high:.3f}), 60 cases, "
+        f"{pooled['events']} events, 3 folds, 1 seed, epoch chosen on inner validation cases."
+    )
+    after_title = page.text.removeprefix("made-up: survival report ")
+    assert after_title.startswith(sentence)
+
+
+def test_a_synthetic_cohort_says_so_beside_its_bound(page: Page, metrics: dict[str, Any]) -> None:
+    banner = page.text[: page.text.index("What was run")]
+    bound = metrics["true_risk"]["harrell_c_index"]["pooled"]["value"]
+    assert "Synthetic cohort." in banner
+    assert f"ranking by it gives Harrell's C {bound:.3f} (" in banner
+
+
+def test_a_real_cohort_has_no_word_of_synthesis(tmp_path: Path) -> None:
+    config = make_config(tmp_path, cohort=TABLE)
+    page = report_of(tmp_path, make_follow_up(30, 2), config=config, time_unit="days", endpoint="PFI")
+    assert "ynthetic" not in page.text
+    assert "true risk" not in page.text
+    assert "median survival in days" in page.text
+    assert "endpoint PFI, time in days" in page.text
+
+
+def test_every_metric_stands_on_the_page(page: Page, metrics: dict[str, Any]) -> None:
+    cells = Counter(text for text, _ in page.table_cells)
+    for account in (*metrics["pooled"], *metrics["folds"]):
+        for name, metric in account["metrics"].items():
+            if metric["value"] is not None:
+                low, high = metric["interval"]
+                assert cells[f"{metric['value']:.3f}{low:.3f}–{high:.3f}"] >= 1, name
+    for summary in metrics["summary"].values():
+        if summary["note"] is None:
+            assert cells[f"{summary['mean']:.3f} ± {summary['standard_deviation']:.3f}"] >= 1
+    for t in metrics["times"]:
+        assert f"Area under the ROC curve at {t:g} months" in page.text
+
+
+def test_what_was_run_stands_on_the_page(page: Page, synthetic: Path) -> None:
+    assert " ".join((synthetic / "config.yaml").read_text().split()) in page.text
+    for fact in (
+        "version 0.1.0 on Python 3.11.9",
+        "openslide-bin4.0.0.6",
+        "aggregatorcrossfusionmilsurv0.1.0",
+    ):
+        assert fact in page.text
+    assert "learning rate 0.0001" in page.text
+
+
+def test_what_cannot_be_computed_is_a_dash_with_its_reason(tmp_path: Path) -> None:
+    follow_up = make_follow_up(40, 4)
+    follow_up.loc[follow_up["fold"] == 2, "event"] = 0
+    page = report_of(tmp_path, follow_up)
+    empty = [(text, attributes) for text, attributes in page.table_cells if text.startswith("–")]
+    assert len(empty) >= 10
+    assert all(attributes["title"] for _, attributes in empty)
+    assert "no events" in [attributes["title"] for _, attributes in empty]
+    notes = [note["id"] for note in page.all("li") if "id" in note]
+    assert [link["href"] for link in page.all("a") if link["href"].removeprefix("#") not in notes] == []
+    assert "left out 1 of 4 folds: 1 × no events" in page.text
+    assert "nan" not in page.text.lower().split()
+
+
+def test_a_cohort_without_events_still_has_a_report(tmp_path: Path) -> None:
+    page = report_of(tmp_path, make_follow_up(20, 2).assign(event=0))
+    assert "Harrell's C could not be computed (no events), 20 cases, 0 events" in page.text
+    assert "The true risk's own Harrell's C cannot be computed: no events." in page.text
+    assert "No log-rank test: no events" in page.source
+    assert "log-rank p = –" not in page.text
+
+
+def test_several_seeds_are_averaged_and_all_told(tmp_path: Path) -> None:
+    config = make_config(tmp_path, seeds=(1, 2, 3))
+    page = report_of(tmp_path, make_follow_up(40, 2), config=config)
+    pooled = json.loads((tmp_path / "run" / "metrics.json").read_text())["pooled"]
+    values = [seed["metrics"]["harrell_c_index"]["value"] for seed in pooled]
+    each = ", ".join(f"{value:.3f}" for value in values)
+    assert f"Harrell's C {np.mean(values):.3f} on average (by seed {each}; 95 % interval" in page.text
+    assert "2 folds, 3 seeds" in page.text
+    assert "By fold, seed 3" in page.text
+
+
+def test_no_bootstrap_no_interval(tmp_path: Path) -> None:
+    page = report_of(
+        tmp_path, make_follow_up(30, 2), config=make_config(tmp_path, evaluation={"bootstraps": 0})
+    )
+    assert "(no interval: evaluation.bootstraps is 0), 30 cases" in page.text
+
+
+def test_without_validation_cases_the_last_epoch_is_said_to_be_kept(tmp_path: Path) -> None:
+    config = make_config(tmp_path, training={"epochs": 12, "selection": "last_epoch"})
+    page = report_of(tmp_path, make_follow_up(30, 2), config=config)
+    assert "1 seed, last epoch kept, none chosen." in page.text
+    assert "no cases chose it" in page.text
+    assert "validation cases solid" not in page.text
+    assert "nan" not in page.text.lower().split()
+
+
+def test_what_was_left_out_is_listed_and_escaped(tmp_path: Path) -> None:
+    follow_up = make_follow_up(30, 2)
+    left_out = pd.DataFrame(
+        {"slide_id": [MALICE], "case_id": ["B & C"], "status": "left out", "reason": [f"no tissue: {MALICE}"]}
+    )
+    slides = pd.concat([make_slide_table(follow_up), left_out])
+    views: list[SlideView | MissingView] = [
+        made_up_view(label=MALICE),
+        MissingView(MALICE, "B & C", "lowest risk", "does not open: <b>"),
+    ]
+    lines = {name: [f"{name} {MALICE}"] for name in ("cases_left_out", "dropped", "warnings")}
+    page = report_of(tmp_path, follow_up, views, slides=slides, slides_left_out=1, time_unit=MALICE, **lines)
+    assert page.all("script") == []
+    assert page.all("b") == []
+    assert page.text.count(f"no tissue: {MALICE}") == 1
+    for expected in (*(line for [line] in lines.values()), "B & C", "30 used, 1 left out"):
+        assert expected in page.text
+    assert f"Slide {MALICE} (lowest risk) cannot be shown: does not open: <b>" in page.text
+    assert "1 slide was left out" in page.text
+
+
+def test_a_slide_is_shown_with_its_attention_and_scale(page: Page) -> None:
+    assert "Slide A-1: highest risk in fold 0: case A" in [heading for _, heading in page.headings]
+    images = [image for image in page.all("img") if image["src"].startswith("data:image/jpeg;base64,")]
+    assert len(images) == 2 * 3
+    assert (
+        "Attention at 20x of slide A-1. 3 patches of 0.300 to 2.100 times the uniform weight"
+        in images[1]["alt"]
+    )
+    assert "the highest lies 0.38 mm from the left and 0.38 mm from the top" in images[1]["alt"]
+    scales = [span["style"] for span in page.all("span") if span.get("class") == "scale"]
+    assert scales == ["width:25.00%"] * 6
+    assert "0.5 mm" in page.text
+
+
+def test_an_aggregator_without_attention_is_said_to_have_none(tmp_path: Path) -> None:
+    page = report_of(tmp_path, make_follow_up(30, 2), [made_up_view(attention=False)])
+    assert "The aggregator has no attention to show." in page.text
+    assert len(page.all("img")) == 1
+
+
+def test_written_twice_it_is_the_same(synthetic: Path, config: RunConfig) -> None:
+    written = [synthetic / "report.html", *sorted((synthetic / "figures").iterdir())]
+    before = [path.read_bytes() for path in written]
+    write_report(
+        synthetic, config, [made_up_view(f"{risk} risk in fold 0: case A") for risk in ("highest", "lowest")]
+    )
+    assert [path.read_bytes() for path in written] == before
+
+
+def test_figures_stand_as_files_too(synthetic: Path) -> None:
+    figures = sorted((synthetic / "figures").iterdir())
+    assert [path.name for path in figures] == ["kaplan_meier.svg", "training.svg"]
+    for path in figures:
+        assert ET.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+        assert "<dc:date>" not in path.read_text()

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from milsurv.config import SyntheticCohort, TableCohort
+from milsurv.errors import ConfigError, MilsurvError
+from milsurv.loading import find_config, load_config
+from tests.conftest import COLOUR_BACKBONE, WriteConfig
+
+SYNTHETIC = "cohort: {source: synthetic}\nbackbone: {name: efficientnet_lite0}\n"
+
+
+def _write(folder: Path, text: str) -> str:
+    path = folder / "config.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def _problems(folder: Path, text: str, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(_write(folder, text), overrides)
+    return [problem.replace(str(folder) + "/", "") for problem in caught.value.problems]
+
+
+def test_all_problems_are_reported_at_once_each_with_its_line(tmp_path: Path) -> None:
+    problems = _problems(
+        tmp_path,
+        "cohort:\n"
+        "  source: synthetic\n"
+        "  seeed: 1\n"
+        "backbone:\n"
+        "  name: resnet5\n"
+        "training:\n"
+        "  epochs: many\n"
+        "  schedule: fish\n"
+        "aggregater: {name: crossfusion}\n"
+        "aggregator: {name: crossfusion, embed_dims: 8}\n",
+    )
+    expected = {
+        "config.yaml:3: cohort.seeed: unknown key (did you mean 'seed'?); there are: cases, seed, source",
+        "config.yaml:5: backbone.name: unknown backbone 'resnet5' (did you mean 'resnet50'?)",
+        "config.yaml:7: training.epochs: input should be a valid integer",
+        "config.yaml:8: training.schedule: input should be 'constant', 'cosine' or 'one_cycle', not 'fish'",
+        "config.yaml:9: aggregater: unknown key (did you mean 'aggregator'?)",
+        "config.yaml:10: aggregator.embed_dims: unknown key (did you mean 'embed_dim'?)",
+    }
+    assert len(problems) == len(expected)
+    for start in expected:
+        assert any(problem.startswith(start) for problem in problems), (start, problems)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    problems = _problems(tmp_path, SYNTHETIC + "training:\n  epochs: 3\n  epochs: 4\n")
+    assert problems == ["config.yaml:5: key 'epochs' stands twice, first in line 4; remove one"]
+
+
+def test_a_missing_key_is_named_with_its_section(tmp_path: Path) -> None:
+    problems = _problems(tmp_path, "backbone: {name: resnet18}\ncohort:\n  table: a.csv\n")
+    assert problems == ["config.yaml:2: cohort.slides: this key is missing"]
+
+
+def test_an_unknown_source_says_what_is_allowed(tmp_path: Path) -> None:
+    problems = _problems(tmp_path, "backbone: {name: resnet18}\ncohort:\n  source: cloud\n")
+    assert problems == ["config.yaml:3: cohort.source: must be 'table' or 'synthetic'"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("training: [\n", "config.yaml:2: not valid YAML"),
+        ("- 1\n- 2\n", "config.yaml:1: must hold keys and values"),
+        ("", "cohort: this key is missing"),
+    ],
+)
+def test_what_is_no_configuration_gets_a_line(tmp_path: Path, text: str, problem: str) -> None:
+    assert any(problem in line for line in _problems(tmp_path, text))
+
+
+@given(exponent=st.integers(-8, -1), digit=st.integers(1, 9))
+def test_numbers_in_scientific_notation_are_numbers(
+    tmp_path_factory: pytest.TempPathFactory, exponent: int, digit: int
+) -> None:
+    folder = tmp_path_factory.mktemp("config")
+    path = _write(folder, SYNTHETIC + f"training: {{learning_rate: {digit}e{exponent}}}\n")
+    config, _ = load_config(path)
+    assert config.training.learning_rate == float(f"{digit}e{exponent}")
+
+
+def test_overrides_reach_any_key_and_are_named_when_wrong(tmp_path: Path) -> None:
+    path = _write(tmp_path, SYNTHETIC)
+    config, _ = load_config(path, ["training.epochs=7", "seeds=[3, 4]", "training.learning_rate=1e-3"])
+    assert (config.training.epochs, config.seeds, config.training.learning_rate) == (7, (3, 4), 1e-3)
+    assert _problems(tmp_path, SYNTHETIC, "training.epochs=none") == [
+        "--set training.epochs=none: training.epochs: input should be a valid integer, unable to parse string as an "
+        "integer, not 'none'"
+    ]
+    assert _problems(tmp_path, SYNTHETIC, "epochs") == [
+        "--set epochs: write key.subkey=value, such as training.epochs=5"
+    ]
+
+
+def test_another_plugin_takes_none_of_the_settings_of_the_one_it_replaces(tmp_path: Path) -> None:
+    path = _write(tmp_path, SYNTHETIC + "aggregator: {name: crossfusion, embed_dim: 16}\n")
+    config, _ = load_config(path, ["aggregator.magnification=5", "aggregator.name=abmil"])
+    assert config.aggregator.name == "abmil"
+    assert config.aggregator.settings["magnification"] == 5
+    assert "embed_dim" not in config.aggregator.settings
+
+
+def test_plugin_sections_are_completed_with_the_plugins_defaults(tmp_path: Path) -> None:
+    config, _ = load_config(_write(tmp_path, SYNTHETIC))
+    assert config.aggregator.settings["embed_dim"] == 512
+    assert config.loss.settings == {"bins": 4, "alpha": 0.2}
+
+
+def test_local_plugins_come_from_the_yaml_and_from_the_command(write_config: WriteConfig) -> None:
+    _, registry = load_config(str(write_config()))
+    assert registry.find("backbone", "colour").distribution == str(COLOUR_BACKBONE)
+    without = str(write_config("without", plugins=None))
+    _, registry = load_config(without, plugin_files=[COLOUR_BACKBONE])
+    assert registry.find("backbone", "colour").distribution == str(COLOUR_BACKBONE)
+
+
+def test_configurations_that_come_with_milsurv_are_valid_and_found_by_name() -> None:
+    sources = {}
+    for name in ("demo", "synthetic", "crossfusion_kirc"):
+        config, _ = load_config(name)
+        assert config.name == name
+        sources[name] = type(config.cohort)
+    assert sources == {"demo": SyntheticCohort, "synthetic": SyntheticCohort, "crossfusion_kirc": TableCohort}
+
+
+def test_every_configuration_is_tested() -> None:
+    names = {path.stem for path in (Path(__file__).parents[1] / "configs").rglob("*.yaml")}
+    assert names == {"demo", "synthetic", "crossfusion_kirc"}
+
+
+def test_an_unknown_configuration_lists_the_known_ones() -> None:
+    with pytest.raises(MilsurvError, match=r"did you mean 'demo'.*crossfusion_kirc, demo, synthetic"):
+        find_config("demos")

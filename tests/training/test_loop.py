@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lifelines.utils import concordance_index
+
+from milsurv.errors import MilsurvError
+from milsurv.executors.base import Event
+from milsurv.features.store import read_bag
+from milsurv.plugin.registry import get_registry
+from milsurv.training.data import TrainingCase, follow_up
+from milsurv.training.loop import (
+    HISTORY,
+    MODEL,
+    PREDICTIONS,
+    STATE,
+    FoldJob,
+    FoldTraining,
+    schedule_factor,
+    train_fold,
+)
+from milsurv.training.model import load_model, load_tensors
+from tests.training.conftest import MakeJob
+
+LEFT_BEHIND = (MODEL, HISTORY, PREDICTIONS)
+
+
+def _ignore(_event: Event) -> None:
+    pass
+
+
+def _train(job: FoldJob) -> dict[str, bytes]:
+    torch.set_num_threads(1)
+    train_fold(_ignore, job)
+    return {name: (job.folder / name).read_bytes() for name in LEFT_BEHIND}
+
+
+@pytest.mark.parametrize("loss", ["nll", "cox"])
+def test_a_fold_learns_what_its_bags_tell(
+    make_job: MakeJob, cases: Sequence[TrainingCase], loss: str
+) -> None:
+    job = make_job(**{"loss.name": loss, "training.epochs": 30, "aggregator.name": "abmil"})
+    job = replace(job, train=tuple(cases[:18]), validation=(), test=tuple(cases[18:]))
+    _train(job)
+    history = pd.read_csv(job.folder / HISTORY)
+    assert history["train_loss"].iloc[-5:].mean() < history["train_loss"].iloc[:5].mean() - 0.2
+    assert history["train_c_index"].iloc[-5:].mean() > 0.75
+
+
+def test_same_seed_same_bytes_and_another_seed_others(make_job: MakeJob) -> None:
+    first, again = _train(make_job("first")), _train(make_job("again"))
+    assert first == again
+    assert _train(replace(make_job("other"), seed=8))[MODEL] != first[MODEL]
+
+
+class _KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("loss", ["nll", "cox"])
+def test_a_stopped_fold_ends_with_the_bytes_of_an_undisturbed_one(make_job: MakeJob, loss: str) -> None:
+    overrides = {"loss.name": loss, "training.epochs": 6}
+    undisturbed = _train(make_job("undisturbed", **overrides))
+    job = make_job("stopped", **overrides)
+    rng = random.Random(4)
+    for _ in range(5):
+        reports = rng.randrange(1, 8)
+
+        def stop_after(_event: Event) -> None:
+            nonlocal reports
+            reports -= 1
+            if reports < 0:
+                raise _KilledError
+
+        with pytest.raises(_KilledError):
+            train_fold(stop_after, job)
+        assert not job.finished
+    assert (job.folder / STATE).exists()
+    assert _train(job) == undisturbed
+    assert not (job.folder / STATE).exists()
+
+
+def test_a_finished_fold_is_not_touched(make_job: MakeJob) -> None:
+    job = make_job()
+    _train(job)
+    (job.folder / MODEL).write_bytes(b"kept")
+    events: list[Event] = []
+    train_fold(events.append, job)
+    assert events == []
+    assert (job.folder / MODEL).read_bytes() == b"kept"
+
+
+def test_the_epoch_with_the_lowest_validation_loss_is_kept(make_job: MakeJob) -> None:
+    job = make_job(**{"training.epochs": 12, "training.learning_rate": 0.05})
+    _train(job)
+    history = pd.read_csv(job.folder / HISTORY)
+    chosen = int(history.loc[history["chosen"] == 1, "epoch"].item())
+    assert chosen == int(history.sort_values("validation_loss")["epoch"].iloc[0])
+    model, loss, about = load_model(job.folder / MODEL, get_registry(), "cpu")
+    assert about["epoch"] == chosen
+    outputs = torch.stack(
+        [torch.stack([model(read_bag(path)) for _, path in case.slides]).mean(0) for case in job.validation]
+    ).detach()
+    expected = float(history["validation_loss"].min())
+    assert float(loss(outputs, *follow_up(job.validation))) == pytest.approx(expected, rel=1e-6)
+
+
+def test_test_cases_have_no_influence_on_the_model(make_job: MakeJob) -> None:
+    job = make_job("one")
+    flipped = tuple(replace(case, event=1 - case.event, time=case.time + 50) for case in job.test[:-1])
+    other = replace(job, folder=job.folder.with_name("two"), test=flipped)
+    assert _train(job)[MODEL] == _train(other)[MODEL]
+
+
+def test_patience_stops_the_fold(make_job: MakeJob) -> None:
+    job = make_job(**{"training.epochs": 40, "training.patience": 2, "training.learning_rate": 0.05})
+    _train(job)
+    history = pd.read_csv(job.folder / HISTORY)
+    chosen = int(history.loc[history["chosen"] == 1, "epoch"].item())
+    assert len(history) == chosen + 2 < 40
+
+
+def test_predictions_are_what_the_saved_model_says(make_job: MakeJob) -> None:
+    job = make_job(**{"loss.name": "cox"})
+    _train(job)
+    table = pd.read_csv(job.folder / PREDICTIONS)
+    assert list(table.columns[:7]) == ["case_id", "fold", "time", "event", "risk", "seed", "high_risk"]
+    assert list(table["case_id"]) == [case.case_id for case in job.test]
+    model, loss, about = load_model(job.folder / MODEL, get_registry(), "cpu")
+    with torch.no_grad():
+        outputs = torch.stack(
+            [torch.stack([model(read_bag(path)) for _, path in case.slides]).mean(0) for case in job.test]
+        )
+    np.testing.assert_allclose(table["risk"], loss.risk(outputs), rtol=1e-5)
+    survival = loss.survival(outputs, torch.tensor(job.times))
+    np.testing.assert_allclose(table[[f"survival_at_{t:g}" for t in job.times]], survival, rtol=1e-4)
+    assert list(table["high_risk"]) == [int(risk > about["high_risk_above"]) for risk in loss.risk(outputs)]
+
+
+def test_the_history_tells_the_c_index_that_lifelines_finds(make_job: MakeJob) -> None:
+    job = make_job(**{"training.epochs": 1})
+    _train(job)
+    model, loss, _ = load_model(job.folder / MODEL, get_registry(), "cpu")
+    with torch.no_grad():
+        outputs = torch.stack(
+            [
+                torch.stack([model(read_bag(path)) for _, path in case.slides]).mean(0)
+                for case in job.validation
+            ]
+        )
+    time, event = follow_up(job.validation)
+    expected = concordance_index(time.numpy(), -loss.risk(outputs).numpy(), event.numpy())
+    assert pd.read_csv(job.folder / HISTORY)["validation_c_index"].item() == pytest.approx(expected)
+
+
+def test_the_gradient_of_coupled_cases_is_that_of_all_graphs_at_once(make_job: MakeJob) -> None:
+    """The two-pass gradient against one graph over the whole batch, dropout and cases of two slides included."""
+    training = FoldTraining(make_job(**{"loss.name": "cox"}))
+    training.model.train()
+    batch = training.job.train
+    training._accumulate(batch, epoch=3)
+    accumulated = {
+        name: p.grad.clone() for name, p in training.model.named_parameters() if p.grad is not None
+    }
+    training.optimizer.zero_grad()
+    outputs = torch.stack([training._case_output(case, epoch=3) for case in batch])
+    training.loss(outputs, *follow_up(batch)).backward()
+    whole = {name: p.grad for name, p in training.model.named_parameters() if p.grad is not None}
+    assert accumulated.keys() == whole.keys()
+    assert any(float(gradient.abs().sum()) > 0 for gradient in whole.values())
+    for name, gradient in whole.items():
+        torch.testing.assert_close(accumulated[name], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_the_gradient_of_a_short_last_batch_is_its_own_mean(make_job: MakeJob) -> None:
+    training = FoldTraining(make_job())
+    training.model.eval()
+    batch = training.job.train[:3]
+    _, value = training._accumulate(batch, epoch=1)
+    outputs = torch.stack([training._case_output(case, epoch=1) for case in batch]).detach()
+    assert value == pytest.approx(float(training.loss(outputs, *follow_up(batch))), rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_fold_by_name(make_job: MakeJob) -> None:
+    training = FoldTraining(make_job())
+    with torch.no_grad():
+        next(training.model.parameters()).fill_(math.nan)
+    with pytest.raises(MilsurvError, match=r"seed 7, fold 1: the loss is nan in epoch 1 at case case \d+"):
+        next(training.epochs(_ignore))
+
+
+def test_bags_beyond_the_cache_give_the_same_bytes(make_job: MakeJob) -> None:
+    assert _train(make_job("cached")) == _train(replace(make_job("read each time"), cache_bytes=0))
+
+
+def test_the_state_is_one_readable_file(make_job: MakeJob) -> None:
+    job = make_job()
+    training = FoldTraining(job)
+    next(training.epochs(_ignore))
+    tensors, about = load_tensors(job.folder / STATE)
+    assert about["epoch"] == 1
+    assert {name.partition(".")[0] for name in tensors} == {"model", "best", "optimizer"}
+    assert json.dumps(about)
+    assert [path.name for path in Path(job.folder).iterdir()] == [STATE]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "progress", "factor"),
+    [
+        ("constant", 0.7, 1.0),
+        ("cosine", 0.0, 1.0),
+        ("cosine", 0.5, 0.5),
+        ("cosine", 1.0, 0.0),
+        ("one_cycle", 0.0, 1 / 25),
+        ("one_cycle", 0.3, 1.0),
+        ("one_cycle", 0.65, 0.5),
+        ("one_cycle", 1.0, 0.0),
+    ],
+)
+def test_schedules(schedule: str, progress: float, factor: float) -> None:
+    assert schedule_factor(schedule, progress) == pytest.approx(factor)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from milsurv import Bag
+from milsurv.config import PluginSection
+from milsurv.plugin.registry import get_registry
+from milsurv.training.model import (
+    SurvivalModel,
+    build_model,
+    load_model,
+    load_tensors,
+    save_model,
+    save_tensors,
+)
+
+SECTION = PluginSection.model_validate({"name": "abmil", "hidden_dim": 8, "attention_dim": 4})
+
+
+def _model() -> SurvivalModel:
+    torch.manual_seed(1)
+    return build_model(get_registry(), SECTION, {20: 3}, 2)
+
+
+def test_standardised_training_patches_have_mean_0_and_deviation_1() -> None:
+    torch.manual_seed(2)
+    bags = [Bag({20: (torch.randn(n, 3) * torch.tensor([1.0, 5.0, 0.0]) + 7).half()}) for n in (1, 40, 300)]
+    model = _model()
+    model.fit_standardization(bags)
+    patches = torch.cat([model.standardized(bag).features[20] for bag in bags])
+    torch.testing.assert_close(patches.mean(0), torch.zeros(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(patches[:, :2].std(0, correction=0), torch.ones(2), atol=1e-3, rtol=0)
+    assert torch.isfinite(patches).all()
+
+
+def test_without_fitting_features_pass_unchanged() -> None:
+    bag = Bag({20: torch.randn(4, 3)})
+    torch.testing.assert_close(_model().standardized(bag).features[20], bag.features[20], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["nll", "cox"])
+def test_a_saved_model_predicts_as_before(tmp_path: Path, name: str) -> None:
+    registry = get_registry()
+    section = PluginSection(name=name)
+    loss = registry.create("loss", section)
+    time, event = torch.arange(1.0, 21), torch.tensor([1.0, 0, 1, 1] * 5)
+    loss.fit(time, event)
+    model = build_model(registry, SECTION, {20: 3}, loss.n_outputs).eval()
+    bags = [Bag({20: torch.randn(n, 3)}) for n in range(1, 21)]
+    with torch.no_grad():
+        outputs = torch.stack([model(bag) for bag in bags])
+    loss.fit_baseline(outputs, time, event)
+    about = {"aggregator": SECTION.model_dump(), "loss": section.model_dump()}
+    save_model(tmp_path / "model.safetensors", model, loss, about)
+    loaded, loaded_loss, loaded_about = load_model(tmp_path / "model.safetensors", registry, "cpu")
+    with torch.no_grad():
+        again = torch.stack([loaded(bag) for bag in bags])
+    times = torch.tensor([3.0, 8.0, 15.0])
+    torch.testing.assert_close(again, outputs, rtol=0, atol=0)
+    torch.testing.assert_close(
+        loaded_loss.survival(again, times), loss.survival(outputs, times), rtol=0, atol=0
+    )
+    assert loaded_about["n_outputs"] == loss.n_outputs
+
+
+def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
+    for name in "ab":
+        save_tensors(
+            tmp_path / name, {"x": torch.ones(2), "a": torch.zeros(3)}, {"two": 2, "one": [1.5, None]}
+        )
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert load_tensors(tmp_path / "a")[1] == {"one": [1.5, None], "two": 2}

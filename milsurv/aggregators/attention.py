@@ -47,6 +47,34 @@ class MultiHeadAttention(nn.Module):
         output: Tensor = self.out(attended[0].transpose(0, 1).reshape(len(queries), -1))
         return output
 
+    def grouped(self, queries: Tensor, context: Tensor, query_groups: Tensor, key_groups: Tensor) -> Tensor:
+        """Attention within groups: ``(g, a)`` rows of the queries see ``(g, b)`` rows of the context; -1 is none.
+
+        Every query stands in one group; time and memory grow with ``g · a · b``.
+        """
+        query = self._split_groups(self._project_queries(queries)[query_groups.clamp_min(0)])
+        context_rows = self._project_context(context)[key_groups.clamp_min(0)]
+        key, value = (self._split_groups(part) for part in context_rows.chunk(2, dim=-1))
+        seen = (key_groups >= 0)[:, None, None, :]
+        dropout = self.dropout if self.training or self.dropout_in_eval else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=dropout)
+        real = query_groups >= 0
+        rows = attended.transpose(1, 2).flatten(2)[real]
+        output: Tensor = self.out(torch.empty_like(queries).index_copy(0, query_groups[real], rows))
+        return output
+
+    def carry_grouped(self, weights: Tensor, queries: Tensor, context: Tensor, key_groups: Tensor) -> Tensor:
+        """:meth:`carry` where each query sees only its row ``(n, b)`` of ``key_groups``."""
+        query = self._split_groups(self._project_queries(queries).unsqueeze(1))
+        keys = self._project_context(context).chunk(2, dim=-1)[0]
+        key = self._split_groups(keys[key_groups.clamp_min(0)])
+        seen = key_groups >= 0
+        scores = (query @ key.transpose(-1, -2)).squeeze(-2) * query.shape[-1] ** -0.5
+        share = scores.masked_fill(~seen.unsqueeze(1), -torch.inf).softmax(dim=-1).mean(dim=1)
+        return weights.new_zeros(len(context)).index_add(
+            0, key_groups[seen], (weights[:, None] * share)[seen]
+        )
+
     def carry(self, weights: Tensor, queries: Tensor, context: Tensor) -> Tensor:
         """Weights of the queries carried to the context: ``Σ_i weights[i] · A[i, :]``, mean over heads, ``(m,)``."""
         query = self._split(self._project_queries(queries))
@@ -67,7 +95,10 @@ class MultiHeadAttention(nn.Module):
         return F.linear(context, self.qkv.weight[dim:], self.qkv.bias[dim:])
 
     def _split(self, tokens: Tensor) -> Tensor:
-        return tokens.view(1, len(tokens), self.heads, -1).transpose(1, 2)
+        return self._split_groups(tokens.unsqueeze(0))
+
+    def _split_groups(self, tokens: Tensor) -> Tensor:
+        return tokens.view(*tokens.shape[:-1], self.heads, -1).transpose(1, 2)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:

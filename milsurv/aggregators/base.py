@@ -20,8 +20,8 @@ class Aggregator(nn.Module, ABC):
     """
 
     Config: ClassVar[type[PluginConfig]] = PluginConfig
-    requires_grid: ClassVar[bool] = False
-    """True when ``bag.grid`` is needed; features imported without one are then refused."""
+    requires_grid: bool = False
+    """True when ``bag.grid`` is needed (it may depend on the config); features without one are then refused."""
 
     @abstractmethod
     def __init__(self, config: PluginConfig, feature_dims: dict[int, int], n_outputs: int):

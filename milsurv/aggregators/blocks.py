@@ -11,8 +11,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from milsurv.aggregators.attention import MultiHeadAttention
+from milsurv.aggregators.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,13 @@ def projection(feature_dim: int, dim: int) -> nn.Module:
     if feature_dim == dim:
         return nn.Identity()
     return nn.Sequential(nn.Linear(feature_dim, dim), nn.LayerNorm(dim))
+
+
+def run_layer(layer: nn.Module, layout: Layout, *inputs: object) -> Tensor:
+    """The layer's output; its inner values are kept for the backward pass or computed again, as the layout says."""
+    if layout.recompute and torch.is_grad_enabled():
+        return cast(Tensor, checkpoint(layer, *inputs, use_reentrant=False))
+    return cast(Tensor, layer(*inputs))
 
 
 class FeedForward(nn.Sequential):
@@ -55,15 +64,23 @@ class CrossAttention(nn.Module):
         self.norm = nn.LayerNorm(width.dim)
         self.feed_forward = FeedForward(width.dim, width.dropout)
 
-    def forward(self, source: Tensor, context: Tensor) -> Tensor:
-        """``(n, dim)``, ``(m, dim)`` -> ``(n, dim)``."""
-        attended = self.attention(source + self.scale_embedding, context + self.scale_embedding)
+    def forward(self, source: Tensor, context: Tensor, neighbours: Tensor | None = None) -> Tensor:
+        """``(n, dim)``, ``(m, dim)`` -> ``(n, dim)``; ``neighbours (n, k)``: what each source token sees."""
+        queries, keys = source + self.scale_embedding, context + self.scale_embedding
+        if neighbours is None:
+            attended = self.attention(queries, keys)
+        else:
+            each = torch.arange(len(source), device=source.device).unsqueeze(1)
+            attended = self.attention.grouped(queries, keys, each, neighbours)
         tokens: Tensor = self.norm(source + attended)
         return tokens + cast(Tensor, self.feed_forward(tokens))
 
-    def carry(self, weights: Tensor, source: Tensor, context: Tensor) -> Tensor:
+    def carry(self, weights: Tensor, source: Tensor, context: Tensor, neighbours: Tensor | None) -> Tensor:
         """Weights of the source tokens ``(n,)`` carried through the attention to the context's ``(m,)``."""
-        return self.attention.carry(weights, source + self.scale_embedding, context + self.scale_embedding)
+        queries, keys = source + self.scale_embedding, context + self.scale_embedding
+        if neighbours is None:
+            return self.attention.carry(weights, queries, keys)
+        return self.attention.carry_grouped(weights, queries, keys, neighbours)
 
 
 class TransformerLayer(nn.Module):
@@ -78,20 +95,20 @@ class TransformerLayer(nn.Module):
         self.norm2 = nn.LayerNorm(width.dim)
         self.feed_forward = FeedForward(width.dim, width.dropout)
 
-    def forward(self, tokens: Tensor, weights: list[Tensor] | None = None) -> Tensor:
-        """``(n, dim)`` -> ``(n, dim)``.
-
-        A list given as ``weights`` receives the first token's attention to all, mean over heads: ``(n,)``.
-        """
+    def forward(self, tokens: Tensor, layout: Layout, class_token: bool = False) -> Tensor:
+        """``(n, dim)`` -> ``(n, dim)``."""
         tokens = self.norm1(tokens)
-        if weights is not None:
-            weights.append(self.attention.carry(tokens.new_ones(1), tokens[:1], tokens))
-        tokens = self.norm2(tokens + self.attention(tokens))
+        tokens = self.norm2(tokens + layout.self_attention(self.attention, tokens, class_token))
         return tokens + cast(Tensor, self.feed_forward(tokens))
+
+    def first_token_weights(self, tokens: Tensor) -> Tensor:
+        """The first token's attention to all tokens, mean over heads: ``(n,)``."""
+        tokens = self.norm1(tokens)
+        return self.attention.carry(tokens.new_ones(1), tokens[:1], tokens)
 
 
 class SummedConvolutions(nn.Module):
-    """The sum of convolutions of several odd sizes over a square grid of tokens.
+    """The sum of convolutions of several odd sizes over the image that the tokens make.
 
     Each makes one feature of ``dim_in / dim_out`` neighbouring features (a grouped convolution with ``dim_out``
     groups). Computed as one depthwise convolution, whose kernel is the sum of theirs, each centred in the
@@ -103,19 +120,19 @@ class SummedConvolutions(nn.Module):
         self.largest = max(sizes)
         self.parts = nn.ModuleList(nn.Conv2d(dim_in, dim_out, size, groups=dim_out) for size in sizes)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """``(side², dim_in)``, row-major -> ``(side², dim_out)``."""
+    def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
+        """``(n, dim_in)`` -> ``(n, dim_out)``."""
         parts = [cast(nn.Conv2d, part) for part in self.parts]
         kernel = torch.stack(
             [F.pad(p.weight, [(self.largest - p.kernel_size[0]) // 2] * 4) for p in parts]
         ).sum(0)
         # Added one to another: a stack's gradients are views of one tensor, and would accumulate into each other.
         bias = reduce(torch.add, [cast(Tensor, p.bias) for p in parts])
-        side, dim = math.isqrt(len(tokens)), tokens.shape[-1]
+        dim = tokens.shape[-1]
         depthwise = kernel.view(dim, 1, self.largest, self.largest)
-        grid = tokens.t().view(1, dim, side, side)
-        convolved = F.conv2d(grid, depthwise, padding=self.largest // 2, groups=dim)
-        return convolved.view(len(bias), -1, len(tokens)).sum(dim=1).t() + bias
+        image = F.conv2d(layout.to_image(tokens), depthwise, padding=self.largest // 2, groups=dim)
+        summed = image.view(1, len(bias), -1, *image.shape[2:]).sum(dim=2)
+        return layout.to_tokens(summed) + bias
 
 
 class PositionEncoding(nn.Module):
@@ -125,27 +142,20 @@ class PositionEncoding(nn.Module):
         super().__init__()
         self.depthwise = SummedConvolutions(dim, dim, sizes=(7, 5, 3))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """``(side², dim)`` -> ``(side², dim)``."""
-        return tokens + cast(Tensor, self.depthwise(tokens))
-
-
-def pad_to_square(tokens: Tensor) -> Tensor:
-    """``(n, dim)`` -> ``(⌈√n⌉², dim)``: the first tokens are appended again."""
-    side = math.isqrt(len(tokens) - 1) + 1
-    missing = side * side - len(tokens)
-    return torch.cat([tokens, tokens[:missing]]) if missing else tokens
+    def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
+        """``(n, dim)`` -> ``(n, dim)``."""
+        return tokens + cast(Tensor, self.depthwise(tokens, layout))
 
 
 def fold_padding(weights: Tensor, n: int) -> Tensor:
-    """Weights of the tokens that :func:`pad_to_square` gave -> ``(n,)``: a copy's goes to its original; sum 1."""
+    """Weights of the padded tokens -> of the n tokens: a copy's weight goes to its original; they sum to 1."""
     folded = weights[:n].clone()
     folded[: len(weights) - n] += weights[n:]
     return folded / folded.sum()
 
 
-class SquareTransformer(nn.Module):
-    """Transformer layers, a position encoding on the square grid, layers again, LayerNorm."""
+class GridTransformer(nn.Module):
+    """Transformer layers, a position encoding on the grid, layers again, LayerNorm."""
 
     def __init__(self, width: Width):
         super().__init__()
@@ -154,19 +164,19 @@ class SquareTransformer(nn.Module):
         self.after = nn.ModuleList(TransformerLayer(width) for _ in range(width.layers))
         self.norm = nn.LayerNorm(width.dim)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """``(n, dim)`` -> ``(⌈√n⌉², dim)``."""
-        tokens = pad_to_square(tokens)
+    def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
+        """``(n, dim)`` -> the padded tokens, ``(⌈√n⌉², dim)`` for a :class:`Square`."""
+        tokens = layout.pad(tokens)
         for layer in self.before:
-            tokens = layer(tokens)
-        tokens = self.position(tokens)
+            tokens = run_layer(layer, layout, tokens, layout)
+        tokens = self.position(tokens, layout)
         for layer in self.after:
-            tokens = layer(tokens)
+            tokens = run_layer(layer, layout, tokens, layout)
         return cast(Tensor, self.norm(tokens))
 
 
 class ClassTokenTransformer(nn.Module):
-    """The final transformer: a class token before the square's tokens, which alone are position-encoded."""
+    """The final transformer: a class token before the padded tokens, which alone are position-encoded."""
 
     def __init__(self, width: Width):
         super().__init__()
@@ -176,27 +186,33 @@ class ClassTokenTransformer(nn.Module):
         self.after = nn.ModuleList(TransformerLayer(width) for _ in range(width.layers))
         self.norm = nn.LayerNorm(width.dim)
 
-    def forward(self, tokens: Tensor, weights: list[Tensor] | None = None) -> Tensor:
-        """``(side², dim)`` -> the class token, ``(dim,)``.
+    def forward(self, tokens: Tensor, layout: Layout, weights: list[Tensor] | None = None) -> Tensor:
+        """``(n, dim)`` -> the class token, ``(dim,)``.
 
         A list given as ``weights`` receives each layer's attention of the class token to itself and the tokens.
         """
         tokens = torch.cat([self.class_token, tokens])
         for layer in self.before:
-            tokens = layer(tokens, weights)
-        tokens = torch.cat([tokens[:1], self.position(tokens[1:])])
+            tokens = self._through(layer, tokens, layout, weights)
+        tokens = torch.cat([tokens[:1], self.position(tokens[1:], layout)])
         for layer in self.after:
-            tokens = layer(tokens, weights)
+            tokens = self._through(layer, tokens, layout, weights)
         return cast(Tensor, self.norm(tokens[0]))
 
-    def attention(self, tokens: Tensor, n: int) -> Tensor:
-        """The class token's attention to the first n tokens, of which the others are copies: ``(n,)``, sum 1.
+    def attention(self, tokens: Tensor, layout: Layout, n: int) -> Tensor:
+        """The class token's attention to the n tokens, without their copies: ``(n,)``, sum 1.
 
         Mean over heads and layers.
         """
         weights: list[Tensor] = []
-        self(tokens, weights)
+        self(tokens, layout, weights)
         return fold_padding(torch.stack(weights).mean(dim=0)[1:], n)
+
+    @staticmethod
+    def _through(layer: nn.Module, tokens: Tensor, layout: Layout, weights: list[Tensor] | None) -> Tensor:
+        if weights is not None:
+            weights.append(cast(TransformerLayer, layer).first_token_weights(tokens))
+        return run_layer(layer, layout, tokens, layout, True)
 
 
 class ConvolutionMix(nn.Module):
@@ -210,9 +226,9 @@ class ConvolutionMix(nn.Module):
         self.linear = nn.Linear(half, width.dim)
         self.norm = nn.LayerNorm(width.dim)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """``(side², dim)`` -> ``(side², dim)``."""
-        channels = self.grouped(tokens).relu().t()
+    def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
+        """``(n, dim)`` -> ``(n, dim)``."""
+        channels = self.grouped(tokens, layout).relu().t()
         return cast(Tensor, self.norm(self.linear(self.dropout(channels).t())))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from abc import abstractmethod
+from typing import Literal, cast
 
 import torch
 from pydantic import Field, PositiveInt
@@ -13,12 +14,14 @@ from milsurv.aggregators.blocks import (
     ClassTokenTransformer,
     ConvolutionMix,
     CrossAttention,
+    GridTransformer,
     ScaleMix,
-    SquareTransformer,
     Width,
     initialize,
     projection,
+    run_layer,
 )
+from milsurv.aggregators.layout import SQUARE, Layout, Windows, neighbours
 from milsurv.errors import MilsurvError
 from milsurv.features.bag import Bag
 from milsurv.plugin.base import PluginConfig
@@ -55,6 +58,10 @@ class CrossFusionConfig(WidthConfig):
 
     source: PositiveInt = 10
     """Magnification whose patches look at those of the others."""
+    attention: Literal["dense", "local"] = "dense"
+    """``dense``: the published model. ``local``: time and memory linear in the number of patches. A source patch
+    sees only the finer patches that it covers and the coarser one it lies in, self-attention stays within windows
+    of the grid, and convolutions run over the patches' places in the slide. Needs the bag's grid."""
 
 
 class MultiScale(Aggregator):
@@ -68,49 +75,65 @@ class MultiScale(Aggregator):
     def __init__(self, config: CrossFusionConfig, feature_dims: dict[int, int], n_outputs: int):
         super().__init__(config, feature_dims, n_outputs)
         require_magnification(feature_dims, config.source, self.name)
-        if len(feature_dims) < 2:
+        self.source = config.source
+        self.others = sorted(feature_dims.keys() - {config.source}, reverse=True)
+        if not self.others:
             raise MilsurvError(
                 f"aggregator '{self.name}' needs features at two magnifications or more, but there are only "
                 f"{config.source}x; add magnifications to tiling.magnifications or take another aggregator"
             )
-        self.source = config.source
-        self.others = sorted(feature_dims.keys() - {config.source}, reverse=True)
+        self.requires_grid = config.attention == "local"
         width = config.width
         order = [self.source, *self.others]
         self.projections = nn.ModuleDict({str(m): projection(feature_dims[m], width.dim) for m in order})
         self.cross_attentions = nn.ModuleDict({str(m): CrossAttention(width) for m in self.others})
-        self.transformers = nn.ModuleDict({str(m): SquareTransformer(width) for m in order})
+        self.transformers = nn.ModuleDict({str(m): GridTransformer(width) for m in order})
         self.final = ClassTokenTransformer(width)
         self.head = nn.Linear(width.dim, n_outputs)
 
-    def fuse(self, grids: list[Tensor]) -> Tensor:
-        """Each magnification's ``(side², dim)`` -> ``(side², dim)``."""
-        raise NotImplementedError
+    @abstractmethod
+    def fuse(self, grids: list[Tensor], layout: Layout) -> Tensor:
+        """Each magnification's ``(n, dim)`` on the source's grid -> ``(n, dim)``."""
 
     def forward(self, bag: Bag) -> Tensor:
-        output: Tensor = self.head(self.final(self._fused(self._tokens(bag))))
+        layout, seen = self._places(bag)
+        output: Tensor = self.head(self.final(self._fused(self._tokens(bag), layout, seen), layout))
         return output
 
     @torch.no_grad()
     def attention(self, bag: Bag) -> dict[int, Tensor]:
         """At the source the class token's attention, at the others that carried through the cross-attention."""
+        layout, seen = self._places(bag)
         tokens = self._tokens(bag)
         source = tokens[self.source]
-        weights = {self.source: self.final.attention(self._fused(tokens), len(source))}
+        weights = {self.source: self.final.attention(self._fused(tokens, layout, seen), layout, len(source))}
         for m in self.others:
             cross_attention = cast(CrossAttention, self.cross_attentions[str(m)])
-            weights[m] = cross_attention.carry(weights[self.source], source, tokens[m])
+            weights[m] = cross_attention.carry(weights[self.source], source, tokens[m], seen[m])
         return weights
+
+    def _places(self, bag: Bag) -> tuple[Layout, dict[int, Tensor | None]]:
+        """Where the source patches lie, and at each other magnification the patches that they see (None: all)."""
+        if not self.requires_grid:
+            return SQUARE, dict.fromkeys(self.others)
+        if bag.grid is None:
+            raise MilsurvError(
+                f"aggregator '{self.name}' with attention 'local' needs the patches' grid, which these features "
+                "lack; extract them with milsurv or set aggregator.attention to dense"
+            )
+        source = bag.grid[self.source]
+        return Windows(source), {m: neighbours(source, bag.grid[m], self.source, m) for m in self.others}
 
     def _tokens(self, bag: Bag) -> dict[int, Tensor]:
         return {m: self.projections[str(m)](bag.features[m]) for m in (self.source, *self.others)}
 
-    def _fused(self, tokens: dict[int, Tensor]) -> Tensor:
+    def _fused(self, tokens: dict[int, Tensor], layout: Layout, seen: dict[int, Tensor | None]) -> Tensor:
         source = tokens[self.source]
-        grids = [self.transformers[str(self.source)](source)]
+        grids = [self.transformers[str(self.source)](source, layout)]
         for m in self.others:
-            grids.append(self.transformers[str(m)](self.cross_attentions[str(m)](source, tokens[m])))
-        return self.fuse(grids)
+            attended = run_layer(self.cross_attentions[str(m)], layout, source, tokens[m], seen[m])
+            grids.append(self.transformers[str(m)](attended, layout))
+        return self.fuse(grids, layout)
 
 
 class CrossFusion(MultiScale):
@@ -128,6 +151,6 @@ class CrossFusion(MultiScale):
         self.convolution_mix = ConvolutionMix(config.width)
         self.apply(initialize)
 
-    def fuse(self, grids: list[Tensor]) -> Tensor:
-        fused: Tensor = self.convolution_mix(self.scale_mix(grids))
+    def fuse(self, grids: list[Tensor], layout: Layout) -> Tensor:
+        fused: Tensor = self.convolution_mix(self.scale_mix(grids), layout)
         return fused

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from milsurv.aggregators.blocks import initialize
 from milsurv.aggregators.crossfusion import CrossFusionConfig, MultiScale
+from milsurv.aggregators.layout import Layout
 
 
 class CrossFusionConcat(MultiScale):
@@ -21,6 +22,6 @@ class CrossFusionConcat(MultiScale):
         self.concat = nn.Sequential(nn.Linear((1 + len(self.others)) * dim, dim), nn.LayerNorm(dim))
         self.apply(initialize)
 
-    def fuse(self, grids: list[Tensor]) -> Tensor:
+    def fuse(self, grids: list[Tensor], layout: Layout) -> Tensor:  # noqa: ARG002
         fused: Tensor = self.concat(torch.cat(grids, dim=-1))
         return fused

@@ -10,11 +10,12 @@ from milsurv.aggregators.base import Aggregator, require_magnification
 from milsurv.aggregators.blocks import (
     ClassTokenTransformer,
     ConvolutionMix,
-    SquareTransformer,
+    GridTransformer,
     initialize,
     projection,
 )
 from milsurv.aggregators.crossfusion import WidthConfig
+from milsurv.aggregators.layout import SQUARE
 from milsurv.features.bag import Bag
 
 
@@ -35,23 +36,23 @@ class CrossFusionSingle(Aggregator):
         width = config.width
         feature_dim = require_magnification(feature_dims, config.magnification, "crossfusion_single")
         self.projection = projection(feature_dim, width.dim)
-        self.transformer = SquareTransformer(width)
+        self.transformer = GridTransformer(width)
         self.convolution_mix = ConvolutionMix(width)
         self.final = ClassTokenTransformer(width)
         self.head = nn.Linear(width.dim, n_outputs)
         self.apply(initialize)
 
     def forward(self, bag: Bag) -> Tensor:
-        output: Tensor = self.head(self.final(self._mixed(bag)))
+        output: Tensor = self.head(self.final(self._mixed(bag), SQUARE))
         return output
 
     @torch.no_grad()
     def attention(self, bag: Bag) -> dict[int, Tensor]:
         """The final class token's attention, mean over heads and layers."""
         n = len(bag.features[self.magnification])
-        return {self.magnification: self.final.attention(self._mixed(bag), n)}
+        return {self.magnification: self.final.attention(self._mixed(bag), SQUARE, n)}
 
     def _mixed(self, bag: Bag) -> Tensor:
         tokens = self.projection(bag.features[self.magnification])
-        mixed: Tensor = self.convolution_mix(self.transformer(tokens))
+        mixed: Tensor = self.convolution_mix(self.transformer(tokens, SQUARE), SQUARE)
         return mixed

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from milsurv.aggregators.base import Aggregator, require_magnification
-from milsurv.aggregators.blocks import PositionEncoding, fold_padding, pad_to_square
+from milsurv.aggregators.blocks import PositionEncoding, fold_padding
+from milsurv.aggregators.layout import SQUARE
 from milsurv.features.bag import Bag
 from milsurv.plugin.base import PluginConfig
 
@@ -64,10 +65,10 @@ class TransMIL(Aggregator):
         return {self.magnification: fold_padding(weights[1:].clamp_min(0), n)}
 
     def _before_last_attention(self, bag: Bag) -> Tensor:
-        tokens = pad_to_square(self.projection(bag.features[self.magnification]))
+        tokens = SQUARE.pad(self.projection(bag.features[self.magnification]))
         tokens = torch.cat([self.class_token, tokens])
         tokens = tokens + self.attention1(self.norm1(tokens))
-        return torch.cat([tokens[:1], self.position(tokens[1:])])
+        return torch.cat([tokens[:1], self.position(tokens[1:], SQUARE)])
 
 
 class NystromAttention(nn.Module):

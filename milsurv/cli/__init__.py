@@ -14,7 +14,7 @@ from rich.table import Table
 
 from milsurv._version import __version__
 from milsurv.errors import MilsurvError, nearest
-from milsurv.progress import RunProgress
+from milsurv.progress import RunProgress, silence_libraries
 
 app = typer.Typer(
     name="milsurv",
@@ -141,7 +141,8 @@ def _overrides(overrides: list[str] | None, workspace: Path | None, device: str 
 
 
 def main() -> None:
-    """Run the command line. What the user can mend prints as one line each and exits with 2."""
+    """Run the command line. What the user can mend prints as one line each and exits with 2; Ctrl-C with 130."""
+    silence_libraries()
     try:
         app()
     except MilsurvError as error:
@@ -149,6 +150,3 @@ def main() -> None:
         for line in str(error).splitlines():
             progress.error(line)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on where it stopped", file=sys.stderr)
-        sys.exit(130)

@@ -17,11 +17,15 @@ from milsurv.progress import RunProgress
 def run_command(
     source: str, overrides: Sequence[str], plugins: Sequence[Path], fold: int | None, quiet: bool
 ) -> int:
-    """Exit status: 0, or 1 when more slides are left out than ``max_failed_slides``."""
+    """Exit status: 0; 1 when more slides are left out than ``max_failed_slides``; 130 when stopped by Ctrl-C."""
     progress = RunProgress(quiet)
     config, registry = load_config(source, overrides, plugins)
     _print_plan(config, progress, fold)
-    result = run(config, registry, progress, fold)
+    try:
+        result = run(config, registry, progress, fold)
+    except KeyboardInterrupt:
+        progress.warn("stopped; the same command goes on where it stopped")
+        return 130
     _print_result(result, progress)
     allowed = config.max_failed_slides
     if allowed is not None and result.slides_left_out > allowed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 
 import torch
@@ -101,7 +102,7 @@ def uncensored_log_likelihood(log_hazard: Tensor, log_survival_before: Tensor, e
 
 def floored(log_probability: Tensor) -> Tensor:
     """``log max(p, 1e-7)`` of ``log p``."""
-    return log_probability.clamp_min(torch.tensor(MIN_PROBABILITY).log().item())
+    return log_probability.clamp_min(math.log(MIN_PROBABILITY))
 
 
 def cut_bins(time: Tensor, event_times: Tensor, bins: int) -> Tensor:

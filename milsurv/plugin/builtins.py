@@ -40,13 +40,38 @@ def milsurv_register_aggregators(register: Register) -> None:
         summary="cross-attention between magnifications and convolutional fusion (Soraki et al. 2026)",
     )
     register(
+        "crossfusion_concat",
+        "milsurv.aggregators.crossfusion_concat:CrossFusionConcat",
+        summary="CrossFusion without convolutional fusion: the magnifications are concatenated",
+    )
+    register(
+        "crossfusion_single",
+        "milsurv.aggregators.crossfusion_single:CrossFusionSingle",
+        summary="CrossFusion at one magnification",
+    )
+    register(
         "abmil",
         "milsurv.aggregators.abmil:ABMIL",
         summary="attention MIL, gated or plain, at one magnification or all (Ilse et al. 2018)",
+    )
+    register("dsmil", "milsurv.aggregators.dsmil:DSMIL", summary="dual-stream MIL (Li et al. 2021)")
+    register(
+        "transmil",
+        "milsurv.aggregators.transmil:TransMIL",
+        summary="Nyström transformer MIL (Shao et al. 2021)",
+    )
+    register(
+        "meanpool", "milsurv.aggregators.pooling:MeanPool", summary="mean of the patches, then a linear head"
+    )
+    register(
+        "maxpool",
+        "milsurv.aggregators.pooling:MaxPool",
+        summary="maximum over the patches, then a linear head",
     )
 
 
 @hookimpl
 def milsurv_register_losses(register: Register) -> None:
     register("nll", "milsurv.losses.nll:NLL", summary="discrete-time hazard likelihood")
+    register("ce", "milsurv.losses.ce:CE", summary="discrete-time cross-entropy")
     register("cox", "milsurv.losses.cox:Cox", summary="Cox partial log-likelihood, Efron or Breslow ties")

@@ -20,6 +20,7 @@ from milsurv.aggregators.crossfusion import CrossFusion, MultiScale
 from milsurv.aggregators.crossfusion_concat import CrossFusionConcat
 from milsurv.aggregators.crossfusion_single import CrossFusionSingle
 from milsurv.aggregators.dsmil import DSMIL
+from milsurv.aggregators.layout import SQUARE
 from milsurv.aggregators.pooling import MaxPool, MeanPool
 from milsurv.aggregators.transmil import TransMIL
 from milsurv.errors import MilsurvError
@@ -175,18 +176,18 @@ def test_crossfusion_attention_equals_whole_matrices() -> None:
     model, features = make(CrossFusion, num_layers=2), bag({20: 17, 10: 6, 5: 3})
     assert isinstance(model, CrossFusion)
     tokens = {m: model.projections[str(m)](x) for m, x in features.features.items()}
-    grids = [model.transformers["10"](tokens[10])]
-    grids += [
-        model.transformers[str(m)](model.cross_attentions[str(m)](tokens[10], tokens[m])) for m in (20, 5)
-    ]
-    x = torch.cat([model.final.class_token, model.fuse(grids)])
+    grids = [model.transformers["10"](tokens[10], SQUARE)]
+    for m in (20, 5):
+        attended = model.cross_attentions[str(m)](tokens[10], tokens[m])
+        grids.append(model.transformers[str(m)](attended, SQUARE))
+    x = torch.cat([model.final.class_token, model.fuse(grids, SQUARE)])
     rows = []
     for i, layer in enumerate([*model.final.before, *model.final.after]):
         if i == 2:
-            x = torch.cat([x[:1], model.final.position(x[1:])])
+            x = torch.cat([x[:1], model.final.position(x[1:], SQUARE)])
         normed = layer.norm1(x)
         rows.append(full_attention(layer.attention, normed, normed, heads=2)[:, 0].mean(dim=0))
-        x = layer(x)
+        x = layer(x, SQUARE, class_token=True)
     to_square = torch.stack(rows).mean(dim=0)[1:]
     source = torch.zeros(6)
     for position, weight in enumerate(to_square):  # six patches on a 3×3 grid: the last three are copies

@@ -22,7 +22,7 @@ def resnet18() -> Any:
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_local_weights_give_timms_own_embedding(
-    resnet18: torch.nn.Module, tmp_path: Path, suffix: str
+    resnet18: Any, tmp_path: Path, suffix: str
 ) -> None:
     weights = tmp_path / f"resnet18{suffix}"
     if suffix == ".safetensors":

@@ -1,0 +1,155 @@
+"""Where a bag's tokens lie, and whom each of them attends to."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from milsurv.aggregators.attention import MultiHeadAttention
+from milsurv.errors import MilsurvError
+
+WINDOW = 8
+"""Side of a window of local self-attention, in patches."""
+
+
+class Layout(ABC):
+    """How tokens ``(n, dim)`` make an image for convolutions, and whom each attends to."""
+
+    recompute: ClassVar[bool]
+    """Whether layers are computed again in the backward pass, which saves most of the memory."""
+
+    @abstractmethod
+    def pad(self, tokens: Tensor) -> Tensor:
+        """The tokens that the transformers work on."""
+
+    @abstractmethod
+    def to_image(self, tokens: Tensor) -> Tensor:
+        """Padded tokens -> ``(1, dim, height, width)``."""
+
+    @abstractmethod
+    def to_tokens(self, image: Tensor) -> Tensor:
+        """``(1, dim, height, width)`` -> padded tokens."""
+
+    @abstractmethod
+    def self_attention(self, attention: MultiHeadAttention, tokens: Tensor, class_token: bool) -> Tensor:
+        """Padded tokens, after a class token if there is one, attend to each other."""
+
+
+class Square(Layout):
+    """The released layout: the smallest square, row-major, that holds the tokens; all attend to all.
+
+    It is filled up with the first tokens again.
+    """
+
+    recompute = False
+
+    def pad(self, tokens: Tensor) -> Tensor:
+        side = math.isqrt(len(tokens) - 1) + 1
+        missing = side * side - len(tokens)
+        return torch.cat([tokens, tokens[:missing]]) if missing else tokens
+
+    def to_image(self, tokens: Tensor) -> Tensor:
+        side = math.isqrt(len(tokens))
+        return tokens.t().view(1, -1, side, side)
+
+    def to_tokens(self, image: Tensor) -> Tensor:
+        return image.flatten(2)[0].t()
+
+    def self_attention(self, attention: MultiHeadAttention, tokens: Tensor, class_token: bool) -> Tensor:  # noqa: ARG002
+        attended: Tensor = attention(tokens)
+        return attended
+
+
+SQUARE = Square()
+
+
+class Windows(Layout):
+    """Tokens at their places in the slide; each attends to its window of the grid and the class token.
+
+    The class token attends to all. The image spans the patches, with zeros where there is none.
+    """
+
+    recompute = True
+
+    def __init__(self, grid: Tensor):
+        """``grid``: ``(n, 2)`` (column, row) of each token."""
+        column, row = (grid - grid.amin(dim=0)).long().unbind(dim=1)
+        self.height, self.width = int(row.max()) + 1, int(column.max()) + 1
+        self.cells = row * self.width + column
+        """Token -> place in the flattened image."""
+        window = (row // WINDOW) * self.width + column // WINDOW
+        _, group, count = torch.unique(window, return_inverse=True, return_counts=True)
+        order = group.argsort(stable=True)
+        slot = torch.arange(len(order), device=grid.device) - (count.cumsum(0) - count)[group[order]]
+        self.windows = order.new_full((len(count), int(count.max())), -1)
+        """``(windows, patches of the fullest)``: the tokens of each, -1 for none."""
+        self.windows[group[order], slot] = order
+
+    def pad(self, tokens: Tensor) -> Tensor:
+        return tokens
+
+    def to_image(self, tokens: Tensor) -> Tensor:
+        image = tokens.new_zeros(self.height * self.width, tokens.shape[-1]).index_copy(0, self.cells, tokens)
+        return image.t().view(1, -1, self.height, self.width)
+
+    def to_tokens(self, image: Tensor) -> Tensor:
+        return image.flatten(2)[0].t()[self.cells]
+
+    def self_attention(self, attention: MultiHeadAttention, tokens: Tensor, class_token: bool) -> Tensor:
+        if not class_token:
+            return attention.grouped(tokens, tokens, self.windows, self.windows)
+        shifted = torch.where(self.windows >= 0, self.windows + 1, -1)
+        keys = torch.cat([shifted.new_zeros(len(shifted), 1), shifted], dim=1)
+        attended = attention.grouped(tokens[1:], tokens, self.windows, keys)
+        return torch.cat([attention(tokens[:1], tokens), attended])
+
+
+def neighbours(source: Tensor, other: Tensor, source_magnification: int, magnification: int) -> Tensor:
+    """The patches of another magnification that each source patch covers or lies in: ``(n, k)``, -1 for none.
+
+    Args:
+        source: ``(n, 2)`` grid of the source patches.
+        other: ``(m, 2)`` grid of the other magnification's.
+
+    Raises MilsurvError when the grids are not aligned: a patch without counterpart, or magnifications of which
+    neither divides the other.
+    """
+    if max(source_magnification, magnification) % min(source_magnification, magnification):
+        raise MilsurvError(
+            f"attention 'local' needs magnifications that divide each other, but there are {magnification}x and "
+            f"{source_magnification}x; choose others or set aggregator.attention to dense"
+        )
+    if magnification < source_magnification:
+        inside = _find(source // (source_magnification // magnification), other)
+        if (inside < 0).any():
+            raise _not_aligned(source_magnification, magnification, "lies in")
+        return inside.unsqueeze(1)
+    ratio = magnification // source_magnification
+    parent = _find(other // ratio, source)
+    if (parent < 0).any():
+        raise _not_aligned(magnification, source_magnification, "lies in")
+    covered = parent.new_full((len(source), ratio * ratio), -1)
+    column, row = (other % ratio).long().unbind(dim=1)
+    covered[parent, row * ratio + column] = torch.arange(len(other), device=other.device)
+    if (covered < 0).all(dim=1).any():
+        raise _not_aligned(source_magnification, magnification, "covers")
+    return covered
+
+
+def _find(wanted: Tensor, grid: Tensor) -> Tensor:
+    """Index in ``grid`` of each place in ``wanted``; -1 where it is missing."""
+    places, sought = (g.long()[:, 1] * 2**32 + g.long()[:, 0] for g in (grid, wanted))
+    ordered, order = places.sort()
+    index = torch.searchsorted(ordered, sought).clamp_max(len(ordered) - 1)
+    return torch.where(ordered[index] == sought, order[index], -1)
+
+
+def _not_aligned(magnification: int, other: int, relation: str) -> MilsurvError:
+    return MilsurvError(
+        f"attention 'local' needs aligned grids, but a {magnification}x patch {relation} no {other}x patch; "
+        f"extract the features with milsurv or set aggregator.attention to dense"
+    )

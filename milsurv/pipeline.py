@@ -13,14 +13,14 @@ import pandas as pd
 from milsurv.artifacts import fingerprint, write_json, write_text
 from milsurv.cohort.cases import Case, Cohort, SlideRef, Split
 from milsurv.cohort.splits import make_splits
-from milsurv.cohort.synthetic import GENERATOR_VERSION, SyntheticSlide, plan_cohort, write_slide
+from milsurv.cohort.synthetic import GENERATOR_VERSION, draw, plan_cohort
 from milsurv.cohort.table import read_cohort
 from milsurv.config import RunConfig, SyntheticCohort, TableCohort
 from milsurv.errors import CohortError, MilsurvError
 from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.times import EvaluationTimes, evaluation_times
-from milsurv.executors.base import Event, Executor, Report, Unit
+from milsurv.executors.base import Event, Executor, Unit
 from milsurv.executors.local import LocalExecutor, choose_device, count_workers
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings, extract_slide, extracted
 from milsurv.plugin.registry import Registry
@@ -103,19 +103,13 @@ def _make_synthetic(
     write_text(location.table, table.to_csv(index=False))
     there = {path.stem for path in location.slides.iterdir()}
     units = [
-        Unit(slide.slide_id, draw_slide_unit, {"slide": slide, "folder": location.slides})
+        Unit(slide.slide_id, draw, {"slide": slide, "folder": location.slides})
         for slide in slides
         if slide.slide_id not in there
     ]
     with progress.stage("drawing slides", len(units), "slides") as stage:
         executor.run(units, lambda _unit, event: stage.advance(event["event"] == "drawn"))
     return location
-
-
-def draw_slide_unit(report: Report, slide: SyntheticSlide, folder: Path) -> None:
-    """Unit of work: draw one synthetic slide."""
-    write_slide(slide, folder)
-    report({"event": "drawn"})
 
 
 def extract_features(

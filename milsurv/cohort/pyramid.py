@@ -4,13 +4,14 @@ The container is laid out here, because common TIFF writers need an extra codec 
 OpenCV has already encoded. A file holds one image directory for each level: baseline TIFF 6.0, little-endian.
 """
 
-import os
 import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from milsurv.artifacts import atomic_path
 
 TILE_PX = 256
 JPEG_QUALITY = 85
@@ -28,23 +29,14 @@ Tag = tuple[int, int, int, bytes]
 def write_pyramid(picture: NDArray[np.uint8], path: Path) -> Path:
     """Write `picture` ((height, width, 3) uint8 RGB at 0.5 µm/px) to `path` and return `path`.
 
-    Levels have 1, 1/2 and 1/4 of the pixels of a side, area-averaged. The file is written under a temporary
-    name in the same folder, fsynced and renamed, so what stands under `path` is always whole. The same
-    picture gives the same bytes.
+    Levels have 1, 1/2 and 1/4 of the pixels of a side, area-averaged. The file is written whole
+    or not at all. The same picture gives the same bytes.
     """
     height, width = picture.shape[:2]
     if picture.dtype != np.uint8 or height % LEVEL_FACTORS[-1] or width % LEVEL_FACTORS[-1]:
         raise ValueError(f"expected uint8 with sides divisible by {LEVEL_FACTORS[-1]}, got {picture.shape}")
-    content = _tiff_bytes(picture)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(_tiff_bytes(picture))
     return path
 
 

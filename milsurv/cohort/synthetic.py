@@ -15,6 +15,7 @@ import pandas as pd
 
 from milsurv.cohort.histology import draw_slide
 from milsurv.cohort.pyramid import write_pyramid
+from milsurv.executors.base import Report
 
 GENERATOR_VERSION = 1
 """Raised by every change of what a seed gives: times, risks or a single pixel."""
@@ -90,6 +91,12 @@ def write_slide(slide: SyntheticSlide, folder: Path) -> Path:
         return write_pyramid(picture, folder / f"{slide.slide_id}.svs")
     finally:
         cv2.setNumThreads(threads)
+
+
+def draw(report: Report, slide: SyntheticSlide, folder: Path) -> None:
+    """Unit of work: draw and write one slide."""
+    write_slide(slide, folder)
+    report({"event": "drawn"})
 
 
 def _stream(seed: int, case_index: int, stream: int) -> np.random.Generator:

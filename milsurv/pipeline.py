@@ -31,6 +31,7 @@ from milsurv.run_folder import RunContent, RunFolder
 from milsurv.training.data import TrainingCase
 from milsurv.training.loop import PREDICTIONS, FoldJob, read_predictions, train_fold
 
+SHOWN_SLIDES = 20
 CACHE_BYTES = 8 * 2**30
 """Memory that the bags of all folds in training may take together."""
 
@@ -66,6 +67,7 @@ def run(
         jobs = fold_jobs(content, folder, times, device)
         todo = [job for job in jobs if only_fold in (None, job.fold)]
         train(todo, folder, executor, progress, registry, config)
+    progress.say("measuring, writing the report")
     metrics = measure(jobs, content, times, folder)
     finished = all(job.finished for job in jobs)
     report = finish(content, folder, metrics, registry) if finished else None
@@ -128,9 +130,11 @@ def extract_features(
     with progress.stage("extracting features", len(units), "slides") as stage:
         fresh = executor.run(units, lambda _unit, event: stage.advance(event["event"] == "slide"))
     outcomes |= {outcome.slide_id: outcome for outcome in fresh}
-    for outcome in outcomes.values():
-        if outcome.reason is not None:
-            progress.warn(f"slide {outcome.slide_id} is left out: {outcome.reason}")
+    left_out = [outcome for outcome in outcomes.values() if outcome.reason is not None]
+    for outcome in left_out[:SHOWN_SLIDES]:
+        progress.warn(f"slide {outcome.slide_id} is left out: {outcome.reason}")
+    if len(left_out) > SHOWN_SLIDES:
+        progress.warn(f"and {len(left_out) - SHOWN_SLIDES} more slides are left out, see the report")
     return outcomes
 
 

@@ -47,7 +47,9 @@ class Stage:
     def finish(self) -> None:
         """Say how long it took."""
         elapsed = time.monotonic() - self._started
-        if self._bars is None:
+        if self._total == 0:
+            self._say("nothing left to do")
+        elif self._bars is None:
             self._say(f"{self.done} {self._unit} in {_duration(elapsed)}")
 
     def _rate(self) -> str:
@@ -80,7 +82,7 @@ class RunProgress:
     @contextmanager
     def stage(self, title: str, total: int, unit: str) -> Iterator[Stage]:
         """Show progress through ``total`` of ``unit`` until the block ends."""
-        bars = self._bars() if self.console.is_terminal and not self.console.quiet else None
+        bars = self._bars() if total and self.console.is_terminal and not self.console.quiet else None
         stage = Stage(self.console, title, total, unit, bars)
         if bars is None:
             yield stage

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from milsurv.errors import CohortError, MilsurvError
 from milsurv.loading import load_config
 from milsurv.pipeline import RunResult, run
 from milsurv.progress import RunProgress
-from tests.conftest import WriteConfig, small_config
+from tests.conftest import COLOUR_BACKBONE, DATA, WriteConfig, small_config
 
 
 def _run(config_file: Path, *overrides: str, only_fold: int | None = None) -> RunResult:
@@ -214,3 +215,21 @@ def test_a_cohort_without_events_is_refused(
     cohort = _without_events(small_cohort, tmp_path, slice(0, 15))
     with pytest.raises(MilsurvError, match="no training case has an event"):
         _run(write_config(cohort=cohort))
+
+
+def test_trackers_are_told_in_the_driving_process(write_config: WriteConfig) -> None:
+    diary = DATA / "plugins" / "diary.py"
+    config = write_config(plugins=[str(COLOUR_BACKBONE), str(diary)], executor={"workers": 2})
+    result = _run(config)
+    notes = [json.loads(line) for line in (result.folder / "diary.jsonl").read_text().splitlines()]
+    assert {note["process"] for note in notes} == {os.getpid()}
+    hooks = [note["hook"] for note in notes]
+    assert hooks[0] == "run started"
+    assert hooks[-1] == "run finished"
+    assert hooks.count("fold finished") == 3
+    assert all(note["whole"] for note in notes if note["hook"] == "fold finished")
+    for fold in range(3):
+        history = pd.read_csv(result.folder / "seed_1" / f"fold_{fold}" / "history.csv")
+        told = [n for n in notes if n["hook"] == "epoch finished" and n["fold"] == fold]
+        assert [n["epoch"] for n in told] == [1, 2, 3]
+        assert [n["loss"] for n in told] == pytest.approx(history["train_loss"].tolist())

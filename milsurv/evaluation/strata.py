@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from torchsurv.stats.ipcw import get_ipcw
 
 from milsurv.config import Evaluation
 from milsurv.evaluation.metric import BoolArray, FloatArray, NotComputableError
@@ -100,6 +99,8 @@ def censoring_weights(training: TrainingFollowUp, times: FloatArray) -> FloatArr
     ranks = np.unique(np.concatenate([training.time, times]), return_inverse=True)[1]
     rank = torch.from_numpy(ranks).float()
     event = torch.from_numpy(training.event == 1)
+    from torchsurv.stats.ipcw import get_ipcw  # takes seconds to import
+
     weights = get_ipcw(event, rank[:n], rank[n:]).double().numpy()
     known = (weights > 0) & (times <= np.max(training.time))
     return np.where(known, weights, np.nan)

@@ -21,9 +21,7 @@ def resnet18() -> Any:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_local_weights_give_timms_own_embedding(
-    resnet18: Any, tmp_path: Path, suffix: str
-) -> None:
+def test_local_weights_give_timms_own_embedding(resnet18: Any, tmp_path: Path, suffix: str) -> None:
     weights = tmp_path / f"resnet18{suffix}"
     if suffix == ".safetensors":
         save_file(resnet18.state_dict(), weights)

@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -196,6 +198,23 @@ def test_a_loss_that_is_not_finite_stops_the_fold_by_name(make_job: MakeJob) -> 
         next(training.model.parameters()).fill_(math.nan)
     with pytest.raises(MilsurvError, match=r"seed 7, fold 1: the loss is nan in epoch 1 at case case \d+"):
         next(training.epochs(_ignore))
+
+
+def test_features_without_the_grid_that_an_aggregator_needs_are_refused_by_slide(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    job = make_job(**{"aggregator.attention": "local"})
+    slide, path = job.train[3].slides[0]
+    without_grid = Path(shutil.copy(path, tmp_path / "without_grid.h5"))
+    with h5py.File(without_grid, "r+") as file:
+        del file["10x/grid"]
+    lacking = replace(job.train[3], slides=((slide, without_grid),))
+    job = replace(job, train=(*job.train[:3], lacking, *job.train[4:]))
+    with pytest.raises(
+        MilsurvError, match=rf"'crossfusion' with these settings needs the patches' grid.* slide {slide} lack"
+    ):
+        train_fold(_ignore, job)
+    _train(replace(job, config=make_job(**{"aggregator.attention": "dense"}).config))
 
 
 def test_bags_beyond_the_cache_give_the_same_bytes(make_job: MakeJob) -> None:

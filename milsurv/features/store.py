@@ -59,14 +59,21 @@ def read_attributes(path: Path) -> dict[str, Any]:
 
 
 def read_bag(path: Path) -> Bag:
-    """The bag of a feature file, in the type that is stored. Raises MilsurvError when it cannot be read."""
+    """The bag of a feature file, in the type that is stored; without what not all magnifications have.
+
+    Raises MilsurvError when it cannot be read.
+    """
     with _open(path) as file:
         groups = {int(name.removesuffix("x")): group for name, group in file.items()}
 
         def tensors(name: str) -> dict[int, torch.Tensor]:
             return {m: torch.from_numpy(groups[m][name][()]) for m in sorted(groups, reverse=True)}
 
-        return Bag(tensors("features"), tensors("coords"), tensors("grid"))
+        coords, grid = (
+            tensors(name) if all(name in group for group in groups.values()) else None
+            for name in ("coords", "grid")
+        )
+        return Bag(tensors("features"), coords, grid)
 
 
 def patch_sides(path: Path) -> dict[int, float]:

@@ -135,7 +135,7 @@ class FoldTraining:
         save_model(job.folder / MODEL, self.model, self.loss, about)
         write_text(job.folder / HISTORY, history.to_csv(index=False))
         write_text(job.folder / PREDICTIONS, self._predictions(cutoff).to_csv(index=False))
-        (job.folder / STATE).unlink()
+        (job.folder / STATE).unlink(missing_ok=True)
 
     def _train_epoch(self, epoch: int, report: Report) -> dict[str, float]:
         self.model.train()
@@ -190,8 +190,15 @@ class FoldTraining:
         return torch.stack([self._bag_output(slide, path, epoch) for slide, path in case.slides]).mean(0)
 
     def _bag_output(self, slide: str, path: Path, epoch: int) -> Tensor:
+        bag = self.bags.read(path)
+        if bag.grid is None and self.model.aggregator.requires_grid:
+            raise MilsurvError(
+                f"aggregator '{self.job.config.aggregator.name}' with these settings needs the patches' grid, which "
+                f"the features of slide {slide} lack; extract them with milsurv, or take settings or an aggregator "
+                "that need none"
+            )
         torch.manual_seed(_seed(self.job.seed, epoch, slide))
-        output: Tensor = self.model(self.bags.read(path))
+        output: Tensor = self.model(bag)
         return output
 
     def _require_finite(self, value: Tensor, cases: Sequence[TrainingCase], epoch: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,28 +54,35 @@ def _check_cohort(config: RunConfig, table: TableCohort, registry: Registry, fin
     slides = [slide for case in cohort.cases for slide in case.slides]
     events = sum(case.event for case in cohort.cases)
     findings.facts.append(f"{len(cohort.cases)} cases, {events} events, {len(slides)} slides in the table")
-    _check_slides(config, cohort, registry, findings)
-    split = _collect(findings, lambda: make_splits(cohort, config.splits, table.case_pattern))
+    usable = _check_slides(config, cohort, registry, findings)
+    if not usable.cases:
+        findings.problems.append("no slide can be used; see the warnings")
+        return
+    split = _collect(findings, lambda: make_splits(usable, config.splits, table.case_pattern))
     if split is not None:
         splits, warnings = split
-        findings.facts.append(f"{len(splits)} folds")
+        findings.facts.append(f"{len(splits)} folds of the {len(usable.cases)} cases with a slide that opens")
         findings.warnings += warnings
 
 
-def _check_slides(config: RunConfig, cohort: Cohort, registry: Registry, findings: Findings) -> None:
-    usable, most_patches = 0, 0.0
-    for slide in (slide for case in cohort.cases for slide in case.slides):
-        try:
-            most_patches += _most_patches(config, registry, slide)
-            usable += 1
-        except SlideError as error:
-            findings.warnings.append(f"slide {slide.slide_id} will be left out: {error}")
-    findings.facts.append(f"{usable} slides open")
-    if not usable:
-        findings.problems.append("no slide can be used; see the warnings")
+def _check_slides(config: RunConfig, cohort: Cohort, registry: Registry, findings: Findings) -> Cohort:
+    """The cases with a slide that opens."""
+    usable, opened, most_patches = [], 0, 0.0
+    for case in cohort.cases:
+        opened_before = opened
+        for slide in case.slides:
+            try:
+                most_patches += _most_patches(config, registry, slide)
+                opened += 1
+            except SlideError as error:
+                findings.warnings.append(f"slide {slide.slide_id} will be left out: {error}")
+        if opened > opened_before:
+            usable.append(case)
+    findings.facts.append(f"{opened} slides open")
     dim = registry.create("backbone", config.backbone).dim
     needed = int(most_patches * dim * (2 if config.extraction.dtype == "float16" else 4))
     _check_disk(config.workspace, needed, "features, were all of each slide tissue,", findings)
+    return replace(cohort, cases=tuple(usable))
 
 
 def _most_patches(config: RunConfig, registry: Registry, slide: SlideRef) -> float:

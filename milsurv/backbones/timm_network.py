@@ -2,43 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import timm
-import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
+from milsurv.backbones.weights import read_state
 from milsurv.errors import WeightsError
-
-
-def file_id(weights: Path) -> str:
-    """``sha256:…`` of a weights file. Raises WeightsError when it is not there."""
-    if not weights.is_file():
-        raise WeightsError(f"weights file {weights} is not there")
-    with weights.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_state(weights: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` file, or of a ``.pt``/``.pth`` file read without running any code in it.
-
-    Raises WeightsError when the file is missing, unreadable, or holds something else than tensors by name.
-    """
-    if not weights.is_file():
-        raise WeightsError(f"weights file {weights} is not there")
-    try:
-        if weights.suffix == ".safetensors":
-            return load_file(weights)
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise WeightsError(f"weights file {weights} cannot be read: {error}") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"weights file {weights} does not hold tensors by name")
-    return state
 
 
 def timm_network(model: str, weights: Path | None) -> nn.Module:

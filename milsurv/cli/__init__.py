@@ -132,6 +132,28 @@ def _print_plugins(rows: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
+@app.command("import-checkpoint")
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .pt, .pth or .safetensors file.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="CrossFusion, CrossFusionConcat, CrossFusionSingle, AMIL, DSMIL or TransMIL.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The model file to write.")],
+    heads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Attention heads of a CrossFusion model, 4 unless given: no tensor tells."),
+    ] = None,
+) -> None:
+    """Turn a checkpoint that the CrossFusion authors released into a model file of milsurv."""
+    from milsurv.cli.import_checkpoint import import_checkpoint_command
+
+    raise typer.Exit(import_checkpoint_command(file, model, heads, output))
+
+
 def _overrides(overrides: list[str] | None, workspace: Path | None, device: str | None) -> list[str]:
     options = {"workspace": workspace, "device": device}
     return [

@@ -48,14 +48,16 @@ def _print_plan(config: RunConfig, progress: RunProgress, fold: int | None) -> N
     if fold is not None:
         folds = f"fold {fold} of {folds}"
     seeds = f"seed{'s' if len(config.seeds) > 1 else ''} {', '.join(map(str, config.seeds))}"
-    chooser = "inner validation loss" if config.training.selection == "inner_validation" else "the last one"
+    chooser = (
+        "epoch chosen by inner validation loss"
+        if config.training.selection == "inner_validation"
+        else "last epoch kept"
+    )
     progress.say(f"milsurv {__version__}: run '{config.name}' on {device}, {workers} worker(s)")
     progress.say(f"  cohort     {cohort}")
     progress.say(f"  features   {scales} patches of {config.tiling.patch_px} px by {config.backbone.name}")
     progress.say(f"  model      {config.aggregator.name}, loss {config.loss.name}")
-    progress.say(
-        f"  training   {folds} × {seeds}, up to {config.training.epochs} epochs, epoch chosen by {chooser}"
-    )
+    progress.say(f"  training   {folds} × {seeds}, up to {config.training.epochs} epochs, {chooser}")
     progress.say(f"  workspace  {config.workspace}")
 
 

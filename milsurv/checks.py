@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
+
+import torch
 
 from milsurv.cohort.cases import Cohort, SlideRef
 from milsurv.cohort.splits import make_splits
@@ -37,6 +40,10 @@ def check_run(config: RunConfig, registry: Registry) -> Findings:
     findings = Findings()
     _collect(findings, lambda: choose_device(config.device))
     _collect(findings, lambda: ExtractionSettings.of(config, registry))
+    _check_workspace(config.workspace, findings)
+    if config.backbone.settings.get("weights"):
+        backbone = registry.create("backbone", config.backbone)
+        _collect(findings, lambda: backbone.load(torch.device("cpu"), torch.float32))
     if isinstance(config.cohort, TableCohort):
         _check_cohort(config, config.cohort, registry, findings)
     else:
@@ -93,6 +100,15 @@ def _most_patches(config: RunConfig, registry: Registry, slide: SlideRef) -> flo
         width, height = opened.dimensions
         sides: list[float] = [level.patch_level0 for level in make_levels(opened.mpp, config.tiling).values()]
         return float(sum(width * height / side**2 for side in sides))
+
+
+def _check_workspace(workspace: Path, findings: Findings) -> None:
+    there = next(folder for folder in (workspace, *workspace.parents) if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        findings.problems.append(f"workspace {workspace} cannot be written: {error.strerror} at {there}")
 
 
 def _check_disk(workspace: Path, needed: int, what: str, findings: Findings) -> None:

@@ -18,9 +18,17 @@ from pydantic_core import ErrorDetails
 
 from milsurv.config import COHORT_SOURCES, PluginSection, RunConfig
 from milsurv.errors import ConfigError, MilsurvError, PluginError, nearest
-from milsurv.plugin.registry import KINDS, Registry, get_registry
+from milsurv.plugin.registry import KINDS, LOCAL, Registry, get_registry
 
 Place = tuple[str | int, ...]
+MESSAGES = {
+    "model_type": "must hold keys and values, such as {name: …}",
+    "model_attributes_type": "must hold keys and values, such as {name: …}",
+    "dict_type": "must hold keys and values",
+    "tuple_type": "must be a list, such as [1, 2]",
+    "path_type": "must be a path",
+}
+"""pydantic's type of error -> what a user of YAML is told."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -48,11 +56,14 @@ def load_config(
     document.apply(overrides)
     data = document.data
     data.setdefault("name", path.stem)
-    local = [
-        Path(str(file)).expanduser().absolute() for file in (*(data.get("plugins") or ()), *plugin_files)
-    ]
+    local = _local_plugins(document, plugin_files)
     data["plugins"] = local
     registry = get_registry(tuple(local))
+    document.problems += [
+        f"plugin file {info.distribution} is broken: {info.reason}"
+        for info in registry.plugins
+        if info.version == LOCAL and info.status != "ok"
+    ]
     problems: list[str] = list(document.problems)
     config: RunConfig | None = None
     try:
@@ -64,6 +75,17 @@ def load_config(
         raise ConfigError(problems)
     sections = {section: PluginSection(name=name, **values) for section, (name, values) in settings.items()}
     return config.model_copy(update=sections), registry
+
+
+def _local_plugins(document: _Document, plugin_files: Sequence[Path]) -> list[Path]:
+    """Files that the configuration and the command name, each once."""
+    named = document.data.get("plugins") or []
+    if not isinstance(named, list) or not all(isinstance(file, str) for file in named):
+        document.problems.append(
+            f"{document.where(('plugins',))}: plugins: must be a list of files, such as [./mine.py]"
+        )
+        named = []
+    return list(dict.fromkeys(Path(file).expanduser().absolute() for file in (*named, *plugin_files)))
 
 
 def find_config(source: str) -> Path:
@@ -114,16 +136,19 @@ class _Document:
         self.path = path
         self.problems: list[str] = []
         self.lines: dict[Place, str] = {}
-        text = path.read_text(encoding="utf-8-sig")
         try:
+            text = path.read_text(encoding="utf-8-sig")
             root = yaml.compose(text, Loader=_Loader)
             self.data: dict[str, Any] = yaml.load(text, Loader=_Loader) or {}
+        except UnicodeDecodeError:
+            raise ConfigError([f"{path}: is not text in UTF-8; save it as UTF-8"]) from None
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = f":{mark.line + 1}" if mark else ""
             raise ConfigError([f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}"]) from None
         if not isinstance(self.data, dict):
             raise ConfigError([f"{path}:1: must hold keys and values, such as 'cohort:'"])
+        self.data = {key: value for key, value in self.data.items() if value is not None}
         if root is not None:
             self._index(root, ())
 
@@ -182,7 +207,7 @@ class _Document:
         if section == () and len(loc) > 1 and loc[0] == "cohort":  # loc[1] is the tag of the union
             section, model, loc = ("cohort",), COHORT_SOURCES[str(loc[1])], loc[2:]
         place = (*section, *loc)
-        message = detail["msg"].removeprefix("Value error, ")
+        message = MESSAGES.get(detail["type"], detail["msg"].removeprefix("Value error, "))
         message = message[0].lower() + message[1:]
         if detail["type"] == "extra_forbidden":
             known = _fields(model, loc)
@@ -191,6 +216,10 @@ class _Document:
             message = "this key is missing"
         elif detail["type"] == "union_tag_invalid":
             place, message = ("cohort", "source"), "must be 'table' or 'synthetic'"
+        elif place == ("name",) and place not in self.lines:
+            message = (
+                "the file's name cannot name a run; add 'name:' with letters, digits, '.', '_' and '-' alone"
+            )
         elif not isinstance(detail["input"], dict):
             message += f", not {detail['input']!r}"
         return f"{self.where(place)}: {'.'.join(str(step) for step in place)}: {message}"

@@ -53,16 +53,20 @@ def run(
 ) -> RunResult:
     """Do all of a run that is not done yet. Raises MilsurvError for what the user can mend."""
     device = choose_device(config.device)
+    if config.splits.files is None:
+        _require_fold(only_fold, range(config.splits.folds))
     with LocalExecutor(count_workers(config.executor.workers, device), config.executor.threads) as executor:
         cohort = prepare_cohort(config, executor, progress)
         settings = ExtractionSettings.of(config, registry)
         outcomes = extract_features(cohort, settings, executor, progress, device)
         usable = usable_cases(cohort, outcomes)
-        splits = split_cases(usable, config, progress, only_fold)
+        splits, warnings = split_cases(usable, config, progress, only_fold)
         times = evaluation_times(
             [c.time for c in usable.cases], [c.event for c in usable.cases], config.evaluation
         )
-        content = RunContent(config, registry, settings, cohort, usable, outcomes, tuple(splits))
+        content = RunContent(
+            config, registry, settings, cohort, usable, outcomes, tuple(splits), tuple(warnings)
+        )
         folder = RunFolder.lay_out(content, times.times)
         jobs = fold_jobs(content, folder, times, device)
         todo = [job for job in jobs if only_fold in (None, job.fold)]
@@ -144,12 +148,13 @@ def _extraction_unit(slide: SlideRef, settings: ExtractionSettings, device: str)
 
 
 def usable_cases(cohort: Cohort, outcomes: dict[str, ExtractedSlide]) -> Cohort:
-    """The cases with the slides that have features. Raises CohortError when none is left."""
+    """The cases with the slides that have features, both by id. Raises CohortError when none is left."""
     cases = []
-    for case in cohort.cases:
-        slides = tuple(slide for slide in case.slides if outcomes[slide.slide_id].reason is None)
+    for case in sorted(cohort.cases, key=lambda case: case.case_id):
+        slides = [slide for slide in case.slides if outcomes[slide.slide_id].reason is None]
         if slides:
-            cases.append(replace(case, slides=slides))
+            by_id = sorted(slides, key=lambda slide: slide.slide_id)
+            cases.append(replace(case, slides=tuple(by_id)))
     if not cases:
         reasons = sorted({str(outcome.reason) for outcome in outcomes.values()})
         raise CohortError(
@@ -160,18 +165,21 @@ def usable_cases(cohort: Cohort, outcomes: dict[str, ExtractedSlide]) -> Cohort:
 
 def split_cases(
     cohort: Cohort, config: RunConfig, progress: RunProgress, only_fold: int | None
-) -> list[Split]:
-    """Who trains, who chooses the epoch, who is reported."""
+) -> tuple[list[Split], list[str]]:
+    """Who trains, who chooses the epoch, who is reported; and warnings."""
     pattern = config.cohort.case_pattern if isinstance(config.cohort, TableCohort) else None
     splits, warnings = make_splits(cohort, config.splits, pattern)
     for warning in warnings:
         progress.warn(warning)
-    folds = [split.fold for split in splits]
-    if only_fold is not None and only_fold not in folds:
-        raise MilsurvError(f"--fold {only_fold}: there are folds {', '.join(map(str, folds))}")
+    _require_fold(only_fold, [split.fold for split in splits])
     if config.training.selection == "last_epoch":
         splits = [replace(split, train=split.train + split.validation, validation=()) for split in splits]
-    return splits
+    return splits, warnings
+
+
+def _require_fold(only_fold: int | None, folds: Sequence[int]) -> None:
+    if only_fold is not None and only_fold not in folds:
+        raise MilsurvError(f"--fold {only_fold}: there are folds {', '.join(map(str, folds))}")
 
 
 def fold_jobs(content: RunContent, folder: RunFolder, times: EvaluationTimes, device: str) -> list[FoldJob]:

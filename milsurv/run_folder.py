@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import yaml
 
 from milsurv._version import __version__
 from milsurv.artifacts import fingerprint, write_json, write_text
-from milsurv.cohort.cases import Cohort, Split
+from milsurv.cohort.cases import Cohort, SlideRef, Split
 from milsurv.cohort.splits import write_splits
 from milsurv.config import RunConfig
 from milsurv.executors.base import Event
+from milsurv.executors.local import choose_device
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings
 from milsurv.plugin.registry import KINDS, Registry
 from milsurv.slides.reader import slide_identity
@@ -47,21 +49,16 @@ class RunContent:
     settings: ExtractionSettings
     cohort: Cohort
     usable: Cohort
-    """The cohort with the cases and slides that have features."""
+    """The cohort with the cases and slides that have features, by id."""
     outcomes: dict[str, ExtractedSlide]
     splits: tuple[Split, ...]
+    split_warnings: tuple[str, ...] = ()
 
     def fingerprint(self, times: Sequence[float]) -> str:
         """Stands for every setting and every input that changes what the run computes, and for nothing else."""
         config = self.config
         cases = [
-            (
-                case.case_id,
-                case.time,
-                case.event,
-                case.true_risk,
-                [self._slide_key(s.slide_id) for s in case.slides],
-            )
+            (case.case_id, case.time, case.event, [self._slide_key(slide) for slide in case.slides])
             for case in self.usable.cases
         ]
         return fingerprint(
@@ -75,18 +72,15 @@ class RunContent:
                 "origins": [self.registry.origin(kind, getattr(config, kind).name) for kind in KINDS],
                 "training": config.training.model_dump(mode="json"),
                 "threads": config.executor.threads,
+                "device": choose_device(config.device).partition(":")[0],
                 "times": times,
             }
         )
 
-    def _slide_key(self, slide_id: str) -> tuple[str, str]:
-        return slide_id, self._identities[slide_id]["quick_hash"]
-
-    @cached_property
-    def _identities(self) -> dict[str, Any]:
-        return {
-            s.slide_id: slide_identity(s.path) for case in self.usable.cases for s in case.slides if s.path
-        }
+    @staticmethod
+    def _slide_key(slide: SlideRef) -> tuple[str, str | None, float | None]:
+        quick_hash = slide_identity(slide.path)["quick_hash"] if slide.path else None
+        return slide.slide_id, quick_hash, slide.mpp
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -103,7 +97,7 @@ class RunContent:
             "slides_left_out": sum(outcome.reason is not None for outcome in self.outcomes.values()),
             "cases_left_out": [f"case {case.case_id}: no usable slide" for case in left_out],
             "dropped": list(self.cohort.dropped),
-            "warnings": list(self.cohort.warnings),
+            "warnings": [*self.cohort.warnings, *self.split_warnings],
             "selection": self.config.training.selection,
             "folds": len(self.splits),
             "seeds": list(self.config.seeds),
@@ -152,8 +146,9 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         settings = config.model_dump(mode="json")
         write_text(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-        write_json(path / "plugins.json", _plugins(content))
-        write_json(path / "environment.json", _environment())
+        for name, describe in (("plugins.json", _plugins), ("environment.json", _environment)):
+            if not (path / name).exists():  # of a run that goes on, what began it is told
+                write_json(path / name, describe(content))
         write_json(path / "cohort.json", content.summary)
         write_splits(content.splits, path / "splits.csv")
         write_text(path / "slides.csv", content.slides().to_csv(index=False))
@@ -165,7 +160,12 @@ class RunFolder:
 
     def log(self, event: Event) -> None:
         """Add a line to ``events.jsonl``."""
-        line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), **event})
+        finite = {
+            key: None if isinstance(value, float) and not isfinite(value) else value
+            for key, value in event.items()
+        }
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        line = json.dumps({"at": at, **finite}, allow_nan=False)
         with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -186,7 +186,7 @@ def _plugins(content: RunContent) -> list[dict[str, Any]]:
     return rows
 
 
-def _environment() -> dict[str, Any]:
+def _environment(_content: RunContent) -> dict[str, Any]:
     return {
         "milsurv": __version__,
         "python": platform.python_version(),

@@ -142,3 +142,49 @@ def test_every_configuration_is_tested() -> None:
 def test_an_unknown_configuration_lists_the_known_ones() -> None:
     with pytest.raises(MilsurvError, match=r"did you mean 'demo'.*crossfusion_kirc, demo, synthetic"):
         find_config("demos")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("seeds: 1\n", "config.yaml:3: seeds: must be a list, such as [1, 2], not 1"),
+        ("training: 5\n", "config.yaml:3: training: must hold keys and values, such as {name: …}, not 5"),
+        ("plugins: mine.py\n", "config.yaml:3: plugins: must be a list of files, such as [./mine.py]"),
+    ],
+)
+def test_a_value_of_another_shape_is_told_in_words_of_yaml(tmp_path: Path, text: str, problem: str) -> None:
+    assert _problems(tmp_path, SYNTHETIC + text) == [problem]
+
+
+def test_an_empty_section_is_one_that_is_not_there(tmp_path: Path) -> None:
+    config, _ = load_config(_write(tmp_path, SYNTHETIC + "training:\n  # epochs: 3\n"))
+    assert config.training.epochs == 30
+
+
+def test_a_file_whose_name_cannot_name_a_run_says_what_to_add(tmp_path: Path) -> None:
+    path = tmp_path / "my köhort.yaml"
+    path.write_text(SYNTHETIC)
+    with pytest.raises(ConfigError, match="the file's name cannot name a run; add 'name:'"):
+        load_config(str(path))
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(b"name: \xff\xfe")
+    with pytest.raises(ConfigError, match="save it as UTF-8"):
+        load_config(str(path))
+
+
+def test_a_plugin_file_that_the_user_names_must_load(tmp_path: Path) -> None:
+    broken = tmp_path / "broken_file.py"
+    broken.write_text("1 / 0")
+    path = _write(tmp_path, SYNTHETIC)
+    for file, reason in ((broken, "ZeroDivisionError"), (tmp_path / "missing.py", "FileNotFoundError")):
+        with pytest.raises(ConfigError, match=rf"plugin file {file} is broken: {reason}"):
+            load_config(path, plugin_files=[file])
+
+
+def test_a_plugin_file_named_twice_is_loaded_once(write_config: WriteConfig) -> None:
+    _, registry = load_config(str(write_config()), plugin_files=[COLOUR_BACKBONE])
+    assert [info.status for info in registry.plugins if info.name == "colour"] == ["ok"]
+    assert registry.manager.has_plugin(str(COLOUR_BACKBONE))

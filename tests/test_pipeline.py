@@ -233,3 +233,32 @@ def test_trackers_are_told_in_the_driving_process(write_config: WriteConfig) -> 
         told = [n for n in notes if n["hook"] == "epoch finished" and n["fold"] == fold]
         assert [n["epoch"] for n in told] == [1, 2, 3]
         assert [n["loss"] for n in told] == pytest.approx(history["train_loss"].tolist())
+
+
+def _with_mpp(small_cohort: Path, path: Path, mpp: float) -> dict[str, object]:
+    pd.read_csv(small_cohort / "follow_up.csv").assign(mpp=mpp).to_csv(path, index=False)
+    return {"table": str(path), "slides": str(small_cohort / "slides"), "columns": {"mpp": "mpp"}}
+
+
+def test_another_resolution_is_another_run(
+    write_config: WriteConfig, small_cohort: Path, tmp_path: Path
+) -> None:
+    first = _run(write_config(cohort=_with_mpp(small_cohort, tmp_path / "a.csv", 0.5)), only_fold=0)
+    second = _run(write_config(cohort=_with_mpp(small_cohort, tmp_path / "b.csv", 0.4)), only_fold=0)
+    assert second.folder != first.folder
+
+
+def test_the_order_of_the_tables_rows_is_no_other_run(
+    named: tuple[Path, Path], small_cohort: Path, tmp_path: Path
+) -> None:
+    config, folder = named
+    pd.read_csv(small_cohort / "follow_up.csv").iloc[::-1].to_csv(tmp_path / "reversed.csv", index=False)
+    assert _run(config, f"cohort.table={tmp_path / 'reversed.csv'}", only_fold=0).folder == folder
+
+
+def test_events_are_json_without_nan(write_config: WriteConfig) -> None:
+    result = _run(write_config(training={"epochs": 1, "selection": "last_epoch"}), only_fold=0)
+    events = [json.loads(line) for line in (result.folder / "events.jsonl").read_text().splitlines()]
+    (epoch,) = [event for event in events if event["event"] == "epoch"]
+    assert epoch["validation_loss"] is None
+    assert "NaN" not in (result.folder / "events.jsonl").read_text()

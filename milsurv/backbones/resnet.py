@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import timm
 import torch
+from pydantic import PositiveInt
 from torch import nn
 
 from milsurv.backbones.base import Backbone, PatchEncoder
@@ -18,7 +19,7 @@ class ResNetConfig(PluginConfig):
 
     weights: AbsolutePath | None = None
     """Local weights (safetensors, or .pth of tensors by name); by default timm's, from the hub."""
-    input_px: int = 224
+    input_px: PositiveInt = 224
     """Side to which patches are resized."""
 
 

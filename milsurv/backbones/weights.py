@@ -38,7 +38,9 @@ def read_state(weights: Path) -> dict[str, Tensor]:
             "code and is not loaded; save the state dict alone"
         ) from None
     except Exception as error:
-        raise WeightsError(f"weights file {weights} cannot be read: {_first_line(error)}") from error
+        raise WeightsError(
+            f"weights file {weights} cannot be read, it is damaged or no weights file: {_first_line(error)}"
+        ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -107,7 +107,7 @@ def list_plugins(
         raise MilsurvError(
             f"--kind {kind}: unknown kind{nearest(kind, KINDS)}; there are: {', '.join(KINDS)}"
         )
-    registry = get_registry(tuple(file.absolute() for file in plugin or []))
+    registry = get_registry(tuple(dict.fromkeys(file.absolute() for file in plugin or [])))
     found = registry.verified() if verify else registry.plugins
     keys = ("kind", "name", "summary", "distribution", "version", "status", "reason")
     rows = [{key: getattr(info, key) for key in keys} for info in found if kind in (None, info.kind)]
@@ -168,7 +168,13 @@ def main() -> None:
     try:
         app()
     except MilsurvError as error:
-        progress = RunProgress()
-        for line in str(error).splitlines():
-            progress.error(line)
-        sys.exit(2)
+        problem = str(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        problem = f"{error.filename}: {error.strerror}; see that it can be read or written there"
+    else:
+        return
+    for line in problem.splitlines():
+        RunProgress().error(line)
+    sys.exit(2)

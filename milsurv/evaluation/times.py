@@ -45,7 +45,7 @@ def evaluation_times(time: npt.ArrayLike, event: npt.ArrayLike, settings: Evalua
     quartiles = np.quantile(event_times, [0.25, 0.5, 0.75])
     last = np.quantile(event_times, SUPPORTED_SHARE_OF_EVENTS)
     grid = np.linspace(0, last, INTEGRATION_POINTS + 1)[1:]
-    return EvaluationTimes(asked or _three_digits(quartiles), _three_digits(grid))
+    return EvaluationTimes(asked or _rounded(quartiles, 3), _rounded(grid, 6))
 
 
 def time_text(t: float) -> str:
@@ -59,5 +59,5 @@ def survival_column(t: float) -> str:
     return f"survival_at_{time_text(t)}"
 
 
-def _three_digits(times: npt.NDArray[np.float64]) -> tuple[float, ...]:
-    return tuple(sorted({float(f"{t:.3g}") for t in times}))
+def _rounded(times: npt.NDArray[np.float64], digits: int) -> tuple[float, ...]:
+    return tuple(sorted({float(f"{t:.{digits}g}") for t in times}))

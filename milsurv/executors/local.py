@@ -7,9 +7,10 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.synchronize import Event as StopFlag
 from typing import Any
@@ -20,6 +21,8 @@ from milsurv.errors import MilsurvError
 from milsurv.executors.base import Event, Executor, Stopped, Unit
 
 MOST_WORKERS = 8
+FINISHED = None
+"""Sent after a unit's last event: events travel apart from results, and may come later."""
 
 
 def choose_device(wanted: str) -> str:
@@ -76,23 +79,39 @@ class LocalExecutor(Executor):
         if self._pool is None:
             start = partial(_start_worker, self._events, self._stop, self.threads)
             self._pool = ProcessPoolExecutor(self.workers, self._context, start)
-        futures = [self._pool.submit(_work, index, unit) for index, unit in enumerate(units)]
-        pending: set[Future[Any]] = set(futures)
-        while pending:
-            done, pending = wait(pending, timeout=0.1, return_when=FIRST_EXCEPTION)
-            self._pass_on(units, on_event)
-            for future in done:
-                _raise_of(future)
-        self._pass_on(units, on_event)
+        failed: list[Future[Any]] = []
+        with _interrupts_held():
+            futures = [self._pool.submit(_work, index, unit) for index, unit in enumerate(units)]
+        for future in futures:
+            future.add_done_callback(lambda done: _note_failure(done, failed))
+        unfinished = len(units)
+        while unfinished:
+            if failed:
+                _raise_of(failed[0])
+            try:
+                index, event = self._events.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if event is FINISHED:
+                unfinished -= 1
+            else:
+                on_event(units[index], event)
         return [future.result() for future in futures]
 
-    def _pass_on(self, units: Sequence[Unit], on_event: Callable[[Unit, Event], None]) -> None:
-        while True:
-            try:
-                index, event = self._events.get_nowait()
-            except queue.Empty:
-                return
-            on_event(units[index], event)
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the block ends; workers that start in it inherit that and leave Ctrl-C to the driver."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _note_failure(done: Future[Any], failed: list[Future[Any]]) -> None:
+    if not done.cancelled() and done.exception() is not None:
+        failed.append(done)
 
 
 def _raise_of(future: Future[Any]) -> None:
@@ -132,5 +151,6 @@ def _work(index: int, unit: Unit) -> Any:
             raise Stopped
         _worker_events.put((index, event))
 
-    report({"event": "started"})
-    return unit.work(report, **unit.arguments)
+    result = unit.work(report, **unit.arguments)
+    _worker_events.put((index, FINISHED))
+    return result

@@ -8,7 +8,8 @@ and attributes that say how they were made. A file is written whole or not at al
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def write_features(path: Path, scales: Mapping[int, ScaleFeatures], attributes: 
             group.attrs["mpp"] = scale.mpp
             group.attrs["patch_level0"] = scale.patch_level0
             for name in ("features", "coords", "grid"):
-                group.create_dataset(name, data=getattr(scale, name))
+                group.create_dataset(name, data=getattr(scale, name), chunks=True, fletcher32=True)
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
@@ -84,10 +85,12 @@ def patch_sides(path: Path) -> dict[int, float]:
         }
 
 
-def _open(path: Path) -> h5py.File:
+@contextmanager
+def _open(path: Path) -> Iterator[h5py.File]:
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise MilsurvError(
             f"feature file {path} cannot be read ({error}); delete it and run again to make it anew"
         ) from error

@@ -72,6 +72,7 @@ class Registry:
     def _add(self, load: Callable[[], Any], name: str, source: str, version: str) -> None:
         """Load one plugin module and take its registrations, or keep it as broken."""
         found: list[PluginInfo] = []
+        module = None
         try:
             module = load()
             self.manager.register(module, name=name)
@@ -80,8 +81,8 @@ class Registry:
                 if implementation := getattr(module, hook, None):
                     implementation(_collector(found, kind, source, version))
         except (Exception, SystemExit) as error:
-            if (registered := self.manager.get_plugin(name)) is not None:
-                self.manager.unregister(registered)
+            if module is not None and self.manager.get_plugin(name) is module:
+                self.manager.unregister(module)
             reason = f"{type(error).__name__}: {error}"
             broken = [replace(info, status="broken", reason=reason, target=None) for info in found]
             self.plugins += broken or [PluginInfo("-", name, "", source, version, "broken", reason)]
@@ -185,11 +186,18 @@ def _load_file(file: Path) -> ModuleType:
     module_spec = importlib.util.spec_from_file_location(file.stem, file)
     if not file.is_file() or module_spec is None or module_spec.loader is None:
         raise FileNotFoundError(f"no Python file at {file}")
-    if importlib.util.find_spec(file.stem) is not None and file.stem not in sys.modules:
-        raise ImportError(f"a module named '{file.stem}' is installed already; rename the file")
+    known = sys.modules.get(file.stem)
+    if known is not None and getattr(known, "__file__", None) == str(file):
+        return known
+    if known is not None or importlib.util.find_spec(file.stem) is not None:
+        raise ImportError(f"there is another module named '{file.stem}'; rename the file")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[file.stem] = module
-    module_spec.loader.exec_module(module)
+    try:
+        module_spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[file.stem]
+        raise
     return module
 
 

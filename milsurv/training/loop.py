@@ -88,6 +88,11 @@ class FoldTraining:
         registry = get_registry(job.config.plugins)
         self.loss: Loss = registry.create("loss", job.config.loss)
         self.loss.fit(*follow_up(job.train))
+        if job.validation and self.loss.couples_cases and not any(case.event for case in job.validation):
+            raise MilsurvError(
+                f"fold {job.fold}: no inner validation case has an event, so loss '{job.config.loss.name}' cannot "
+                "choose the epoch by them; raise splits.validation or set training.selection: last_epoch"
+            )
         first = self.bags.read(job.train[0].slides[0][1])
         dims = {magnification: features.shape[1] for magnification, features in first.features.items()}
         torch.manual_seed(_seed(job.seed, job.fold, "initial weights"))
@@ -199,6 +204,15 @@ class FoldTraining:
             )
         torch.manual_seed(_seed(self.job.seed, epoch, slide))
         output: Tensor = self.model(bag)
+        if output.shape != (self.loss.n_outputs,) or not bool(torch.isfinite(output).all()):
+            wrong = f"values of shape {tuple(output.shape)}, not ({self.loss.n_outputs},)"
+            if output.shape == (self.loss.n_outputs,):
+                wrong = f"values that are not finite in epoch {epoch}; try a lower training.learning_rate"
+            sizes = ", ".join(f"{n} at {magnification}x" for magnification, n in bag.sizes.items())
+            raise MilsurvError(
+                f"seed {self.job.seed}, fold {self.job.fold}: aggregator '{self.job.config.aggregator.name}' gave "
+                f"for slide {slide} ({sizes} patches) {wrong}"
+            )
         return output
 
     def _require_finite(self, value: Tensor, cases: Sequence[TrainingCase], epoch: int) -> None:
@@ -220,8 +234,10 @@ class FoldTraining:
             return {"validation_loss": math.nan, "validation_c_index": math.nan}
         outputs = self._outputs(self.job.validation)
         time, event = follow_up(self.job.validation)
+        loss = self.loss(outputs, time, event)
+        self._require_finite(loss, self.job.validation, self.state.epoch + 1)
         return {
-            "validation_loss": float(self.loss(outputs, time, event)),
+            "validation_loss": loss.item(),
             "validation_c_index": c_index(time, event, self.loss.risk(outputs)),
         }
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from milsurv.aggregators.base import Aggregator
 from milsurv.artifacts import atomic_path
 from milsurv.config import PluginSection
+from milsurv.errors import MilsurvError
 from milsurv.features.bag import Bag
 from milsurv.losses.base import Loss
 from milsurv.plugin.registry import Registry
@@ -107,9 +108,12 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors by name, and what :func:`save_tensors` was told about them."""
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        about: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            about: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    except SafetensorError as error:
+        raise MilsurvError(f"{path} is damaged ({error}); delete it and run again to make it anew") from error
     return tensors, about
 
 

@@ -116,6 +116,15 @@ def test_wrong_settings_exit_with_2_and_a_line_each(write_config: WriteConfig, t
     assert "did you mean 'training'?" in done.stderr
 
 
+def test_a_workspace_that_cannot_be_written_is_one_line(write_config: WriteConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for command in ("check", "run"):
+        done = _milsurv(command, write_config(), "--workspace", tmp_path / "file" / "inside", cwd=tmp_path)
+        assert done.returncode == 2
+        assert "Not a directory" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_a_missing_column_lists_what_there_is(
     write_config: WriteConfig, tmp_path: Path, small_cohort: Path
 ) -> None:

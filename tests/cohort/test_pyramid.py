@@ -52,7 +52,7 @@ def test_a_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monke
     def fail(_: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("milsurv.cohort.pyramid.os.fsync", fail)
+    monkeypatch.setattr("milsurv.artifacts.os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         write_pyramid(gradient_picture(256, 256), tmp_path / "x.svs")
     assert not list(tmp_path.iterdir())

@@ -88,3 +88,16 @@ def test_workers_and_devices() -> None:
     assert count_workers("auto", "cuda:0") == 1
     assert 1 <= count_workers("auto", "cpu") <= 8
     assert choose_device("cpu") == "cpu"
+
+
+def chatter(report: Report, count: int) -> None:
+    for number in range(count):
+        report({"event": "word", "number": number})
+
+
+def test_every_event_arrives_before_the_run_returns_and_none_after() -> None:
+    with LocalExecutor(2, threads=1) as executor:
+        for _ in range(20):
+            heard: list[str] = []
+            executor.run(_units(chatter, [{"count": 30}] * 3), lambda unit, _event: heard.append(unit.name))  # noqa: B023
+            assert sorted(heard) == [f"unit {index}" for index in range(3) for _ in range(30)]

@@ -66,3 +66,14 @@ def test_a_bag_moves_with_its_places() -> None:
     assert bag.grid is not None
     assert bag.grid[20].dtype == torch.int32
     assert bag.coords is None
+
+
+def test_a_file_damaged_within_is_named_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "slide.h5"
+    write_features(path, {20: _scale(4000)}, {})
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(64)
+    path.write_bytes(content)
+    with pytest.raises(MilsurvError, match=r"slide\.h5 cannot be read.*delete it"):
+        read_bag(path)

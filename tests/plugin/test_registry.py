@@ -63,7 +63,7 @@ def test_a_local_file_registers_and_its_source_is_its_origin(tmp_path: Path) -> 
 def test_a_broken_plugin_is_kept_with_its_reason_and_stops_nothing(
     tmp_path: Path, text: str, reason: str
 ) -> None:
-    path = _plugin(tmp_path, "broken_plugin", text)
+    path = _plugin(tmp_path, f"broken_{tmp_path.name}", text)
     registry = Registry([path])
     (broken,) = [info for info in registry.plugins if info.status == "broken"]
     assert broken.distribution == str(path)
@@ -104,3 +104,15 @@ def test_a_local_file_does_not_hide_an_installed_module(tmp_path: Path) -> None:
     registry = Registry([_plugin(tmp_path, "sqlite3", "")])
     (broken,) = [info for info in registry.plugins if info.status == "broken"]
     assert "rename the file" in str(broken.reason)
+
+
+def test_two_files_of_one_name_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    files = []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        text = REGISTER.format(kind="losses", name=folder, target="same_stem:Mine")
+        files.append(_plugin(tmp_path / folder, "same_stem", text + f"class Mine: at = '{folder}'\n"))
+    registry = Registry(files)
+    assert registry.load("loss", "one").at == "one"
+    (broken,) = [info for info in registry.plugins if info.status == "broken"]
+    assert "there is another module named 'same_stem'" in str(broken.reason)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from lifelines.utils import concordance_index
 
+from milsurv import Bag
 from milsurv.errors import MilsurvError
 from milsurv.executors.base import Event
 from milsurv.features.store import read_bag
@@ -192,14 +193,6 @@ def test_the_gradient_of_a_short_last_batch_is_its_own_mean(make_job: MakeJob) -
     assert value == pytest.approx(float(training.loss(outputs, *follow_up(batch))), rel=1e-5)
 
 
-def test_a_loss_that_is_not_finite_stops_the_fold_by_name(make_job: MakeJob) -> None:
-    training = FoldTraining(make_job())
-    with torch.no_grad():
-        next(training.model.parameters()).fill_(math.nan)
-    with pytest.raises(MilsurvError, match=r"seed 7, fold 1: the loss is nan in epoch 1 at case case \d+"):
-        next(training.epochs(_ignore))
-
-
 def test_features_without_the_grid_that_an_aggregator_needs_are_refused_by_slide(
     make_job: MakeJob, tmp_path: Path
 ) -> None:
@@ -247,3 +240,48 @@ def test_the_state_is_one_readable_file(make_job: MakeJob) -> None:
 )
 def test_schedules(schedule: str, progress: float, factor: float) -> None:
     assert schedule_factor(schedule, progress) == pytest.approx(factor)
+
+
+class _Outputs(torch.nn.Module):
+    """Stands in an aggregator's place and gives what it is told."""
+
+    requires_grid = False
+
+    def __init__(self, output: torch.Tensor):
+        super().__init__()
+        self.output = torch.nn.Parameter(output)
+
+    def forward(self, _bag: Bag) -> torch.Tensor:
+        return self.output
+
+
+@pytest.mark.parametrize(
+    ("output", "wrong"),
+    [
+        (torch.zeros(6), r"values of shape \(6,\), not \(3,\)"),
+        (torch.zeros(1, 3), r"values of shape \(1, 3\), not \(3,\)"),
+        (torch.tensor([0, math.nan, 0]), "values that are not finite in epoch 1"),
+    ],
+)
+def test_an_aggregators_wrong_output_is_named(make_job: MakeJob, output: torch.Tensor, wrong: str) -> None:
+    training = FoldTraining(make_job())
+    training.model.aggregator = _Outputs(output)  # type: ignore[assignment]
+    with pytest.raises(
+        MilsurvError, match=rf"aggregator 'crossfusion' gave for slide .* \(16 at 20x, .*{wrong}"
+    ):
+        next(training.epochs(_ignore))
+
+
+def test_cox_cannot_choose_an_epoch_by_cases_without_an_event(make_job: MakeJob) -> None:
+    job = make_job(**{"loss.name": "cox"})
+    silent = tuple(replace(case, event=0) for case in job.validation)
+    with pytest.raises(MilsurvError, match=r"fold 1: no inner validation case has an event.*last_epoch"):
+        FoldTraining(replace(job, validation=silent))
+
+
+def test_a_damaged_state_is_named_with_what_to_do(make_job: MakeJob) -> None:
+    job = make_job()
+    next(FoldTraining(job).epochs(_ignore))
+    (job.folder / STATE).write_bytes((job.folder / STATE).read_bytes()[:300])
+    with pytest.raises(MilsurvError, match=r"state.safetensors is damaged .*delete it and run again"):
+        FoldTraining(job)

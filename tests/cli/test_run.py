@@ -185,7 +185,12 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
     config = write_config()
     stopped = [sys.executable, "-m", "milsurv", "run", str(config), *overrides]
     process = subprocess.Popen(
-        stopped, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+        stopped,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=_hear_interrupts,
     )
     _wait_for(lambda: any((tmp_path / "workspace").rglob("state.safetensors")), process)
     if signal_number == signal.SIGINT:
@@ -204,6 +209,11 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
     assert _milsurv("run", config, *overrides, "--workspace", elsewhere, cwd=tmp_path).returncode == 0
     assert _trained(tmp_path / "workspace") == _trained(elsewhere)
     assert not list((tmp_path / "workspace").rglob("*.tmp")) or signal_number == signal.SIGKILL
+
+
+def _hear_interrupts() -> None:
+    """A process started in the background of a shell ignores SIGINT, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _wait_for(condition: object, process: subprocess.Popen[str]) -> None:

@@ -102,8 +102,13 @@ def _most_patches(config: RunConfig, registry: Registry, slide: SlideRef) -> flo
         return float(sum(width * height / side**2 for side in sides))
 
 
+def _nearest_folder(workspace: Path) -> Path:
+    """The workspace, or as much of its path as is there."""
+    return next(folder for folder in (workspace, *workspace.parents) if folder.exists())
+
+
 def _check_workspace(workspace: Path, findings: Findings) -> None:
-    there = next(folder for folder in (workspace, *workspace.parents) if folder.exists())
+    there = _nearest_folder(workspace)
     try:
         with tempfile.TemporaryFile(dir=there):
             pass
@@ -112,7 +117,7 @@ def _check_workspace(workspace: Path, findings: Findings) -> None:
 
 
 def _check_disk(workspace: Path, needed: int, what: str, findings: Findings) -> None:
-    there = next(folder for folder in (workspace, *workspace.parents) if folder.exists())
+    there = _nearest_folder(workspace)
     free = shutil.disk_usage(there).free
     line = f"{what} take at most {_size(needed)}; {_size(free)} are free in {there}"
     if needed > free:

@@ -13,6 +13,14 @@ from milsurv.loading import load_config
 from milsurv.pipeline import RunResult, run
 from milsurv.progress import RunProgress
 
+TITLES = {
+    "harrell_c_index": "Harrell's C",
+    "uno_c_index": "Uno's C",
+    "integrated_brier_score": "Integrated Brier score",
+    "integrated_brier_score_kaplan_meier": "  of Kaplan-Meier alone",
+}
+"""Metrics on the screen, in order."""
+
 
 def run_command(
     source: str, overrides: Sequence[str], plugins: Sequence[Path], fold: int | None, quiet: bool
@@ -70,11 +78,8 @@ def _print_result(result: RunResult, progress: RunProgress) -> None:
     )
     for pooled in metrics["pooled"]:
         progress.say(f"seed {pooled['seed']}, {_folds(metrics, pooled['seed'])}:")
-        for name in ("harrell_c_index", "uno_c_index", "integrated_brier_score"):
-            progress.say(f"  {_title(name):<24}{_estimate(pooled['metrics'][name])}")
-        progress.say(
-            f"  {_title('integrated_brier_score_kaplan_meier'):<24}{_estimate(_kaplan_meier(pooled))}"
-        )
+        for name, title in TITLES.items():
+            progress.say(f"  {title:<24}{_estimate(pooled['metrics'][name])}")
     summary = metrics["summary"]["harrell_c_index"]
     if summary["mean"] is not None:
         spread = "" if summary["standard_deviation"] is None else f", SD {summary['standard_deviation']:.3f}"
@@ -96,20 +101,6 @@ def _print_result(result: RunResult, progress: RunProgress) -> None:
 def _folds(metrics: dict[str, Any], seed: int) -> str:
     count = sum(fold["seed"] == seed for fold in metrics["folds"])
     return "1 fold" if count == 1 else f"pooled within {count} folds"
-
-
-def _kaplan_meier(pooled: dict[str, Any]) -> dict[str, Any]:
-    metric: dict[str, Any] = pooled["metrics"]["integrated_brier_score_kaplan_meier"]
-    return metric
-
-
-def _title(name: str) -> str:
-    return {
-        "harrell_c_index": "Harrell's C",
-        "uno_c_index": "Uno's C",
-        "integrated_brier_score": "Integrated Brier score",
-        "integrated_brier_score_kaplan_meier": "  of Kaplan-Meier alone",
-    }[name]
 
 
 def _estimate(metric: dict[str, Any]) -> str:

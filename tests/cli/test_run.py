@@ -146,14 +146,18 @@ def test_a_case_in_two_folds_is_refused(write_config: WriteConfig, tmp_path: Pat
     assert "row 17" in done.stderr
 
 
+def _cohort_with_a_bad_slide(small_cohort: Path, folder: Path) -> dict[str, str]:
+    """The small cohort's section of the YAML, from a copy in which the slide P00-1 does not open."""
+    shutil.copytree(small_cohort, folder)
+    (folder / "slides" / "P00-1.svs").write_text("no slide")
+    return {"table": str(folder / "follow_up.csv"), "slides": str(folder / "slides")}
+
+
 def test_check_tells_what_a_run_would_leave_out(
     write_config: WriteConfig, tmp_path: Path, small_cohort: Path
 ) -> None:
-    cohort = tmp_path / "cohort"
-    shutil.copytree(small_cohort, cohort)
-    (cohort / "slides" / "P00-1.svs").write_text("no slide")
-    (cohort / "slides" / "P02-1.svs").unlink()
-    sections = {"table": str(cohort / "follow_up.csv"), "slides": str(cohort / "slides")}
+    sections = _cohort_with_a_bad_slide(small_cohort, tmp_path / "cohort")
+    (tmp_path / "cohort" / "slides" / "P02-1.svs").unlink()
     done = _milsurv("check", write_config(cohort=sections), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "15 cases, 10 events, 17 slides in the table" in done.stdout
@@ -166,10 +170,7 @@ def test_check_tells_what_a_run_would_leave_out(
 def test_too_many_slides_left_out_exit_with_1(
     write_config: WriteConfig, tmp_path: Path, small_cohort: Path
 ) -> None:
-    cohort = tmp_path / "cohort"
-    shutil.copytree(small_cohort, cohort)
-    (cohort / "slides" / "P00-1.svs").write_text("no slide")
-    sections = {"table": str(cohort / "follow_up.csv"), "slides": str(cohort / "slides")}
+    sections = _cohort_with_a_bad_slide(small_cohort, tmp_path / "cohort")
     done = _milsurv("run", write_config(cohort=sections, max_failed_slides=0), cwd=tmp_path)
     assert done.returncode == 1
     assert "more than max_failed_slides: 0" in done.stderr

@@ -9,21 +9,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from milsurv._version import __version__
-from milsurv.errors import MilsurvError
+from milsurv.errors import MilsurvError, SlideError, WeightsError
 from milsurv.plugin.base import PluginConfig
-from milsurv.plugin.spec import hookimpl
+from milsurv.plugin.spec import Register, hookimpl
 
 if TYPE_CHECKING:
-    from milsurv.aggregators.base import Aggregator
-    from milsurv.backbones.base import Backbone
+    from milsurv.aggregators.base import Aggregator, require_magnification
+    from milsurv.backbones.base import Backbone, PatchEncoder
+    from milsurv.backbones.weights import file_id, read_state
     from milsurv.features.bag import Bag
     from milsurv.losses.base import Loss
+    from milsurv.slides.reader import Reader, Slide
+    from milsurv.slides.tissue import TissueMask, TissueSegmenter
 
 _LAZY = {
     "Aggregator": "milsurv.aggregators.base",
     "Backbone": "milsurv.backbones.base",
     "Bag": "milsurv.features.bag",
     "Loss": "milsurv.losses.base",
+    "PatchEncoder": "milsurv.backbones.base",
+    "Reader": "milsurv.slides.reader",
+    "Slide": "milsurv.slides.reader",
+    "TissueMask": "milsurv.slides.tissue",
+    "TissueSegmenter": "milsurv.slides.tissue",
+    "file_id": "milsurv.backbones.weights",
+    "read_state": "milsurv.backbones.weights",
+    "require_magnification": "milsurv.aggregators.base",
 }
 
 __all__ = [
@@ -32,13 +43,31 @@ __all__ = [
     "Bag",
     "Loss",
     "MilsurvError",
+    "PatchEncoder",
     "PluginConfig",
+    "Reader",
+    "Register",
+    "Slide",
+    "SlideError",
+    "TissueMask",
+    "TissueSegmenter",
+    "WeightsError",
     "__version__",
+    "file_id",
     "hookimpl",
+    "read_state",
+    "require_magnification",
+    "testing",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "testing":
+        return import_module("milsurv.testing")
     if name not in _LAZY:
         raise AttributeError(f"module 'milsurv' has no attribute '{name}'")
     return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

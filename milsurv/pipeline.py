@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ from milsurv.evaluation.times import EvaluationTimes, evaluation_times
 from milsurv.executors.base import Event, Executor, Unit
 from milsurv.executors.local import LocalExecutor, choose_device, count_workers
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings, extract_slide, extracted
+from milsurv.plugin.lifecycle import HookFailure, LifeCycle
 from milsurv.plugin.registry import Registry
 from milsurv.progress import RunProgress
 from milsurv.report.html import write_report
 from milsurv.report.views import make_views
-from milsurv.run_folder import RunContent, RunFolder
+from milsurv.run_folder import EVENTS, RunContent, RunFolder
 from milsurv.training.data import TrainingCase
 from milsurv.training.loop import PREDICTIONS, FoldJob, read_predictions, train_fold
 
@@ -70,11 +71,12 @@ def run(
         folder = RunFolder.lay_out(content, times.times)
         jobs = fold_jobs(content, folder, times, device)
         todo = [job for job in jobs if only_fold in (None, job.fold)]
-        train(todo, folder, executor, progress, registry, config)
+        life_cycle = tell_plugins(registry, folder, progress)
+        train(todo, folder, executor, progress, life_cycle, config)
     progress.say("measuring, writing the report")
     metrics = measure(jobs, content, times, folder)
     finished = all(job.finished for job in jobs)
-    report = finish(content, folder, metrics, registry) if finished else None
+    report = finish(content, folder, metrics, life_cycle) if finished else None
     left_out = sum(outcome.reason is not None for outcome in outcomes.values())
     return RunResult(folder.path, metrics, report, left_out, usable)
 
@@ -216,19 +218,32 @@ def fold_jobs(content: RunContent, folder: RunFolder, times: EvaluationTimes, de
     ]
 
 
+def tell_plugins(registry: Registry, folder: RunFolder, progress: RunProgress) -> LifeCycle:
+    """The life-cycle hooks of all plugins; one that fails is a warning, and its traceback stands in the events."""
+
+    def on_failure(failure: HookFailure) -> None:
+        progress.warn(
+            f"plugin {failure.plugin} failed in {failure.hook} and is told nothing more of this run "
+            f"({failure.error}); the traceback stands in {folder.path / EVENTS}"
+        )
+        folder.log({"event": "plugin switched off", **asdict(failure)})
+
+    return LifeCycle(registry.manager, on_failure)
+
+
 def train(
     jobs: Sequence[FoldJob],
     folder: RunFolder,
     executor: Executor,
     progress: RunProgress,
-    registry: Registry,
+    life_cycle: LifeCycle,
     config: RunConfig,
 ) -> None:
     """Train the folds that are not finished, telling the plugins' life-cycle hooks as they go."""
     units = [
         Unit(f"seed {job.seed} fold {job.fold}", train_fold, {"job": job}) for job in jobs if not job.finished
     ]
-    registry.manager.hook.milsurv_run_started(config=config.model_dump(mode="json"), folder=folder.path)
+    life_cycle.tell("milsurv_run_started", config=config.model_dump(mode="json"), folder=folder.path)
     total = sum(len(unit.arguments["job"].train) for unit in units) * config.training.epochs
 
     def on_event(unit: Unit, event: Event) -> None:
@@ -237,13 +252,12 @@ def train(
             stage.advance(event["count"])
             return
         folder.log(event)
+        fold = {"seed": job.seed, "fold": job.fold, "folder": job.folder}
         if event["event"] == "epoch":
             values = {key: value for key, value in event.items() if isinstance(value, float)}
-            registry.manager.hook.milsurv_epoch_finished(
-                seed=job.seed, fold=job.fold, epoch=event["epoch"], values=values
-            )
+            life_cycle.tell("milsurv_epoch_finished", epoch=event["epoch"], values=values, **fold)
         elif event["event"] == "fold finished":
-            registry.manager.hook.milsurv_fold_finished(seed=job.seed, fold=job.fold, folder=job.folder)
+            life_cycle.tell("milsurv_fold_finished", **fold)
 
     with progress.stage("training folds", total, "cases") as stage:
         executor.run(units, on_event)
@@ -276,11 +290,11 @@ def _training_follow_up(split: Split, cases: dict[str, Case]) -> TrainingFollowU
     )
 
 
-def finish(content: RunContent, folder: RunFolder, metrics: dict[str, Any], registry: Registry) -> Path:
+def finish(content: RunContent, folder: RunFolder, metrics: dict[str, Any], life_cycle: LifeCycle) -> Path:
     """Write the report and tell the plugins."""
     slides = pd.read_csv(folder.path / "slides.csv", dtype={"slide_id": str, "case_id": str})
     predictions = read_predictions(folder.path / PREDICTIONS)
-    views = make_views(content.config, registry, folder.path, predictions, slides)
+    views = make_views(content.config, content.registry, folder.path, predictions, slides)
     report = write_report(folder.path, content.config, views)
-    registry.manager.hook.milsurv_run_finished(folder=folder.path, metrics=metrics)
+    life_cycle.tell("milsurv_run_finished", folder=folder.path, metrics=metrics)
     return report

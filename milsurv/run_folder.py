@@ -40,6 +40,9 @@ PACKAGES = (
 )
 
 
+EVENTS = "events.jsonl"
+
+
 @dataclass(frozen=True)
 class RunContent:
     """All that a run is made of, once features are there."""
@@ -166,7 +169,7 @@ class RunFolder:
         }
         at = datetime.now(UTC).isoformat(timespec="seconds")
         line = json.dumps({"at": at, **finite}, allow_nan=False)
-        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+        with (self.path / EVENTS).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
 

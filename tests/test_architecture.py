@@ -33,6 +33,7 @@ FRONT = {
     "pipeline",
     "progress",
     "run_folder",
+    "scaffold",
     "testing",
     "__init__",
     "__main__",

@@ -262,3 +262,27 @@ def test_events_are_json_without_nan(write_config: WriteConfig) -> None:
     (epoch,) = [event for event in events if event["event"] == "epoch"]
     assert epoch["validation_loss"] is None
     assert "NaN" not in (result.folder / "events.jsonl").read_text()
+
+
+def test_a_tracker_that_fails_is_reported_once_and_spoils_nothing(
+    write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing = tmp_path / "failing_tracker.py"
+    failing.write_text(
+        "from milsurv import hookimpl\n\n@hookimpl\ndef milsurv_epoch_finished(epoch):\n"
+        "    raise ValueError(f'no disk in epoch {epoch}')\n"
+        "\n@hookimpl\ndef milsurv_run_finished(folder):\n    (folder / 'told').touch()\n"
+    )
+    diary = DATA / "plugins" / "diary.py"
+    result = _run(write_config(plugins=[str(COLOUR_BACKBONE), str(failing), str(diary)]))
+    assert result.report is not None
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "failing_tracker" in line]
+    assert len(warnings) == 1
+    assert "failed in milsurv_epoch_finished" in warnings[0]
+    assert "ValueError: no disk in epoch 1" in warnings[0]
+    assert not (result.folder / "told").exists()
+    told = (result.folder / "diary.jsonl").read_text().splitlines()
+    assert len(told) == 1 + 3 * 3 + 3 + 1
+    events = [json.loads(line) for line in (result.folder / "events.jsonl").read_text().splitlines()]
+    (switched_off,) = [event for event in events if event["event"] == "plugin switched off"]
+    assert "raise ValueError(f'no disk" in switched_off["traceback"]

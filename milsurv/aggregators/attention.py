@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from milsurv.errors import MilsurvError
 
-BLOCK_ELEMENTS = 2**21
+BLOCK_ELEMENTS = 2**23
 """Attention weights, over all heads, that may stand in memory at once."""
 
 
@@ -59,9 +59,8 @@ class MultiHeadAttention(nn.Module):
         dropout = self.dropout if self.training or self.dropout_in_eval else 0.0
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=dropout)
         real = query_groups >= 0
-        rows = attended.transpose(1, 2).flatten(2)[real]
-        output: Tensor = self.out(torch.empty_like(queries).index_copy(0, query_groups[real], rows))
-        return output
+        rows: Tensor = self.out(attended.transpose(1, 2).flatten(2)[real])
+        return torch.empty_like(rows).index_copy(0, query_groups[real], rows)
 
     def carry_grouped(self, weights: Tensor, queries: Tensor, context: Tensor, key_groups: Tensor) -> Tensor:
         """:meth:`carry` where each query sees only its row ``(n, b)`` of ``key_groups``."""
@@ -125,8 +124,8 @@ class DropoutAttention(torch.autograd.Function):
         ctx.seed = int(torch.randint(2**62, ()))
         ctx.dropped = round(dropout * 2**16)
         output = value.new_empty(*query.shape[:-1], value.shape[-1])
-        for rows, weights, kept in _blocks(query, key, ctx.seed, ctx.dropped):
-            output[:, rows] = weights.mul_(kept) @ value
+        for rows, weights, dropped in _blocks(query, key, ctx.seed, ctx.dropped):
+            output[:, rows] = weights.masked_fill_(dropped, 0) @ value
         output /= 1 - ctx.dropped / 2**16
         ctx.save_for_backward(query, key, value, output)
         return output
@@ -139,17 +138,18 @@ class DropoutAttention(torch.autograd.Function):
         d_output = d_output / (1 - ctx.dropped / 2**16)
         scale = query.shape[-1] ** -0.5
         d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        for rows, weights, kept in _blocks(query, key, ctx.seed, ctx.dropped):
+        for rows, weights, dropped in _blocks(query, key, ctx.seed, ctx.dropped):
             d_block = d_output[:, rows]
-            d_value.baddbmm_((weights * kept).transpose(1, 2), d_block)
-            d_scores = (d_block @ value.transpose(1, 2)).mul_(kept).sub_(row_sums[:, rows]).mul_(weights)
+            d_scores = (d_block @ value.transpose(1, 2)).masked_fill_(dropped, 0)
+            d_scores.sub_(row_sums[:, rows]).mul_(weights)
+            d_value.baddbmm_(weights.masked_fill_(dropped, 0).transpose(1, 2), d_block)
             d_query[:, rows] = d_scores @ key
             d_key.baddbmm_(d_scores.transpose(1, 2), query[:, rows])
         return d_query.mul_(scale), d_key.mul_(scale), d_value, None
 
 
 def _blocks(query: Tensor, key: Tensor, seed: int, dropped: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Rows of each block, its attention weights and which of them are kept; ``dropped`` of 2¹⁶ are not."""
+    """Rows of each block, its attention weights, and which of them are dropped: ``dropped`` of 2¹⁶."""
     generator = torch.Generator().manual_seed(seed)
     step = _rows_per_block(query, key)
     scale = query.shape[-1] ** -0.5
@@ -159,7 +159,7 @@ def _blocks(query: Tensor, key: Tensor, seed: int, dropped: int) -> Iterator[tup
         # Four 16-bit numbers from each 64-bit draw: Tensor.bernoulli_ takes longer than the products.
         draws = torch.empty(math.ceil(weights.numel() / 4), dtype=torch.int64)
         bits = draws.random_(-(2**63), None, generator=generator).view(torch.int16)
-        yield rows, weights, (bits[: weights.numel()] >= dropped - 2**15).view(weights.shape)
+        yield rows, weights, (bits[: weights.numel()] < dropped - 2**15).view(weights.shape)
 
 
 def _rows_per_block(query: Tensor, key: Tensor) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -22,6 +23,10 @@ class Aggregator(nn.Module, ABC):
     Config: ClassVar[type[PluginConfig]] = PluginConfig
     requires_grid: bool = False
     """True when ``bag.grid`` is needed (it may depend on the config); features without one are then refused."""
+    order_matters: bool = False
+    """True when the output depends on the order of the patches (it may depend on the config)."""
+    expected_failures: ClassVar[Mapping[str, str]] = {}
+    """Promises of ``milsurv.testing`` that this class need not keep, each with the reason."""
 
     @abstractmethod
     def __init__(self, config: PluginConfig, feature_dims: dict[int, int], n_outputs: int):

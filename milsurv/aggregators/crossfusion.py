@@ -83,6 +83,7 @@ class MultiScale(Aggregator):
                 f"{config.source}x; add magnifications to tiling.magnifications or take another aggregator"
             )
         self.requires_grid = config.attention == "local"
+        self.order_matters = not self.requires_grid
         width = config.width
         order = [self.source, *self.others]
         self.projections = nn.ModuleDict({str(m): projection(feature_dims[m], width.dim) for m in order})

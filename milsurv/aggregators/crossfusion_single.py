@@ -29,6 +29,7 @@ class CrossFusionSingle(Aggregator):
     """CrossFusion's ablation on one magnification, without cross-attention (Soraki et al., MIDL 2026)."""
 
     Config = CrossFusionSingleConfig
+    order_matters = True
 
     def __init__(self, config: CrossFusionSingleConfig, feature_dims: dict[int, int], n_outputs: int):
         super().__init__(config, feature_dims, n_outputs)

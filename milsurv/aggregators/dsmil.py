@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from pydantic import PositiveInt
@@ -28,6 +30,9 @@ class DSMIL(Aggregator):
     """
 
     Config = DSMILConfig
+    expected_failures: ClassVar[Mapping[str, str]] = {
+        "gradients_reach_all": "the instance stream is not trained, as in the released code"
+    }
 
     def __init__(self, config: DSMILConfig, feature_dims: dict[int, int], n_outputs: int):
         super().__init__(config, feature_dims, n_outputs)

@@ -32,6 +32,7 @@ class TransMIL(Aggregator):
     """TransMIL (Shao et al., NeurIPS 2021): class token, Nyström attention, PPEG, Nyström attention."""
 
     Config = TransMILConfig
+    order_matters = True
 
     def __init__(self, config: TransMILConfig, feature_dims: dict[int, int], n_outputs: int):
         super().__init__(config, feature_dims, n_outputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -44,6 +44,8 @@ PluginOption = Annotated[
 WorkspaceOption = Annotated[
     Path | None, typer.Option(help="Where features and runs are kept (default: ./milsurv-workspace).")
 ]
+PluginKind = Literal["aggregator", "backbone", "loss"]
+"""What ``new-plugin`` writes packages for."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -130,6 +132,20 @@ def _print_plugins(rows: list[dict[str, Any]]) -> None:
             style=style,
         )
     Console().print(table)
+
+
+@app.command("new-plugin")
+def new_plugin(
+    kind: Annotated[PluginKind, typer.Argument(metavar="KIND", help="aggregator, backbone or loss.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name in a configuration, such as mymil.")],
+    parent: Annotated[
+        Path, typer.Option("--in", metavar="DIR", help="Where the package's folder is made.")
+    ] = Path(),
+) -> None:
+    """Write an installable package for a plugin of your own, with a test of milsurv's contract."""
+    from milsurv.cli.new_plugin import new_plugin_command
+
+    raise typer.Exit(new_plugin_command(kind, name, parent))
 
 
 @app.command("import-checkpoint")

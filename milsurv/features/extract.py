@@ -15,6 +15,7 @@ from torch import nn
 
 from milsurv._version import __version__
 from milsurv.artifacts import fingerprint
+from milsurv.backbones.base import Backbone
 from milsurv.config import PluginSection, RunConfig
 from milsurv.errors import MilsurvError, SlideError
 from milsurv.executors.base import Report
@@ -127,7 +128,7 @@ def _extract(
             mask = registry.create("tissue", config.tissue).segment(opened)
             grid = make_grid(opened.dimensions, opened.mpp, mask, config.tiling)
             encoder = _encoder(config.plugins, config.backbone.model_dump_json(), device)
-            features = _embed(opened, grid, encoder, config, device, report)
+            features = _embed(opened, grid, encoder, config, report)
             attributes = {
                 "slide": slide_identity(slide),
                 "table_mpp": mpp,
@@ -150,34 +151,53 @@ def _extract(
     return _outcome(slide_id, attributes)
 
 
+@dataclass(frozen=True)
+class _Encoder:
+    """A backbone at work."""
+
+    name: str
+    """With its distribution, for errors."""
+    dim: int
+    network: nn.Module
+    device: str
+
+    def embed(self, patches: NDArray[np.uint8], dtype: str, what: str) -> NDArray[Any]:
+        """``(n, h, w, 3)`` -> ``(n, dim)``. Raises MilsurvError when the network gives something else."""
+        with torch.inference_mode():
+            pixels = torch.from_numpy(patches).to(self.device).permute(0, 3, 1, 2)
+            vectors = self.network(pixels).to("cpu", torch.float32)
+        if vectors.shape != (len(patches), self.dim) or not bool(torch.isfinite(vectors).all()):
+            raise MilsurvError(
+                f"{self.name} gave for {what} values of shape {tuple(vectors.shape)}, or values that are not finite; "
+                f"({len(patches)}, {self.dim}) finite ones are expected: it breaks the promise 'dimension'"
+            )
+        stored: NDArray[Any] = vectors.numpy().astype(dtype)
+        if not np.isfinite(stored).all():
+            raise MilsurvError(
+                f"{self.name} gave for {what} values beyond {dtype}; set extraction.dtype: float32"
+            )
+        return stored
+
+
 @cache
-def _encoder(plugins: tuple[Path, ...], backbone: str, device: str) -> nn.Module:
-    """The backbone's network, loaded once per process."""
+def _encoder(plugins: tuple[Path, ...], backbone: str, device: str) -> _Encoder:
+    """The backbone with its network, loaded once per process."""
     section = PluginSection.model_validate_json(backbone)
-    encoder: nn.Module = (
-        get_registry(plugins).create("backbone", section).load(torch.device(device), torch.float32)
-    )
-    return encoder
+    registry = get_registry(plugins)
+    plugin: Backbone = registry.create("backbone", section)
+    network = plugin.load(torch.device(device), torch.float32)
+    return _Encoder(registry.describe("backbone", section.name), plugin.dim, network, device)
 
 
 def _embed(
-    slide: Slide, grid: PatchGrid, encoder: nn.Module, config: RunConfig, device: str, report: Report
+    slide: Slide, grid: PatchGrid, encoder: _Encoder, config: RunConfig, report: Report
 ) -> dict[int, NDArray[Any]]:
     """Magnification -> ``(n, dim)`` features in the order of the grid."""
-    features: dict[int, NDArray[Any]] = {}
+    dtype = config.extraction.dtype
+    features = {m: np.empty((len(places), encoder.dim), dtype) for m, places in grid.coords.items()}
     for magnification, rows, patches in _batches(slide, grid, config):
-        with torch.inference_mode():
-            pixels = torch.from_numpy(patches).to(device).permute(0, 3, 1, 2)
-            vectors = encoder(pixels).to("cpu", torch.float32).numpy().astype(config.extraction.dtype)
-        if not np.isfinite(vectors).all():
-            raise MilsurvError(
-                f"backbone '{config.backbone.name}' gave values beyond {config.extraction.dtype} for {slide.path}; "
-                "try extraction.dtype: float32"
-            )
-        if magnification not in features:
-            shape = (len(grid.coords[magnification]), vectors.shape[1])
-            features[magnification] = np.empty(shape, config.extraction.dtype)
-        features[magnification][rows] = vectors
+        what = f"{len(rows)} patches at {magnification}x of {slide.path}"
+        features[magnification][rows] = encoder.embed(patches, dtype, what)
         report({"event": "patches", "count": len(rows)})
     return features
 

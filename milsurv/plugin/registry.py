@@ -2,13 +2,15 @@
 
 Discovery isolates: a plugin that fails to import or to register is kept as broken, with its distribution and
 the reason, and stops nothing but a run that asks for it. ``MILSURV_LOAD_PLUGINS=a,b`` limits which entry points
-are loaded; empty means none.
+are loaded; empty means none. A plugin module says with ``milsurv_api = 1`` for which plugin API it was built; one
+that does not say so was built for 1.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -21,6 +23,7 @@ from typing import Any
 
 import pluggy
 
+from milsurv._version import __version__
 from milsurv.artifacts import fingerprint
 from milsurv.config import PluginSection
 from milsurv.errors import PluginError, nearest
@@ -34,7 +37,10 @@ REGISTERING_HOOKS = {
     "loss": "milsurv_register_losses",
 }
 KINDS = tuple(REGISTERING_HOOKS)
+HOOK_PREFIX = "milsurv_"
 LOCAL = "local file"
+LIMIT = "MILSURV_LOAD_PLUGINS"
+"""Environment variable with the entry points or distributions that may be loaded."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,8 @@ class Registry:
         module = None
         try:
             module = load()
+            _require_api(module)
+            _require_hooks(module)
             self.manager.register(module, name=name)
             self.manager.check_pending()
             for kind, hook in REGISTERING_HOOKS.items():
@@ -83,7 +91,7 @@ class Registry:
         except (Exception, SystemExit) as error:
             if module is not None and self.manager.get_plugin(name) is module:
                 self.manager.unregister(module)
-            reason = f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
             broken = [replace(info, status="broken", reason=reason, target=None) for info in found]
             self.plugins += broken or [PluginInfo("-", name, "", source, version, "broken", reason)]
             return
@@ -105,8 +113,7 @@ class Registry:
         if len(matches) > 1:
             sources = " and ".join(f"{info.distribution} {info.version}" for info in matches)
             raise PluginError(
-                f"{kind} '{name}' is registered by {sources}; uninstall one, or limit what is loaded with "
-                "MILSURV_LOAD_PLUGINS"
+                f"{kind} '{name}' is registered by {sources}; uninstall one, or limit what is loaded with {LIMIT}"
             )
         if matches[0].status != "ok":
             raise PluginError(f"{kind} '{name}' of {matches[0].distribution} is broken: {matches[0].reason}")
@@ -116,6 +123,8 @@ class Registry:
         known = sorted({info.name for info in self.plugins if info.kind == kind})
         broken = [info for info in self.plugins if info.kind == "-"]
         hint = "".join(f"; {info.distribution} failed to load: {info.reason}" for info in broken)
+        if LIMIT in os.environ:
+            hint += f"; {LIMIT}={os.environ[LIMIT]} limits what is loaded"
         return f"unknown {kind} '{name}'{nearest(name, known)}; there are: {', '.join(known)}{hint}"
 
     def load(self, kind: str, name: str) -> Any:
@@ -135,6 +144,11 @@ class Registry:
         plugin_class = self.load(kind, section.name)
         return plugin_class(plugin_class.Config(**section.settings), *arguments)
 
+    def describe(self, kind: str, name: str) -> str:
+        """A plugin in an error message: its kind, name and distribution."""
+        info = self.find(kind, name)
+        return f"{kind} '{name}' of {info.distribution} {info.version}"
+
     def origin(self, kind: str, name: str) -> str | None:
         """What a fingerprint says of a plugin's source: None when it is built in."""
         info = self.find(kind, name)
@@ -153,14 +167,10 @@ class Registry:
             plugin_class = self.load(info.kind, info.name)
         except PluginError as error:
             return replace(info, status="broken", reason=str(error))
-        from milsurv.plugin.contracts import contract_of
+        from milsurv.plugin.contracts import problem_of
 
-        base = contract_of(info.kind)
-        if not (isinstance(plugin_class, type) and issubclass(plugin_class, base)):
-            return replace(
-                info, status="broken", reason=f"{info.target} does not derive from {base.__name__}"
-            )
-        return info
+        problem = problem_of(info.kind, plugin_class)
+        return replace(info, status="broken", reason=f"{info.target} {problem}") if problem else info
 
 
 def _collector(found: list[PluginInfo], kind: str, source: str, version: str) -> spec.Register:
@@ -172,9 +182,30 @@ def _collector(found: list[PluginInfo], kind: str, source: str, version: str) ->
     return register
 
 
+def _require_api(module: Any) -> None:
+    built_for = getattr(module, "milsurv_api", 1)
+    if built_for != spec.PLUGIN_API:
+        raise PluginError(
+            f"built for plugin API {built_for}, but milsurv {__version__} has plugin API {spec.PLUGIN_API}; "
+            "install a version of the plugin, or of milsurv, that fits the other"
+        )
+
+
+def _require_hooks(module: Any) -> None:
+    """Refuse functions that look like hooks and would never be called."""
+    known = [name for name in vars(spec) if name.startswith(HOOK_PREFIX)]
+    for name, value in vars(module).items():
+        if not name.startswith(HOOK_PREFIX) or not inspect.isroutine(value):
+            continue
+        if name not in known:
+            raise PluginError(f"there is no hook '{name}'{nearest(name, known)}")
+        if not hasattr(value, f"{spec.PROJECT}_impl"):
+            raise PluginError(f"the function '{name}' is not marked with @milsurv.hookimpl")
+
+
 def _entry_points() -> list[EntryPoint]:
     found = sorted(entry_points(group=spec.PROJECT), key=lambda entry_point: entry_point.name)
-    wanted = os.environ.get("MILSURV_LOAD_PLUGINS")
+    wanted = os.environ.get(LIMIT)
     if wanted is None:
         return found
     names = {name.strip() for name in wanted.split(",")}

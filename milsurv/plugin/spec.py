@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import pluggy
 
 PROJECT = "milsurv"
+PLUGIN_API = 1
+"""Rises when plugins must change; a plugin module says ``milsurv_api = 1`` for the one that it was built for."""
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
@@ -53,8 +55,11 @@ def milsurv_run_started(config: dict[str, Any], folder: Path) -> None:
 
 
 @hookspec
-def milsurv_epoch_finished(seed: int, fold: int, epoch: int, values: dict[str, float]) -> None:
-    """Called in the driving process after each epoch of each fold, with the row of ``history.csv``."""
+def milsurv_epoch_finished(seed: int, fold: int, epoch: int, values: dict[str, float], folder: Path) -> None:
+    """Called in the driving process after each epoch of each fold, with the numbers of its row in ``history.csv``.
+
+    ``folder`` is the fold's.
+    """
 
 
 @hookspec

@@ -85,8 +85,8 @@ class FoldTraining:
         self.settings: Training = job.config.training
         self.device = torch.device(job.device)
         self.bags = BagCache(self.device, job.cache_bytes)
-        registry = get_registry(job.config.plugins)
-        self.loss: Loss = registry.create("loss", job.config.loss)
+        self.registry = get_registry(job.config.plugins)
+        self.loss: Loss = self.registry.create("loss", job.config.loss)
         self.loss.fit(*follow_up(job.train))
         if job.validation and self.loss.couples_cases and not any(case.event for case in job.validation):
             raise MilsurvError(
@@ -96,7 +96,9 @@ class FoldTraining:
         first = self.bags.read(job.train[0].slides[0][1])
         dims = {magnification: features.shape[1] for magnification, features in first.features.items()}
         torch.manual_seed(_seed(job.seed, job.fold, "initial weights"))
-        self.model: SurvivalModel = build_model(registry, job.config.aggregator, dims, self.loss.n_outputs)
+        self.model: SurvivalModel = build_model(
+            self.registry, job.config.aggregator, dims, self.loss.n_outputs
+        )
         self.model.to(self.device)
         if self.settings.standardize:
             self.model.fit_standardization(
@@ -126,7 +128,7 @@ class FoldTraining:
         self.model.load_state_dict(self.state.best)
         train_outputs = self._outputs(job.train)
         self.loss.fit_baseline(train_outputs, *follow_up(job.train))
-        cutoff = float(self.loss.risk(train_outputs).median())
+        cutoff = float(self._risk(train_outputs).median())
         about = {
             "aggregator": job.config.aggregator.model_dump(mode="json"),
             "loss": job.config.loss.model_dump(mode="json"),
@@ -159,7 +161,7 @@ class FoldTraining:
             losses.append(batch_loss * len(batch))
             report({"event": "cases", "count": len(batch)})
         time, event = follow_up(cases)
-        risk = self.loss.risk(torch.cat(outputs))
+        risk = self._risk(torch.cat(outputs))
         return {"train_loss": sum(losses) / len(cases), "train_c_index": c_index(time, event, risk)}
 
     def _accumulate(self, batch: Sequence[TrainingCase], epoch: int) -> tuple[Tensor, float]:
@@ -203,24 +205,57 @@ class FoldTraining:
                 "that need none"
             )
         torch.manual_seed(_seed(self.job.seed, epoch, slide))
-        output: Tensor = self.model(bag)
+        sizes = ", ".join(f"{n} at {magnification}x" for magnification, n in bag.sizes.items())
+        try:
+            output: Tensor = self.model(bag)
+        except Exception as error:
+            error.add_note(f"raised by {self._plugin('aggregator')} for slide {slide} ({sizes} patches)")
+            raise
         if output.shape != (self.loss.n_outputs,) or not bool(torch.isfinite(output).all()):
             wrong = f"values of shape {tuple(output.shape)}, not ({self.loss.n_outputs},)"
             if output.shape == (self.loss.n_outputs,):
-                wrong = f"values that are not finite in epoch {epoch}; try a lower training.learning_rate"
-            sizes = ", ".join(f"{n} at {magnification}x" for magnification, n in bag.sizes.items())
+                wrong = f"values that are not finite in epoch {epoch} (try a lower training.learning_rate)"
             raise MilsurvError(
-                f"seed {self.job.seed}, fold {self.job.fold}: aggregator '{self.job.config.aggregator.name}' gave "
-                f"for slide {slide} ({sizes} patches) {wrong}"
+                f"seed {self.job.seed}, fold {self.job.fold}: {self._plugin('aggregator')} gave for slide {slide} "
+                f"({sizes} patches) {wrong}: it breaks the promise 'any_number_of_patches'"
             )
         return output
+
+    def _risk(self, outputs: Tensor) -> Tensor:
+        """``(n, n_outputs)`` -> ``(n,)``. Raises MilsurvError when the loss gives something else."""
+        risk = self.loss.risk(outputs)
+        if risk.shape != (len(outputs),) or not bool(torch.isfinite(risk).all()):
+            raise MilsurvError(
+                f"seed {self.job.seed}, fold {self.job.fold}: {self._plugin('loss')} gave risk of shape "
+                f"{tuple(risk.shape)} for {len(outputs)} cases, or risk that is not finite: it breaks the promise "
+                "'higher_risk_is_worse'"
+            )
+        return risk
+
+    def _survival(self, outputs: Tensor) -> Tensor:
+        """``(n, n_outputs)`` -> ``(n, times)``. Raises MilsurvError when the loss gives something else."""
+        survival = self.loss.survival(outputs, torch.tensor(self.job.times, dtype=torch.float64))
+        if survival.shape != (len(outputs), len(self.job.times)) or not bool(
+            ((survival >= 0) & (survival <= 1)).all()
+        ):
+            raise MilsurvError(
+                f"seed {self.job.seed}, fold {self.job.fold}: {self._plugin('loss')} gave survival of shape "
+                f"{tuple(survival.shape)} for {len(outputs)} cases and {len(self.job.times)} times, or survival "
+                "beyond 0 and 1: it breaks the promise 'survival_properties'"
+            )
+        return survival
+
+    def _plugin(self, kind: str) -> str:
+        """The plugin that this run has of a kind, in an error message."""
+        return self.registry.describe(kind, getattr(self.job.config, kind).name)
 
     def _require_finite(self, value: Tensor, cases: Sequence[TrainingCase], epoch: int) -> None:
         if not bool(torch.isfinite(value)):
             names = ", ".join(case.case_id for case in cases[:5])
             raise MilsurvError(
-                f"seed {self.job.seed}, fold {self.job.fold}: the loss is {value.item()} in epoch {epoch} at case "
-                f"{names}; try a lower training.learning_rate"
+                f"seed {self.job.seed}, fold {self.job.fold}: {self._plugin('loss')} is {value.item()} in epoch "
+                f"{epoch} at case {names}, of outputs that are finite (try a lower training.learning_rate): it breaks "
+                "the promise 'extreme_outputs'"
             )
 
     def _outputs(self, cases: Sequence[TrainingCase]) -> Tensor:
@@ -238,13 +273,13 @@ class FoldTraining:
         self._require_finite(loss, self.job.validation, self.state.epoch + 1)
         return {
             "validation_loss": loss.item(),
-            "validation_c_index": c_index(time, event, self.loss.risk(outputs)),
+            "validation_c_index": c_index(time, event, self._risk(outputs)),
         }
 
     def _predictions(self, cutoff: float) -> pd.DataFrame:
         """A row for each test case: what was seen, its risk, and survival at the run's times."""
         outputs = self._outputs(self.job.test)
-        risk = self.loss.risk(outputs)
+        risk = self._risk(outputs)
         table: dict[str, Any] = {
             "case_id": [case.case_id for case in self.job.test],
             "fold": self.job.fold,
@@ -254,7 +289,7 @@ class FoldTraining:
             "seed": self.job.seed,
             "high_risk": (risk > cutoff).int().numpy(),
         }
-        survival = self.loss.survival(outputs, torch.tensor(self.job.times, dtype=torch.float64)).numpy()
+        survival = self._survival(outputs).numpy()
         columns = {survival_column(t): survival[:, i] for i, t in enumerate(self.job.times)}
         return pd.DataFrame({**table, **columns})
 

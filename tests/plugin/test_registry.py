@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from milsurv import __version__
 from milsurv.errors import PluginError
 from milsurv.plugin.registry import KINDS, Registry
 from tests.conftest import COLOUR_BACKBONE
@@ -53,7 +54,18 @@ def test_a_local_file_registers_and_its_source_is_its_origin(tmp_path: Path) -> 
     [
         ("import not_there_at_all", "ModuleNotFoundError: No module named 'not_there_at_all'"),
         ("raise SystemExit('gone')", "SystemExit: gone"),
-        (REGISTER.format(kind="agregators", name="x", target="a:B"), "unknown hook"),
+        (
+            REGISTER.format(kind="agregators", name="x", target="a:B"),
+            "there is no hook 'milsurv_register_agregators' (did you mean 'milsurv_register_aggregators'?)",
+        ),
+        (
+            REGISTER.format(kind="losses", name="x", target="a:B").replace("@hookimpl", ""),
+            "the function 'milsurv_register_losses' is not marked with @milsurv.hookimpl",
+        ),
+        (
+            "milsurv_api = 2",
+            f"built for plugin API 2, but milsurv {__version__} has plugin API 1; install a version",
+        ),
         (
             REGISTER.format(kind="losses", name="x", target="no_colon"),
             "target must be 'package.module:Class'",

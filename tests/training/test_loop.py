@@ -19,6 +19,7 @@ from milsurv import Bag
 from milsurv.errors import MilsurvError
 from milsurv.executors.base import Event
 from milsurv.features.store import read_bag
+from milsurv.losses.nll import NLL
 from milsurv.plugin.registry import get_registry
 from milsurv.training.data import TrainingCase, follow_up
 from milsurv.training.loop import (
@@ -267,7 +268,8 @@ def test_an_aggregators_wrong_output_is_named(make_job: MakeJob, output: torch.T
     training = FoldTraining(make_job())
     training.model.aggregator = _Outputs(output)  # type: ignore[assignment]
     with pytest.raises(
-        MilsurvError, match=rf"aggregator 'crossfusion' gave for slide .* \(16 at 20x, .*{wrong}"
+        MilsurvError,
+        match=rf"aggregator 'crossfusion' of milsurv .* gave for slide .* \(16 at 20x, .*{wrong}",
     ):
         next(training.epochs(_ignore))
 
@@ -285,3 +287,58 @@ def test_a_damaged_state_is_named_with_what_to_do(make_job: MakeJob) -> None:
     (job.folder / STATE).write_bytes((job.folder / STATE).read_bytes()[:300])
     with pytest.raises(MilsurvError, match=r"state.safetensors is damaged .*delete it and run again"):
         FoldTraining(job)
+
+
+def test_what_an_aggregator_raises_names_the_slide(make_job: MakeJob) -> None:
+    class Raising(_Outputs):
+        def forward(self, _bag: Bag) -> torch.Tensor:
+            raise RuntimeError("sizes do not match")
+
+    training = FoldTraining(make_job())
+    training.model.aggregator = Raising(torch.zeros(3))  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match="sizes do not match") as caught:
+        next(training.epochs(_ignore))
+    (note,) = caught.value.__notes__
+    assert note.startswith("raised by aggregator 'crossfusion' of milsurv")
+    assert "(16 at 20x, 4 at 10x, 1 at 5x patches)" in note
+
+
+class _Wrong(NLL):
+    """A loss that breaks one of its promises."""
+
+    def __init__(self, wrong: str):
+        super().__init__(NLL.Config(bins=3))
+        self.wrong = wrong
+        self.fit(torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.ones(4))
+
+    def __call__(self, outputs: torch.Tensor, time: torch.Tensor, event: torch.Tensor) -> torch.Tensor:
+        return super().__call__(outputs, time, event) * (math.nan if self.wrong == "value" else 1)
+
+    def risk(self, outputs: torch.Tensor) -> torch.Tensor:
+        return outputs if self.wrong == "risk" else super().risk(outputs)
+
+    def survival(self, outputs: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        return super().survival(outputs, times) * (-1 if self.wrong == "survival" else 1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("value", r"loss 'nll' of milsurv .* is nan in epoch 1 .*promise 'extreme_outputs'"),
+        ("risk", r"loss 'nll' of milsurv .* gave risk of shape \(14, 3\) .*promise 'higher_risk_is_worse'"),
+        (
+            "survival",
+            r"loss 'nll' of milsurv .* gave survival .* beyond 0 and 1.*promise 'survival_properties'",
+        ),
+    ],
+)
+def test_a_losss_broken_promise_is_named(make_job: MakeJob, wrong: str, message: str) -> None:
+    training = FoldTraining(make_job())
+    training.loss = _Wrong(wrong)
+
+    def train() -> None:
+        list(training.epochs(_ignore))
+        training.finish()
+
+    with pytest.raises(MilsurvError, match=message):
+        train()

@@ -16,13 +16,12 @@ def _note(folder: Path, **entry: Any) -> None:
 @hookimpl
 def milsurv_run_started(config: dict[str, Any], folder: Path) -> None:
     _note(folder, hook="run started", name=config["name"])
-    milsurv_epoch_finished.folder = folder  # type: ignore[attr-defined]
 
 
 @hookimpl
-def milsurv_epoch_finished(seed: int, fold: int, epoch: int, values: dict[str, float]) -> None:
-    folder: Path = milsurv_epoch_finished.folder  # type: ignore[attr-defined]
-    _note(folder, hook="epoch finished", seed=seed, fold=fold, epoch=epoch, loss=values["train_loss"])
+def milsurv_epoch_finished(seed: int, fold: int, epoch: int, values: dict[str, float], folder: Path) -> None:
+    run = folder.parents[1]
+    _note(run, hook="epoch finished", seed=seed, fold=fold, epoch=epoch, loss=values["train_loss"])
 
 
 @hookimpl

@@ -1,0 +1,94 @@
+"""Writes the package that a new plugin starts from: installable, tested, and small enough to read in a minute."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from milsurv._version import __version__
+from milsurv.errors import MilsurvError
+from milsurv.plugin.registry import Registry
+from milsurv.plugin.spec import PLUGIN_API, PROJECT
+
+Kind = Literal["aggregator", "backbone", "loss"]
+TEMPLATES = Path(__file__).parent / "templates"
+HOOKS = {"aggregator": "aggregators", "backbone": "backbones", "loss": "losses"}
+
+
+@dataclass(frozen=True)
+class NewPlugin:
+    """A plugin that is to be written."""
+
+    kind: Kind
+    name: str
+    """As it will stand in a YAML: letters, digits and ``_``."""
+
+    @property
+    def distribution(self) -> str:
+        return f"{PROJECT}-{self.name.replace('_', '-')}"
+
+    @property
+    def module(self) -> str:
+        return f"{PROJECT}_{self.name}"
+
+    @property
+    def class_name(self) -> str:
+        return "".join(part.capitalize() for part in self.name.split("_"))
+
+
+def new_plugin(kind: Kind, name: str, parent: Path, registry: Registry) -> Path:
+    """Write the package of a plugin into a new folder of ``parent``; gives that folder.
+
+    Raises MilsurvError when the name is no name, is taken by a plugin of that kind, or the folder is there already.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
+        raise MilsurvError(
+            f"'{name}' cannot name a plugin: use small letters, digits and single '_', a letter first"
+        )
+    taken = [info for info in registry.plugins if (info.kind, info.name) == (kind, name)]
+    if taken:
+        raise MilsurvError(
+            f"{kind} '{name}' is there already, from {taken[0].distribution}; choose another name"
+        )
+    plugin = NewPlugin(kind, name)
+    folder = parent / plugin.distribution
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise MilsurvError(f"{folder} is there already; remove it or choose another name") from None
+    for path, text in _files(plugin).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
+    return folder
+
+
+def _files(plugin: NewPlugin) -> dict[str, str]:
+    """Path in the package -> content."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    values = {"plugin": plugin, "hook": HOOKS[plugin.kind], "api": PLUGIN_API, "version": __version__}
+
+    def rendered(template: str) -> str:
+        return environment.get_template(template).render(values)
+
+    source = f"src/{plugin.module}"
+    return {
+        "pyproject.toml": rendered("pyproject.toml.jinja"),
+        "README.md": rendered("README.md.jinja"),
+        "LICENSE": distribution(PROJECT).read_text("licenses/LICENSE") or "",
+        ".gitignore": rendered("gitignore.jinja"),
+        f"{source}/__init__.py": rendered("init.py.jinja"),
+        f"{source}/py.typed": "",
+        f"{source}/plugin.py": rendered("plugin.py.jinja"),
+        f"{source}/{plugin.kind}.py": rendered(f"{plugin.kind}.py.jinja"),
+        "tests/test_contract.py": rendered("test_contract.py.jinja"),
+    }

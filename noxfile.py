@@ -11,13 +11,19 @@ nox.options.sessions = ["lint", "types", "tests"]
 @nox.session
 def tests(session: nox.Session) -> None:
     """Everything that is quick enough to run after each change."""
-    _python(session, "pytest", "-m", "not acceptance", "-n", "2", *session.posargs)
+    _python(session, "pytest", "-m", "not acceptance and not plugins", "-n", "2", *session.posargs)
 
 
 @nox.session
 def acceptance(session: nox.Session) -> None:
     """What takes long: the demo from end to end in a fresh installation, random kills."""
     _python(session, "pytest", "-m", "acceptance", "-s", *session.posargs)
+
+
+@nox.session
+def plugins(session: nox.Session) -> None:
+    """The plugin tutorial, and the packages of plugins/, in one fresh environment."""
+    _python(session, "pytest", "-m", "plugins", "-s", *session.posargs)
 
 
 @nox.session

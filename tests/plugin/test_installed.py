@@ -1,85 +1,161 @@
-"""Discovery of installed distributions, in an interpreter that finds them on its path."""
+"""Discovery of distributions that pip installed, in an environment of their own."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-GOOD = """
+from milsurv import __version__
+from tests.environment import Environment
+
+REGISTERING = """
 from milsurv import hookimpl
 
 @hookimpl
 def milsurv_register_aggregators(register):
-    register("{name}", "{module}:Aggregator", summary="made for a test")
+    register("{name}", "{target}", summary="made for a test")
 """
+AGGREGATOR = """
+from milsurv.aggregators.pooling import MeanPool
+
+class Mine(MeanPool):
+    "Mean of the patches."
+"""
+PLUGINS = {
+    "good-mil": REGISTERING.format(name="goodmil", target="good_mil.model:Mine"),
+    "raising-mil": "raise RuntimeError('no luck')",
+    "exiting-mil": "raise SystemExit(3)",
+    "needy-mil": "import a_module_that_nobody_installed",
+    "lazy-needy-mil": REGISTERING.format(name="lazyneedy", target="lazy_needy_mil.absent:Mine"),
+    "first-mil": REGISTERING.format(name="twice", target="first_mil.model:Mine"),
+    "second-mil": REGISTERING.format(name="twice", target="second_mil.model:Mine"),
+    "taking-mil": REGISTERING.format(name="abmil", target="taking_mil.model:Mine"),
+    "misspelling-mil": REGISTERING.format(name="x", target="a:B").replace("aggregators", "agregators"),
+    "unmarked-mil": REGISTERING.format(name="x", target="a:B").replace("@hookimpl", ""),
+    "future-mil": "milsurv_api = 2\n" + REGISTERING.format(name="future", target="future_mil.model:Mine"),
+    "half-mil": REGISTERING.format(name="half", target="half_mil.model:Mine")
+    + "    raise ValueError('half way')\n",
+}
+"""Distribution -> its plugin module."""
+REASONS = {
+    "raising-mil": "RuntimeError: no luck",
+    "exiting-mil": "SystemExit: 3",
+    "needy-mil": "ModuleNotFoundError: No module named 'a_module_that_nobody_installed'",
+    "second-mil": "aggregator 'twice' is registered by first-mil too",
+    "taking-mil": "aggregator 'abmil' is registered by milsurv too",
+    "misspelling-mil": "there is no hook 'milsurv_register_agregators' "
+    "(did you mean 'milsurv_register_aggregators'?)",
+    "unmarked-mil": "the function 'milsurv_register_aggregators' is not marked with @milsurv.hookimpl",
+    "future-mil": f"built for plugin API 2, but milsurv {__version__} has plugin API 1; install a version of the "
+    "plugin, or of milsurv, that fits the other",
+    "half-mil": "ValueError: half way",
+}
 
 
-def _install(site: Path, distribution: str, source: str) -> None:
-    """Lay out a distribution as pip does: module, metadata, entry point."""
+def _package(folder: Path, distribution: str, source: str) -> Path:
     module = distribution.replace("-", "_")
-    (site / f"{module}.py").write_text(source)
-    info = site / f"{module}-1.2.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text(f"[milsurv]\n{module} = {module}\n")
+    package = folder / distribution / module
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "plugin.py").write_text(source)
+    (package / "model.py").write_text(AGGREGATOR)
+    (package.parent / "pyproject.toml").write_text(
+        f'[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
+        f'[project]\nname = "{distribution}"\nversion = "1.2"\n'
+        f'[project.entry-points.milsurv]\n{module} = "{module}.plugin"\n'
+    )
+    return package.parent
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
-    _install(tmp_path, "good-mil", GOOD.format(name="goodmil", module="good_mil"))
-    _install(tmp_path, "failing-mil", "raise RuntimeError('no luck')")
-    _install(tmp_path, "first-mil", GOOD.format(name="twice", module="first_mil"))
-    _install(tmp_path, "second-mil", GOOD.format(name="twice", module="second_mil"))
-    return tmp_path
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    folder = tmp_path_factory.mktemp("installed")
+    environment = Environment(folder / "environment")
+    environment.install(*(_package(folder, name, source) for name, source in PLUGINS.items()))
+    return environment
 
 
-def _list(site: Path, **environment: str) -> dict[str, list[dict[str, str]]]:
-    command = [sys.executable, "-m", "milsurv", "list-plugins", "--json"]
-    env = {**os.environ, "PYTHONPATH": str(site), **environment}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+def _listed(environment: Environment, *options: str, **variables: str) -> dict[str, list[dict[str, str]]]:
+    done = environment.milsurv("list-plugins", "--json", *options, **variables)
+    assert done.returncode == 0, done.stderr
     rows: dict[str, list[dict[str, str]]] = {}
     for row in json.loads(done.stdout):
         rows.setdefault(row["distribution"], []).append(row)
     return rows
 
 
-def test_each_distribution_stands_for_itself(site: Path) -> None:
-    found = _list(site)
-    (good,) = found["good-mil"]
-    assert (good["kind"], good["name"], good["status"], good["version"]) == (
-        "aggregator",
-        "goodmil",
-        "ok",
-        "1.2",
-    )
-    (failing,) = found["failing-mil"]
-    assert (failing["status"], failing["reason"]) == ("broken", "RuntimeError: no luck")
-    assert {row["status"] for row in found["milsurv"]} == {"ok"}
-    assert [found["first-mil"][0]["status"], found["second-mil"][0]["status"]] == ["ok", "broken"]
-    assert "registered by first-mil too" in found["second-mil"][0]["reason"]
+@pytest.fixture(scope="module")
+def listed(environment: Environment) -> dict[str, list[dict[str, str]]]:
+    return _listed(environment)
 
 
-@pytest.mark.parametrize(("wanted", "loaded"), [("good_mil", {"good-mil"}), ("", set())])
-def test_loading_can_be_limited(site: Path, wanted: str, loaded: set[str]) -> None:
-    assert set(_list(site, MILSURV_LOAD_PLUGINS=wanted)) == {"milsurv"} | loaded
+def test_every_distribution_is_listed(listed: dict[str, list[dict[str, str]]]) -> None:
+    assert listed.keys() >= PLUGINS.keys()
+    assert {row["status"] for row in listed["milsurv"]} == {"ok"}
+
+
+def test_a_good_one_is_listed_by_what_it_registers(listed: dict[str, list[dict[str, str]]]) -> None:
+    (good,) = listed["good-mil"]
+    expected = {"kind": "aggregator", "name": "goodmil", "version": "1.2", "status": "ok", "reason": None}
+    assert good == {**good, **expected}
+
+
+@pytest.mark.parametrize("distribution", REASONS)
+def test_a_broken_one_is_listed_with_its_reason(
+    listed: dict[str, list[dict[str, str]]], distribution: str
+) -> None:
+    (row,) = listed[distribution]
+    assert (row["status"], row["reason"]) == ("broken", REASONS[distribution])
+
+
+def test_a_class_is_imported_when_it_is_verified_and_not_before(
+    environment: Environment, listed: dict[str, list[dict[str, str]]]
+) -> None:
+    assert listed["lazy-needy-mil"][0]["status"] == "ok"
+    verified = _listed(environment, "--verify")
+    assert verified["good-mil"][0]["status"] == "ok"
+    (needy,) = verified["lazy-needy-mil"]
+    assert needy["status"] == "broken"
+    assert "ModuleNotFoundError: No module named 'lazy_needy_mil.absent'" in needy["reason"]
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
+    ("wanted", "loaded"),
+    [("good_mil", {"good-mil"}), ("first-mil, good_mil", {"first-mil", "good-mil"}), ("", set())],
+)
+def test_loading_can_be_limited(environment: Environment, wanted: str, loaded: set[str]) -> None:
+    others = _listed(environment, MILSURV_LOAD_PLUGINS=wanted).keys() & PLUGINS.keys()
+    assert others == loaded
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
     [
-        ("twice", "aggregator 'twice' is registered by first-mil 1.2 and second-mil 1.2; uninstall one"),
-        ("gone", "failing-mil failed to load: RuntimeError: no luck"),
+        ("twice", ["registered by first-mil 1.2 and second-mil 1.2; uninstall one", "MILSURV_LOAD_PLUGINS"]),
+        ("abmil", ["registered by milsurv", "and taking-mil 1.2"]),
+        ("gone", ["unknown aggregator 'gone'", "raising-mil failed to load: RuntimeError: no luck"]),
+        ("half", ["aggregator 'half' of half-mil is broken: ValueError: half way"]),
+        ("lazyneedy", ["of lazy-needy-mil cannot be imported from lazy_needy_mil.absent:Mine"]),
     ],
 )
-def test_a_run_that_asks_for_a_broken_plugin_is_told_why(site: Path, name: str, reason: str) -> None:
-    command = [sys.executable, "-m", "milsurv", "check", "demo", "--set", f"aggregator.name={name}"]
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True, check=False
-    )
+def test_a_run_that_asks_for_a_broken_one_is_told_why(
+    environment: Environment, name: str, told: list[str]
+) -> None:
+    done = environment.milsurv("check", "demo", "--set", f"aggregator.name={name}")
     assert done.returncode == 2
-    assert reason in done.stderr
+    for text in told:
+        assert text in done.stderr
+
+
+def test_a_run_that_asks_for_none_of_them_is_not_stopped(environment: Environment, tmp_path: Path) -> None:
+    options = ["--workspace", str(tmp_path), "--set", "aggregator={name: goodmil}"]
+    done = environment.milsurv("check", "demo", *options)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_not_loaded_is_hinted_at(environment: Environment) -> None:
+    done = environment.milsurv("check", "demo", "--set", "aggregator.name=goodmil", MILSURV_LOAD_PLUGINS="")
+    assert done.returncode == 2
+    assert "MILSURV_LOAD_PLUGINS= limits what is loaded" in done.stderr

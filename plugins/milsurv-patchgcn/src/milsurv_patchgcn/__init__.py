@@ -1,0 +1,1 @@
+"""Patch-GCN, a graph aggregator over neighbouring patches, for milsurv."""

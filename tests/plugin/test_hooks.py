@@ -1,0 +1,115 @@
+"""Each hook, implemented by a plugin file that has no other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from milsurv.aggregators.pooling import MeanPool
+from milsurv.backbones.resnet import ResNet18
+from milsurv.losses.nll import NLL
+from milsurv.plugin.lifecycle import HookFailure, LifeCycle
+from milsurv.plugin.registry import Registry
+from milsurv.slides.reader import OpenSlideReader
+from milsurv.slides.tissue import OtsuTissue
+
+REGISTERING = """
+from milsurv import hookimpl
+from {module} import {name}
+
+class Mine({name}):
+    "A plugin's own."
+
+@hookimpl
+def {hook}(register):
+    register("mine", f"{{__name__}}:Mine", summary="made for a test")
+"""
+TELLING = """
+from milsurv import hookimpl
+
+told = []
+
+@hookimpl
+def {hook}({arguments}):
+    told.append(({arguments},))
+"""
+
+
+def _registered(folder: Path, hook: str, kind: str, base: type[Any]) -> type[Any]:
+    file = folder / f"mine_{kind}.py"
+    file.write_text(REGISTERING.format(hook=hook, module=base.__module__, name=base.__name__))
+    registry = Registry([file])
+    (verified,) = [info for info in registry.verified() if info.name == "mine"]
+    assert (verified.kind, verified.status, verified.summary) == (kind, "ok", "made for a test")
+    found: type[Any] = registry.load(kind, "mine")
+    assert issubclass(found, base)
+    return found
+
+
+def test_milsurv_register_readers(tmp_path: Path) -> None:
+    _registered(tmp_path, "milsurv_register_readers", "reader", OpenSlideReader)
+
+
+def test_milsurv_register_tissue(tmp_path: Path) -> None:
+    _registered(tmp_path, "milsurv_register_tissue", "tissue", OtsuTissue)
+
+
+def test_milsurv_register_backbones(tmp_path: Path) -> None:
+    _registered(tmp_path, "milsurv_register_backbones", "backbone", ResNet18)
+
+
+def test_milsurv_register_aggregators(tmp_path: Path) -> None:
+    _registered(tmp_path, "milsurv_register_aggregators", "aggregator", MeanPool)
+
+
+def test_milsurv_register_losses(tmp_path: Path) -> None:
+    _registered(tmp_path, "milsurv_register_losses", "loss", NLL)
+
+
+def _told(folder: Path, hook: str, values: dict[str, Any]) -> None:
+    """The hook gets what it was told, and may name some of the arguments alone."""
+    for number, names in enumerate((list(values), list(values)[:1])):
+        file = folder / f"tracker_{hook}_{number}.py"
+        file.write_text(TELLING.format(hook=hook, arguments=", ".join(names)))
+        registry = Registry([file])
+        failures: list[HookFailure] = []
+        LifeCycle(registry.manager, failures.append).tell(hook, **values)
+        module: Any = registry.manager.get_plugin(str(file))
+        assert module.told == [tuple(values[name] for name in names)]
+        assert failures == []
+
+
+def test_milsurv_run_started(tmp_path: Path) -> None:
+    _told(tmp_path, "milsurv_run_started", {"config": {"name": "demo"}, "folder": tmp_path})
+
+
+def test_milsurv_epoch_finished(tmp_path: Path) -> None:
+    values = {"seed": 1, "fold": 0, "epoch": 3, "values": {"train_loss": 0.5}, "folder": tmp_path}
+    _told(tmp_path, "milsurv_epoch_finished", values)
+
+
+def test_milsurv_fold_finished(tmp_path: Path) -> None:
+    _told(tmp_path, "milsurv_fold_finished", {"seed": 1, "fold": 0, "folder": tmp_path})
+
+
+def test_milsurv_run_finished(tmp_path: Path) -> None:
+    _told(tmp_path, "milsurv_run_finished", {"folder": tmp_path, "metrics": {"cohort": {}}})
+
+
+def test_a_plugin_that_raises_is_switched_off_and_the_others_are_told(tmp_path: Path) -> None:
+    failing = tmp_path / "failing_hook.py"
+    failing.write_text(
+        "from milsurv import hookimpl\n\n@hookimpl\ndef milsurv_fold_finished(fold):\n    raise SystemExit(fold)\n"
+    )
+    listening = tmp_path / "listening_hook.py"
+    listening.write_text(TELLING.format(hook="milsurv_fold_finished", arguments="fold"))
+    registry = Registry([listening, failing])
+    failures: list[HookFailure] = []
+    life_cycle = LifeCycle(registry.manager, failures.append)
+    for fold in (0, 1):
+        life_cycle.tell("milsurv_fold_finished", seed=1, fold=fold, folder=tmp_path)
+    assert [(f.plugin, f.hook, f.error) for f in failures] == [
+        (str(failing), "milsurv_fold_finished", "SystemExit: 0")
+    ]
+    module: Any = registry.manager.get_plugin(str(listening))
+    assert module.told == [(0,), (1,)]

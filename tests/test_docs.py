@@ -1,0 +1,57 @@
+"""The plugin pages say what the code says."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import milsurv
+from milsurv import testing
+from milsurv.plugin import spec
+from milsurv.testing import promises_of
+
+ROOT = Path(__file__).parents[1]
+REFERENCE = (ROOT / "docs" / "plugins" / "reference.md").read_text()
+HOOKS = {
+    node.name: f"def {node.name}({ast.unparse(node.args)}) -> None"
+    for node in ast.parse(inspect.getsource(spec)).body
+    if isinstance(node, ast.FunctionDef)
+}
+
+
+def test_every_hook_has_a_section_with_its_exact_signature_and_docstring() -> None:
+    sections = dict(re.findall(r"^### `(milsurv_\w+)`\n(.*?)(?=^##|\Z)", REFERENCE, re.MULTILINE | re.DOTALL))
+    assert sections.keys() == HOOKS.keys()
+    for name, signature in HOOKS.items():
+        assert sections[name].split("```")[1].removeprefix("python").strip() == signature
+        text = " ".join(sections[name].split("```")[2].split())
+        assert text == " ".join(str(getattr(spec, name).__doc__).replace("``", "`").split())
+
+
+def test_every_hook_has_a_test_of_its_own() -> None:
+    tests = (ROOT / "tests" / "plugin" / "test_hooks.py").read_text()
+    assert [name for name in HOOKS if f"def test_{name}(" not in tests] == []
+
+
+@pytest.mark.parametrize("kind", ["aggregator", "loss", "backbone"])
+def test_every_promise_stands_in_the_reference(kind: str) -> None:
+    (table,) = re.findall(rf"^### {kind}\n\n(.*?)(?=^##|\Z)", REFERENCE, re.MULTILINE | re.DOTALL)
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE))
+    assert rows == {name: meaning.replace("``", "`") for name, meaning in promises_of(kind).items()}
+
+
+def test_every_public_name_stands_in_the_reference() -> None:
+    (table,) = re.findall(r"^## Public names\n\n(.*?)(?=^##)", REFERENCE, re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r"`(\w+)`", table))
+    assert set(milsurv.__all__) <= named
+    assert named - set(milsurv.__all__) - {"Config", "coords", "grid", "register"} <= set(testing.__all__)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []

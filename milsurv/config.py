@@ -172,8 +172,11 @@ class Training(Section):
     """The training loop."""
 
     epochs: PositiveInt = 30
-    batch_cases: PositiveInt = 32
+    batch_cases: PositiveInt = 64
     """Cases per optimiser step; gradients are accumulated bag by bag."""
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    """``balanced`` draws each epoch's cases with replacement, by the inverse frequency of their quarter of event
+    times and event; not with a loss that couples cases."""
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: PositiveFloat = 1e-4
     weight_decay: NonNegativeFloat = 1e-5

@@ -71,10 +71,22 @@ def load_config(
     except ValidationError as error:
         problems += [document.describe(detail, RunConfig) for detail in error.errors()]
     settings = _plugin_settings(document, registry, problems)
+    if config is not None and "loss" in settings and config.training.sampling == "balanced":
+        problems += _problem_of_sampling(document, registry, settings["loss"][0])
     if problems or config is None:
         raise ConfigError(problems)
     sections = {section: PluginSection(name=name, **values) for section, (name, values) in settings.items()}
     return config.model_copy(update=sections), registry
+
+
+def _problem_of_sampling(document: _Document, registry: Registry, loss: str) -> list[str]:
+    if not registry.load("loss", loss).couples_cases:
+        return []
+    return [
+        f"{document.where(('training', 'sampling'))}: training.sampling: balanced draws some cases several times, but "
+        f"loss '{loss}' compares the cases of a batch with each other, where each may stand once; set it to uniform, "
+        "or take a loss that does not couple cases, such as nll"
+    ]
 
 
 def _local_plugins(document: _Document, plugin_files: Sequence[Path]) -> list[Path]:

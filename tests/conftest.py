@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ import yaml
 from milsurv.cohort.pyramid import write_pyramid
 from tests.slides.make_slides import with_tissue
 
+pytest_plugins = ["pytester"]
 DATA = Path(__file__).parent / "data"
 COLOUR_BACKBONE = DATA / "plugins" / "colour_backbone.py"
 SLIDE_PX = 1024

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from milsurv.features.bag import Bag
 from milsurv.features.store import read_bag
+from milsurv.losses.discrete import cut_bins
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,18 @@ class BagCache:
         return bag.to(self.device)
 
 
-def follow_up(cases: Sequence[TrainingCase]) -> tuple[torch.Tensor, torch.Tensor]:
+def balancing_weights(time: Tensor, event: Tensor) -> Tensor:
+    """``(n,)`` float64: 1 / number of cases in the same quarter of event times that had, or had not, an event.
+
+    The sampling weights of the released CrossFusion code, whose four bins are cut at the quartiles of the event times.
+    """
+    event_times = time[event == 1].double()
+    edges = cut_bins(time.double(), event_times, min(4, len(torch.unique(event_times))))
+    stratum = 2 * torch.bucketize(time.double(), edges[1:-1].contiguous(), right=True) + event.long()
+    return 1 / torch.bincount(stratum)[stratum].double()
+
+
+def follow_up(cases: Sequence[TrainingCase]) -> tuple[Tensor, Tensor]:
     """Times and events of cases, both ``(n,)`` float32."""
     time = torch.tensor([case.time for case in cases], dtype=torch.float32)
     return time, torch.tensor([case.event for case in cases], dtype=torch.float32)

@@ -26,7 +26,7 @@ from milsurv.executors.base import Report
 from milsurv.losses.base import Loss
 from milsurv.plugin.registry import get_registry
 from milsurv.training.checkpoint import FoldState, load_state, save_state
-from milsurv.training.data import BagCache, TrainingCase, follow_up
+from milsurv.training.data import BagCache, TrainingCase, balancing_weights, follow_up
 from milsurv.training.model import SurvivalModel, build_model, save_model
 
 MODEL = "model.safetensors"
@@ -146,8 +146,7 @@ class FoldTraining:
 
     def _train_epoch(self, epoch: int, report: Report) -> dict[str, float]:
         self.model.train()
-        order = torch.randperm(len(self.job.train), generator=_generator(self.job.seed, self.job.fold, epoch))
-        cases = [self.job.train[i] for i in order.tolist()]
+        cases = [self.job.train[i] for i in self._order(epoch)]
         steps = math.ceil(len(cases) / self.settings.batch_cases)
         outputs, losses = [], []
         for step in range(steps):
@@ -163,6 +162,14 @@ class FoldTraining:
         time, event = follow_up(cases)
         risk = self._risk(torch.cat(outputs))
         return {"train_loss": sum(losses) / len(cases), "train_c_index": c_index(time, event, risk)}
+
+    def _order(self, epoch: int) -> list[int]:
+        """Which training cases an epoch takes, one after the other."""
+        generator, n = _generator(self.job.seed, self.job.fold, epoch), len(self.job.train)
+        if self.settings.sampling == "uniform":
+            return torch.randperm(n, generator=generator).tolist()
+        weights = balancing_weights(*follow_up(self.job.train))
+        return torch.multinomial(weights, n, replacement=True, generator=generator).tolist()
 
     def _accumulate(self, batch: Sequence[TrainingCase], epoch: int) -> tuple[Tensor, float]:
         """Add the batch's gradient with the graph of one bag at a time; gives ``(n, n_outputs)`` and the loss.

@@ -342,3 +342,23 @@ def test_a_losss_broken_promise_is_named(make_job: MakeJob, wrong: str, message:
 
     with pytest.raises(MilsurvError, match=message):
         train()
+
+
+def test_balanced_sampling_draws_each_stratum_alike(make_job: MakeJob) -> None:
+    job = make_job(**{"training.sampling": "balanced"})
+    training = FoldTraining(job)
+    edges = np.quantile([case.time for case in job.train if case.event], [0.25, 0.5, 0.75])
+    strata = [(int(np.searchsorted(edges, case.time, side="right")), case.event) for case in job.train]
+    drawn = [strata[i] for epoch in range(600) for i in training._order(epoch)]
+    shares = {stratum: drawn.count(stratum) / len(drawn) for stratum in set(strata)}
+    assert shares == pytest.approx(dict.fromkeys(shares, 1 / len(shares)), abs=0.02)
+    assert training._order(3) == FoldTraining(job)._order(3)
+    assert len(training._order(3)) == len(job.train)
+    assert sorted(FoldTraining(make_job())._order(3)) == list(range(len(job.train)))
+
+
+def test_balanced_sampling_is_refused_with_a_loss_that_couples_cases(make_job: MakeJob) -> None:
+    with pytest.raises(
+        MilsurvError, match=r"training.sampling: balanced draws .* loss 'cox' compares .* uniform"
+    ):
+        make_job(**{"training.sampling": "balanced", "loss.name": "cox"})

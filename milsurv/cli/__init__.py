@@ -97,17 +97,20 @@ def check(
 
 @app.command("list-plugins")
 def list_plugins(
-    kind: Annotated[str | None, typer.Option(help="reader, tissue, backbone, aggregator or loss.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="reader, tissue, backbone, aggregator, loss or tracker.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Import and check every class.")] = False,
     plugin: PluginOption = None,
 ) -> None:
     """List the plugins that are built in, installed, or given as files."""
-    from milsurv.plugin.registry import KINDS, get_registry
+    from milsurv.plugin.registry import KINDS, TRACKER, get_registry
 
-    if kind is not None and kind not in KINDS:
+    kinds = (*KINDS, TRACKER)
+    if kind is not None and kind not in kinds:
         raise MilsurvError(
-            f"--kind {kind}: unknown kind{nearest(kind, KINDS)}; there are: {', '.join(KINDS)}"
+            f"--kind {kind}: unknown kind{nearest(kind, kinds)}; there are: {', '.join(kinds)}"
         )
     registry = get_registry(tuple(dict.fromkeys(file.absolute() for file in plugin or [])))
     found = registry.verified() if verify else registry.plugins

@@ -37,6 +37,9 @@ REGISTERING_HOOKS = {
     "loss": "milsurv_register_losses",
 }
 KINDS = tuple(REGISTERING_HOOKS)
+"""Kinds of plugin classes, one section of a configuration each."""
+TRACKER = "tracker"
+"""What a plugin that registers no class is listed as: it has life-cycle hooks alone."""
 HOOK_PREFIX = "milsurv_"
 LOCAL = "local file"
 LIMIT = "MILSURV_LOAD_PLUGINS"
@@ -45,7 +48,7 @@ LIMIT = "MILSURV_LOAD_PLUGINS"
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """One line of ``milsurv list-plugins``. A distribution that registers nothing has kind and name ``-``."""
+    """One line of ``milsurv list-plugins``. A broken distribution that registers nothing has kind and name ``-``."""
 
     kind: str
     name: str
@@ -95,6 +98,9 @@ class Registry:
             broken = [replace(info, status="broken", reason=reason, target=None) for info in found]
             self.plugins += broken or [PluginInfo("-", name, "", source, version, "broken", reason)]
             return
+        if not found and module is not builtins:
+            summary = (module.__doc__ or "").strip().partition("\n")[0]
+            found.append(PluginInfo(TRACKER, name, summary, source, version, "ok"))
         for info in found:
             self._keep(info)
 
@@ -161,7 +167,7 @@ class Registry:
         return [self._verify(info) for info in self.plugins]
 
     def _verify(self, info: PluginInfo) -> PluginInfo:
-        if info.status != "ok":
+        if info.status != "ok" or info.kind == TRACKER:
             return info
         try:
             plugin_class = self.load(info.kind, info.name)

@@ -111,7 +111,7 @@ def test_the_tutorial_runs_as_it_stands(tutorial: tuple[Path, str], index: tuple
     assert printed.count(" passed") == 2
     assert " failed" not in printed
     assert re.search(r"topk +mean of the k highest patch scores +milsurv-topk 0\.1\.0 +ok", printed)
-    assert re.search(r"^PASSED|PASSED$", printed, re.M)
+    assert printed.count("PASSED") == 2
     assert Path(printed.rpartition("Report: ")[2].splitlines()[0].strip()).is_file()
     assert {path.suffix for path in index[1].iterdir()} == {".whl", ".gz"}
     fetched = folder / "fetched"

@@ -25,6 +25,8 @@ class Mine(MeanPool):
 """
 PLUGINS = {
     "good-mil": REGISTERING.format(name="goodmil", target="good_mil.model:Mine"),
+    "telling-mil": '"""Writes nothing down."""\nfrom milsurv import hookimpl\n\n@hookimpl\n'
+    "def milsurv_run_finished(folder):\n    pass\n",
     "raising-mil": "raise RuntimeError('no luck')",
     "exiting-mil": "raise SystemExit(3)",
     "needy-mil": "import a_module_that_nobody_installed",
@@ -100,6 +102,12 @@ def test_a_good_one_is_listed_by_what_it_registers(listed: dict[str, list[dict[s
     (good,) = listed["good-mil"]
     expected = {"kind": "aggregator", "name": "goodmil", "version": "1.2", "status": "ok", "reason": None}
     assert good == {**good, **expected}
+
+
+def test_one_that_only_listens_is_listed_as_a_tracker(listed: dict[str, list[dict[str, str]]]) -> None:
+    (row,) = listed["telling-mil"]
+    expected = {"kind": "tracker", "name": "telling_mil", "summary": "Writes nothing down.", "status": "ok"}
+    assert row == {**row, **expected}
 
 
 @pytest.mark.parametrize("distribution", REASONS)

@@ -1,0 +1,1 @@
+"""milsurv's runs in an MLflow store."""

@@ -1,6 +1,7 @@
 """milsurv: survival models from whole-slide images.
 
-The names below are the public API. They are imported when first used, so that ``import milsurv`` loads no torch.
+The names below are the public API. They are imported when first used, so that ``import milsurv`` loads neither torch
+nor pydantic.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from milsurv._version import __version__
 from milsurv.errors import MilsurvError, SlideError, WeightsError
-from milsurv.plugin.base import PluginConfig
 from milsurv.plugin.spec import Register, hookimpl
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from milsurv.backbones.weights import file_id, read_state
     from milsurv.features.bag import Bag
     from milsurv.losses.base import Loss
+    from milsurv.plugin.base import PluginConfig
     from milsurv.slides.reader import Reader, Slide
     from milsurv.slides.tissue import TissueMask, TissueSegmenter
 
@@ -28,6 +29,7 @@ _LAZY = {
     "Bag": "milsurv.features.bag",
     "Loss": "milsurv.losses.base",
     "PatchEncoder": "milsurv.backbones.base",
+    "PluginConfig": "milsurv.plugin.base",
     "Reader": "milsurv.slides.reader",
     "Slide": "milsurv.slides.reader",
     "TissueMask": "milsurv.slides.tissue",

@@ -19,15 +19,17 @@ from functools import cache, partial
 from importlib.metadata import EntryPoint, distribution, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from milsurv._version import __version__
 from milsurv.artifacts import fingerprint
-from milsurv.config import PluginSection
 from milsurv.errors import PluginError, nearest
 from milsurv.plugin import builtins, spec
+
+if TYPE_CHECKING:
+    from milsurv.config import PluginSection
 
 REGISTERING_HOOKS = {
     "reader": "milsurv_register_readers",

@@ -155,7 +155,8 @@ class Registry:
     def describe(self, kind: str, name: str) -> str:
         """A plugin in an error message: its kind, name and distribution."""
         info = self.find(kind, name)
-        return f"{kind} '{name}' of {info.distribution} {info.version}"
+        source = info.distribution if info.version == LOCAL else f"{info.distribution} {info.version}"
+        return f"{kind} '{name}' of {source}"
 
     def origin(self, kind: str, name: str) -> str | None:
         """What a fingerprint says of a plugin's source: None when it is built in."""

@@ -25,6 +25,7 @@ from milsurv.testing import (
     plugins_of,
     promises_of,
 )
+from tests.data.plugins.colour_backbone import ColourBackbone, ColourStatistics
 
 
 class Mean(Aggregator):
@@ -366,56 +367,25 @@ def test_a_naive_cox_with_ties_breaks_that_promise_alone() -> None:
     assert broken_promises(loss).keys() == {"ties"}
 
 
-class Colours(Backbone):
-    """Mean and deviation of the colours."""
-
-    dim = 6
-    input_px = 64
-    mean = (0.5, 0.5, 0.5)
-    std = (0.5, 0.5, 0.5)
-    licence = "Apache-2.0"
-    gated = False
-    magnification = 20
-
-    def __init__(self, config: PluginConfig):
-        self.config = config
-
-    def weights_id(self) -> str:
-        return "none"
-
-    def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:  # noqa: ARG002
-        return Statistics(dtype)
-
-
-class Statistics(nn.Module):
-    """``(n, 3, h, w)`` -> ``(n, 6)``."""
-
-    def __init__(self, dtype: torch.dtype):
-        super().__init__()
-        self.dtype = dtype
-
-    def forward(self, patches: Tensor) -> Tensor:
-        pixels = patches.float().flatten(2)
-        return torch.cat([pixels.mean(dim=2), pixels.std(dim=2)], dim=1).to(self.dtype)
-
-
 def network(change: Callable[[Tensor], Tensor]) -> type[Backbone]:
     """A backbone whose vectors are changed."""
 
-    class Changed(Statistics):
+    class Changed(ColourStatistics):
         def forward(self, patches: Tensor) -> Tensor:
             return change(super().forward(patches))
 
     def load(_self: Any, _device: torch.device, dtype: torch.dtype) -> nn.Module:
         return Changed(dtype)
 
-    return type("Changed", (Colours,), {"__doc__": "Changed.", "load": load})
+    return type("Changed", (ColourBackbone,), {"__doc__": "Changed.", "load": load})
 
 
 BACKBONES: dict[str, type[Backbone]] = {
-    "described": type("NoStd", (Colours,), {"__doc__": "No std.", "std": (0.0, 0.0, 0.0)}),
+    "described": type("NoStd", (ColourBackbone,), {"__doc__": "No std.", "std": (0.0, 0.0, 0.0)}),
     "weights_identified": type(
-        "Nameless", (Colours,), {"__doc__": "Nameless.", "weights_id": lambda _self: str(torch.rand(()))}
+        "Nameless",
+        (ColourBackbone,),
+        {"__doc__": "Nameless.", "weights_id": lambda _self: str(torch.rand(()))},
     ),
     "dimension": network(lambda vectors: vectors[:, :5]),
     "dtype": network(lambda vectors: vectors.float()),
@@ -432,7 +402,7 @@ def test_a_backbones_broken_promise_is_noticed(promise: str) -> None:
 
 
 def test_a_backbone_that_keeps_every_promise() -> None:
-    assert check_backbone(Colours) == dict.fromkeys(promises_of("backbone"), "kept")
+    assert check_backbone(ColourBackbone) == dict.fromkeys(promises_of("backbone"), "kept")
 
 
 def test_an_exemption_is_shown_with_its_reason() -> None:

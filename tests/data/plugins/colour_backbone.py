@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from milsurv import Backbone, PluginConfig, hookimpl
-from milsurv.plugin.spec import Register
+from milsurv import Backbone, PluginConfig, Register, hookimpl
 
 
 class ColourBackbone(Backbone):
@@ -25,14 +24,18 @@ class ColourBackbone(Backbone):
     def weights_id(self) -> str:
         return "none"
 
-    def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
-        return ColourStatistics().to(device, dtype)
+    def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:  # noqa: ARG002
+        return ColourStatistics(dtype)
 
 
 class ColourStatistics(nn.Module):
+    def __init__(self, dtype: torch.dtype):
+        super().__init__()
+        self.dtype = dtype
+
     def forward(self, patches: Tensor) -> Tensor:
         pixels = patches.float().flatten(2) / 255
-        return torch.cat((pixels.mean(2), pixels.std(2)), 1)
+        return torch.cat((pixels.mean(2), pixels.std(2)), 1).to(self.dtype)
 
 
 @hookimpl

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ class Backbone(ABC):
     """Width of an embedding."""
     input_px: int
     """Side in pixels to which patches are resized for the network."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How patches are resized, as the network's own preprocessing does it; with antialiasing."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     licence: str
@@ -58,6 +60,7 @@ class PatchEncoder(nn.Module):
         super().__init__()
         self.network = network
         self.input_px = backbone.input_px
+        self.interpolation = backbone.interpolation
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1))
@@ -70,9 +73,9 @@ class PatchEncoder(nn.Module):
             pixels = nn.functional.interpolate(
                 pixels,
                 size=(self.input_px, self.input_px),
-                mode="bilinear",
+                mode=self.interpolation,
                 antialias=True,
                 align_corners=False,
-            )
+            ).clamp(0, 1)  # bicubic overshoots
         embeddings: Tensor = self.network((pixels.to(self.mean) - self.mean) / self.std)
         return embeddings

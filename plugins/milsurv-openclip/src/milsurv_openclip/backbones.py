@@ -32,6 +32,7 @@ class Tower(Backbone):
     """The vision tower of a released vision-language model."""
 
     release: ClassVar[Release]
+    interpolation = "bicubic"
     mean = (0.48145466, 0.4578275, 0.40821073)
     std = (0.26862954, 0.26130258, 0.27577711)
     magnification = 20

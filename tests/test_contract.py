@@ -14,9 +14,9 @@ from milsurv import PluginConfig
 from milsurv.aggregators.crossfusion import CrossFusion
 from milsurv.testing import Check, checks_of, parametrize_with_checks, plugins_of
 
-NARROW = {"embed_dim": 64, "hidden_dim": 64, "input_px": 64}
-"""Widths that make bags of 5,000 patches quick; the promises do not depend on them."""
-WITH_GRID = CrossFusion, CrossFusion.Config(attention="local", embed_dim=64)
+NARROW = {"embed_dim": 16, "num_heads": 2, "hidden_dim": 16, "input_px": 64}
+"""Sizes that make bags of 5,000 patches quick; the promises do not depend on them."""
+WITH_GRID = CrossFusion, CrossFusion.Config(attention="local", embed_dim=16)
 
 
 def narrow(plugin: type[Any]) -> tuple[type[Any], PluginConfig]:

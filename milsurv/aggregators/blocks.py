@@ -32,8 +32,16 @@ class Width:
 def projection(feature_dim: int, dim: int) -> nn.Module:
     """Features to tokens: Linear and LayerNorm, or nothing when the widths are equal."""
     if feature_dim == dim:
-        return nn.Identity()
+        return Unprojected()
     return nn.Sequential(nn.Linear(feature_dim, dim), nn.LayerNorm(dim))
+
+
+class Unprojected(nn.Module):
+    """Features as tokens, in float32 where they are narrower: autocast mixes no float16 with bfloat16."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(n, dim)`` -> ``(n, dim)``."""
+        return features.float() if features.itemsize == 2 else features
 
 
 def run_layer(layer: nn.Module, layout: Layout, *inputs: object) -> Tensor:

@@ -32,9 +32,8 @@ class LifeCycle:
 
     def tell(self, hook: str, **arguments: Any) -> None:
         """Call ``hook`` in all plugins that have it and are still on."""
-        plugins = [
-            implementation.plugin for implementation in getattr(self._manager.hook, hook).get_hookimpls()
-        ]
+        implementations = reversed(getattr(self._manager.hook, hook).get_hookimpls())  # as pluggy calls them
+        plugins = [implementation.plugin for implementation in implementations]
         for plugin in plugins:
             if plugin in self._off:
                 continue

@@ -135,6 +135,19 @@ def test_attention_dropout_in_evaluation_only_when_asked() -> None:
     assert not torch.equal(on(features), on(features))
 
 
+@pytest.mark.parametrize("kind", [CrossFusion, CrossFusionConcat, CrossFusionSingle])
+def test_features_as_wide_as_the_model_are_taken_as_they_are_under_autocast_too(
+    kind: type[Aggregator],
+) -> None:
+    """In float16 under bfloat16 autocast, about what float32 gives."""
+    dims = {20: 8, 10: 8, 5: 8}
+    model, features = make(kind, dims), bag({20: 37, 10: 11, 5: 3}, dims)
+    assert all("projection" not in name for name, _ in model.named_parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(features.to("cpu", torch.float16))
+    torch.testing.assert_close(output.float(), model(features), rtol=0.1, atol=0.02)
+
+
 def test_abmil_equals_the_formula() -> None:
     model, x = make(ABMIL), bag({20: 9}).features[20]
     p = dict(model.named_parameters())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from milsurv import hookimpl
 from milsurv.aggregators.pooling import MeanPool
 from milsurv.backbones.resnet import ResNet18
 from milsurv.losses.nll import NLL
@@ -113,3 +116,24 @@ def test_a_plugin_that_raises_is_switched_off_and_the_others_are_told(tmp_path: 
     ]
     module: Any = registry.manager.get_plugin(str(listening))
     assert module.told == [(0,), (1,)]
+
+
+def test_plugins_are_told_in_the_order_that_pluggy_keeps(tmp_path: Path) -> None:
+    order: list[str] = []
+    registry = Registry()
+    for name in ("last", "middle", "first"):
+        module = types.ModuleType(name)
+        marked = hookimpl(tryfirst=name == "first", trylast=name == "last")
+        module.milsurv_fold_finished = marked(_appending(order, name))  # type: ignore[attr-defined]
+        registry.manager.register(module, name)
+    LifeCycle(registry.manager, lambda _failure: None).tell(
+        "milsurv_fold_finished", seed=1, fold=0, folder=tmp_path
+    )
+    assert order == ["first", "middle", "last"]
+
+
+def _appending(order: list[str], name: str) -> Callable[[int], None]:
+    def told(fold: int) -> None:  # noqa: ARG001
+        order.append(name)
+
+    return told

@@ -6,9 +6,9 @@ import csv
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
@@ -21,9 +21,6 @@ DEFAULT_EXPERIMENT = "milsurv"
 FINGERPRINT = "milsurv.fingerprint"
 FOLDER = "milsurv.folder"
 SYNTHETIC_NOTE = "This cohort is synthetic: the numbers say nothing about patients."
-BATCH = 100
-"""Parameters that MLflow takes at once; of metrics it takes more."""
-T = TypeVar("T")
 
 
 class TrackedRun:
@@ -93,8 +90,7 @@ class TrackedRun:
     def _log_parameters(self, wanted: Mapping[str, str]) -> None:
         """MLflow's parameters never change: those of a run that goes on say what it began with."""
         missing = [Param(key, value) for key, value in wanted.items() if key not in self._run.data.params]
-        for batch in _batches(missing):
-            self._client.log_batch(self._id, params=batch)
+        self._client.log_batch(self._id, params=missing)
 
     def _logged_steps(self, metric: str) -> set[int]:
         if metric not in self._steps:
@@ -105,12 +101,11 @@ class TrackedRun:
 
     def _send(self, points: Sequence[tuple[str, float, int]]) -> None:
         now = int(time.time() * 1000)
-        for batch in _batches(points):
-            self._client.log_batch(
-                self._id, metrics=[Metric(name, value, now, step) for name, value, step in batch]
-            )
-            for name, _, step in batch:
-                self._logged_steps(name).add(step)
+        self._client.log_batch(
+            self._id, metrics=[Metric(name, value, now, step) for name, value, step in points]
+        )
+        for name, _, step in points:
+            self._logged_steps(name).add(step)
 
 
 def _experiment_id(client: MlflowClient, name: str) -> str:
@@ -155,8 +150,3 @@ def _place(fold: Path) -> str:
 def _numbers(row: Mapping[str, str]) -> dict[str, float]:
     """A row of ``history.csv`` as the hook after an epoch tells it; an empty field is NaN."""
     return {name: float(text or "nan") for name, text in row.items() if name not in ("epoch", "chosen")}
-
-
-def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), BATCH):
-        yield items[start : start + BATCH]

@@ -76,6 +76,8 @@ class PatchEncoder(nn.Module):
                 mode=self.interpolation,
                 antialias=True,
                 align_corners=False,
-            ).clamp(0, 1)  # bicubic overshoots
+            )
+            if self.interpolation == "bicubic":  # which overshoots
+                pixels = pixels.clamp(0, 1)
         embeddings: Tensor = self.network((pixels.to(self.mean) - self.mean) / self.std)
         return embeddings

@@ -12,12 +12,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from milsurv._version import __version__
 from milsurv.errors import MilsurvError
-from milsurv.plugin.registry import Registry
+from milsurv.plugin.registry import REGISTERING_HOOKS, Registry
 from milsurv.plugin.spec import PLUGIN_API, PROJECT
 
 Kind = Literal["aggregator", "backbone", "loss"]
 TEMPLATES = Path(__file__).parent / "templates"
-HOOKS = {"aggregator": "aggregators", "backbone": "backbones", "loss": "losses"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,12 @@ def _files(plugin: NewPlugin) -> dict[str, str]:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    values = {"plugin": plugin, "hook": HOOKS[plugin.kind], "api": PLUGIN_API, "version": __version__}
+    values = {
+        "plugin": plugin,
+        "hook": REGISTERING_HOOKS[plugin.kind],
+        "api": PLUGIN_API,
+        "version": __version__,
+    }
 
     def rendered(template: str) -> str:
         return environment.get_template(template).render(values)

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from milsurv.errors import MilsurvError
 
-BLOCK_ELEMENTS = 2**23
-"""Attention weights, over all heads, that may stand in memory at once."""
+BLOCK_ELEMENTS = 2**21
+"""Attention weights of one head that are computed at once: so many stay in a processor's cache."""
 
 
 class MultiHeadAttention(nn.Module):
@@ -80,7 +80,7 @@ class MultiHeadAttention(nn.Module):
         key = self._split(self._project_context(context).chunk(2, dim=-1)[0])
         scale = query.shape[-1] ** -0.5
         carried = weights.new_zeros(len(context))
-        rows = _rows_per_block(query, key)
+        rows = _rows_per_block(key)
         for w, q in zip(torch.split(weights, rows), torch.split(query, rows, dim=-2), strict=True):
             carried += (w @ (q @ key.transpose(-1, -2) * scale).softmax(dim=-1)).mean(dim=(0, 1))
         return carried
@@ -124,8 +124,8 @@ class DropoutAttention(torch.autograd.Function):
         ctx.seed = int(torch.randint(2**62, ()))
         ctx.dropped = round(dropout * 2**16)
         output = value.new_empty(*query.shape[:-1], value.shape[-1])
-        for rows, weights, dropped in _blocks(query, key, ctx.seed, ctx.dropped):
-            output[:, rows] = weights.masked_fill_(dropped, 0) @ value
+        for head, rows, weights, kept in _blocks(query, key, ctx.seed, ctx.dropped):
+            torch.mm(weights.mul_(kept), value[head], out=output[head, rows])
         output /= 1 - ctx.dropped / 2**16
         ctx.save_for_backward(query, key, value, output)
         return output
@@ -138,29 +138,41 @@ class DropoutAttention(torch.autograd.Function):
         d_output = d_output / (1 - ctx.dropped / 2**16)
         scale = query.shape[-1] ** -0.5
         d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        for rows, weights, dropped in _blocks(query, key, ctx.seed, ctx.dropped):
-            d_block = d_output[:, rows]
-            d_scores = (d_block @ value.transpose(1, 2)).masked_fill_(dropped, 0)
-            d_scores.sub_(row_sums[:, rows]).mul_(weights)
-            d_value.baddbmm_(weights.masked_fill_(dropped, 0).transpose(1, 2), d_block)
-            d_query[:, rows] = d_scores @ key
-            d_key.baddbmm_(d_scores.transpose(1, 2), query[:, rows])
+        block = query.new_empty(_rows_per_block(key), key.shape[-2])
+        for head, rows, weights, kept in _blocks(query, key, ctx.seed, ctx.dropped):
+            d_block = d_output[head, rows]
+            d_scores = torch.mm(d_block, value[head].t(), out=block[: len(weights)])
+            d_scores.mul_(kept).sub_(row_sums[head, rows]).mul_(weights)
+            d_value[head].addmm_(weights.mul_(kept).t(), d_block)
+            torch.mm(d_scores, key[head], out=d_query[head, rows])
+            d_key[head].addmm_(d_scores.t(), query[head, rows])
         return d_query.mul_(scale), d_key.mul_(scale), d_value, None
 
 
-def _blocks(query: Tensor, key: Tensor, seed: int, dropped: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Rows of each block, its attention weights, and which of them are dropped: ``dropped`` of 2¹⁶."""
+def _blocks(
+    query: Tensor, key: Tensor, seed: int, dropped: int
+) -> Iterator[tuple[int, slice, Tensor, Tensor]]:
+    """Head and rows of each block, its attention weights, and 1 where they are kept, 0 for ``dropped`` of 2¹⁶.
+
+    All blocks share their memory, which then stays in the processor's cache: fresh memory takes longer than the
+    products.
+    """
     generator = torch.Generator().manual_seed(seed)
-    step = _rows_per_block(query, key)
-    scale = query.shape[-1] ** -0.5
-    for start in range(0, query.shape[-2], step):
-        rows = slice(start, start + step)
-        weights = torch.softmax((query[:, rows] * scale) @ key.transpose(1, 2), dim=-1)
-        # Four 16-bit numbers from each 64-bit draw: Tensor.bernoulli_ takes longer than the products.
-        draws = torch.empty(math.ceil(weights.numel() / 4), dtype=torch.int64)
-        bits = draws.random_(-(2**63), None, generator=generator).view(torch.int16)
-        yield rows, weights, (bits[: weights.numel()] < dropped - 2**15).view(weights.shape)
+    heads, n, width = query.shape
+    step, m = _rows_per_block(key), key.shape[-2]
+    weights_block, kept_block = query.new_empty(step, m), query.new_empty(step, m)
+    # Four 16-bit numbers from each 64-bit draw: Tensor.bernoulli_ takes longer than the products.
+    draws = torch.empty(math.ceil(step * m / 4), dtype=torch.int64)
+    bits = draws.view(torch.int16)[: step * m].view(step, m)
+    for head in range(heads):
+        for start in range(0, n, step):
+            rows = slice(start, min(start + step, n))
+            count = rows.stop - rows.start
+            weights = torch.mm(query[head, rows] * width**-0.5, key[head].t(), out=weights_block[:count])
+            torch.softmax(weights, dim=-1, out=weights)
+            draws.random_(-(2**63), None, generator=generator)
+            yield head, rows, weights, torch.ge(bits[:count], dropped - 2**15, out=kept_block[:count])
 
 
-def _rows_per_block(query: Tensor, key: Tensor) -> int:
-    return max(1, BLOCK_ELEMENTS // (query.shape[-3] * key.shape[-2]))
+def _rows_per_block(key: Tensor) -> int:
+    return max(1, BLOCK_ELEMENTS // key.shape[-2])

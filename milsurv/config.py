@@ -219,7 +219,7 @@ class RunConfig(Section):
     """Exit status 1 when more slides than this are left out; null: any number."""
     cohort: Cohort
     splits: Splits = Splits()
-    reader: PluginSection = PluginSection(name="openslide")
+    reader: PluginSection = PluginSection(name="jpeg_tiles")
     tissue: PluginSection = PluginSection(name="otsu")
     tiling: Tiling = Tiling()
     backbone: PluginSection

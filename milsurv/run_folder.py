@@ -34,6 +34,7 @@ PACKAGES = (
     "pandas",
     "openslide-python",
     "openslide-bin",
+    "simplejpeg",
     "lifelines",
     "torchsurv",
     "h5py",

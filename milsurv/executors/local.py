@@ -15,6 +15,7 @@ from functools import partial
 from multiprocessing.synchronize import Event as StopFlag
 from typing import Any
 
+import cv2
 import torch
 
 from milsurv.errors import MilsurvError
@@ -67,7 +68,7 @@ class LocalExecutor(Executor):
 
     def run(self, units: Sequence[Unit], on_event: Callable[[Unit, Event], None]) -> list[Any]:
         if self.workers == 1:
-            torch.set_num_threads(self.threads)
+            _pin_threads(self.threads)
             return [self._run_here(unit, on_event) for unit in units]
         return self._run_in_pool(units, on_event)
 
@@ -129,12 +130,17 @@ _worker_events: Any = None
 _worker_stop: StopFlag | None = None
 
 
+def _pin_threads(threads: int) -> None:
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+
+
 def _start_worker(events: Any, stop: StopFlag | None, threads: int) -> None:
     """Ctrl-C is the driver's to handle; a worker ends with its driver, however that ended."""
     global _worker_events, _worker_stop
     _worker_events, _worker_stop = events, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
+    _pin_threads(threads)
     threading.Thread(target=_end_with_driver, daemon=True).start()
 
 

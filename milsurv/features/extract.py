@@ -22,7 +22,7 @@ from milsurv.executors.base import Report
 from milsurv.features.store import ScaleFeatures, read_attributes, write_features
 from milsurv.plugin.registry import Registry, get_registry
 from milsurv.slides.grid import PatchGrid, make_grid
-from milsurv.slides.patches import read_patches
+from milsurv.slides.patches import read_grid
 from milsurv.slides.reader import Slide, slide_identity
 
 
@@ -208,7 +208,7 @@ def _batches(
     """The slide's patches in batches of ``extraction.batch_size`` of one magnification, the last one shorter."""
     size = config.extraction.batch_size
     waiting: dict[int, list[tuple[NDArray[np.int64], NDArray[np.uint8]]]] = {m: [] for m in grid.coords}
-    for magnification, rows, patches in read_patches(slide, grid, config.tiling.patch_px):
+    for magnification, rows, patches in read_grid(slide, grid, config.tiling.patch_px):
         waiting[magnification].append((rows, patches))
         if sum(len(some) for some, _ in waiting[magnification]) >= size:
             yield from _cut(magnification, waiting[magnification], size)

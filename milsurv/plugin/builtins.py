@@ -8,6 +8,11 @@ from milsurv.plugin.spec import Register, hookimpl
 @hookimpl
 def milsurv_register_readers(register: Register) -> None:
     register(
+        "jpeg_tiles",
+        "milsurv.slides.jpeg_tiles:JpegTilesReader",
+        summary="JPEG tiles decoded once where they equal OpenSlide's pixels, else OpenSlide",
+    )
+    register(
         "openslide",
         "milsurv.slides.reader:OpenSlideReader",
         summary="every format that OpenSlide opens",

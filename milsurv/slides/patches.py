@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 
 import cv2
@@ -16,31 +18,63 @@ MAX_READ_PX = 4096
 """Side in level-0 pixels up to which patches are read together; bounds the memory of a read."""
 
 
-def read_patches(
-    slide: Slide, grid: PatchGrid, patch_px: int
-) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.uint8]]]:
-    """Every patch of ``grid`` once: magnification, index ``(k,)``, RGB ``(k, patch_px, patch_px, 3)``.
+Batch = tuple[int, NDArray[np.int64], NDArray[np.uint8]]
+"""Magnification, index ``(k,)`` into that magnification's grid, RGB ``(k, patch_px, patch_px, 3)``."""
 
-    ``index`` names the rows of ``grid.grid[magnification]``. For each patch of the coarsest magnification, in
-    the grid's order, come the patches within it, those of the finest magnification first. The finest are
-    averages of level 0, the coarser ones averages of the finest. Where the factor is no integer, patches lie
-    within half a level-0 pixel of their place. Raises SlideError, with the place, where the slide is damaged.
+
+def read_grid(slide: Slide, grid: PatchGrid, patch_px: int, threads: int = 1) -> Iterator[Batch]:
+    """Every patch of ``grid`` once, in an order that is always the same.
+
+    For each patch of the coarsest magnification, in the grid's order, come the patches within it, those of the
+    finest magnification first. The finest are averages of level 0, each coarser one of the next finer. Where
+    the factor is no integer, patches lie within half a level-0 pixel of their place. With ``threads``, as many
+    coarsest patches are read at the same time. Raises SlideError, with the place, where the slide is damaged.
     """
-    levels = list(grid.levels.values())
-    finest, coarsest = levels[0], levels[-1]
+    magnifications = list(grid.levels)
     indices = {magnification: _index_by_place(places) for magnification, places in grid.grid.items()}
-    span = finest.magnification // coarsest.magnification
-    for column, row in grid.grid[coarsest.magnification].tolist():
-        block = _read_block(slide, finest, column * span, row * span, span, patch_px)
-        for magnification in grid.levels:
-            side = magnification // coarsest.magnification
-            tiles = _cut(block, side, patch_px)
-            places = [
-                (column * side + right, row * side + down) for down in range(side) for right in range(side)
+    finest, coarsest = magnifications[0], magnifications[-1]
+    span = finest // coarsest
+
+    def read(place: list[int]) -> list[Batch]:
+        column, row = place
+        block = _read_block(slide, grid.levels[finest], column * span, row * span, span, patch_px)
+        batches = []
+        for magnification in magnifications:
+            side = magnification // coarsest
+            known = indices[magnification]
+            kept = [
+                (down, right)
+                for down in range(side)
+                for right in range(side)
+                if (column * side + right, row * side + down) in known
             ]
-            kept = [tile for tile, place in enumerate(places) if place in indices[magnification]]
-            index = np.array([indices[magnification][places[tile]] for tile in kept], np.int64)
-            yield magnification, index, tiles[kept]
+            index = [known[column * side + right, row * side + down] for down, right in kept]
+            block = _shrink(block, side * patch_px)
+            batches.append((magnification, np.array(index, np.int64), _cut(block, side, kept)))
+        return batches
+
+    for batches in _in_order(read, grid.grid[coarsest].tolist(), threads):
+        yield from batches
+
+
+def _in_order(
+    read: Callable[[list[int]], list[Batch]], places: Sequence[list[int]], threads: int
+) -> Iterator[list[Batch]]:
+    """``map(read, places)`` by ``threads``, at most one waiting result for each of them."""
+    if threads == 1:
+        yield from map(read, places)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[list[Batch]]] = deque()
+        try:
+            for place in places:
+                waiting.append(pool.submit(read, place))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _index_by_place(places: NDArray[np.int32]) -> dict[tuple[int, int], int]:
@@ -51,23 +85,30 @@ def _read_block(
     slide: Slide, finest: Level, column: int, row: int, span: int, patch_px: int
 ) -> NDArray[np.uint8]:
     """``span`` × ``span`` patches of the finest magnification from (column, row) on, as one picture."""
-    block = np.empty((span * patch_px, span * patch_px, 3), np.uint8)
     step = max(1, int(MAX_READ_PX / finest.patch_level0))
     cuts = [*range(0, span, step), span]
+    strips = []
     for top, bottom in pairwise(cuts):
+        parts = []
         for left, right in pairwise(cuts):
             x, x_end = (round((column + cut) * finest.patch_level0) for cut in (left, right))
             y, y_end = (round((row + cut) * finest.patch_level0) for cut in (top, bottom))
             size = ((right - left) * patch_px, (bottom - top) * patch_px)
-            pixels = slide.read(x, y, x_end - x, y_end - y, size)
-            block[top * patch_px : bottom * patch_px, left * patch_px : right * patch_px] = pixels
-    return block
+            parts.append(slide.read(x, y, x_end - x, y_end - y, size))
+        strips.append(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))
+    return strips[0] if len(strips) == 1 else np.concatenate(strips)
 
 
-def _cut(block: NDArray[np.uint8], side: int, patch_px: int) -> NDArray[np.uint8]:
-    """``block`` averaged to ``side`` × ``side`` patches: ``(side², patch_px, patch_px, 3)``, row by row."""
-    size = (side * patch_px, side * patch_px)
-    if block.shape[:2] != size:
-        block = np.asarray(cv2.resize(block, size, interpolation=cv2.INTER_AREA), np.uint8)
+def _shrink(block: NDArray[np.uint8], px: int) -> NDArray[np.uint8]:
+    """``block`` averaged to ``px`` × ``px``."""
+    if len(block) == px:
+        return block
+    return np.asarray(cv2.resize(block, (px, px), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _cut(block: NDArray[np.uint8], side: int, kept: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
+    """The ``kept`` (row, column) of ``block``'s ``side`` × ``side`` patches: ``(k, patch_px, patch_px, 3)``."""
+    patch_px = len(block) // side
     tiles = block.reshape(side, patch_px, side, patch_px, 3).swapaxes(1, 2)
-    return tiles.reshape(side * side, patch_px, patch_px, 3)
+    rows, columns = np.array(kept, np.intp).reshape(-1, 2).T
+    return np.ascontiguousarray(tiles[rows, columns])

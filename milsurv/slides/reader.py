@@ -39,6 +39,8 @@ class Slide(ABC):
     mpp: float
     """µm per level-0 pixel."""
     mpp_source: MppSource
+    read_by: str
+    """What reads the pixels, and why, in a few words."""
 
     @abstractmethod
     def read(self, x: int, y: int, width: int, height: int, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -103,6 +105,7 @@ class OpenSlideSlide(Slide):
 
     def __init__(self, path: Path, mpp: float | None = None):
         self.path = path
+        self.read_by = "OpenSlide"
         self._slide = _open(path)
         try:
             self.dimensions = self._slide.dimensions
@@ -138,6 +141,10 @@ class OpenSlideSlide(Slide):
 
     def close(self) -> None:
         self._slide.close()
+
+    def _reopen(self) -> None:
+        self._slide.close()
+        self._slide = _open(self.path)
 
     def _region(self, x: int, y: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
         """``width`` × ``height`` pixels of ``level`` from level-0 pixel ``(x, y)`` on, on the background."""

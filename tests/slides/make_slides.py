@@ -1,17 +1,22 @@
 """Slides made for tests: pictures, and tiled TIFFs of any pyramid that OpenSlide opens.
 
-Tiles are stored without loss, so that a picture is its own oracle.
+Tiles are stored without loss by ``write_slide``, so that a picture is its own oracle, and as scanners store them by
+``write_jpeg_slide``.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from PIL import Image
 
 TILE_PX = 256
 GLASS = (243, 242, 245)
@@ -80,17 +85,117 @@ def write_slide(
     return path
 
 
+def write_jpeg_slide(
+    path: Path,
+    picture: NDArray[np.uint8],
+    *,
+    mpp: float | None = 0.5,
+    downsamples: Sequence[float] = (1,),
+    tile_px: int = TILE_PX,
+    colours: Literal["ycbcr", "rgb"] = "ycbcr",
+    adobe: bool = False,
+    shared_tables: bool = False,
+    jpeg2000: bool = False,
+    bigtiff: bool = False,
+    missing: Sequence[tuple[int, int]] = (),
+) -> Path:
+    """Write ``picture`` with JPEG tiles: an Aperio slide when ``mpp`` is given, else a generic tiled TIFF.
+
+    ``colours`` is what the JPEGs hold (4:2:0 for YCbCr), ``adobe`` whether each says so in an Adobe marker;
+    without it RGB's components are numbered 0, 1, 2, as some scanners do. With ``shared_tables`` the tiles'
+    quantisation and Huffman tables stand in the TIFF.
+    """
+    description = None if mpp is None else f"Aperio made for tests|MPP = {mpp:g}"
+    with tifffile.TiffWriter(path, bigtiff=bigtiff) as tiff:
+        for downsample in downsamples:
+            size = (int(picture.shape[1] / downsample), int(picture.shape[0] / downsample))
+            level = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+            pixels = _tiles(level, missing if downsample == 1 else (), tile_px)
+            encode = _jpeg2000 if jpeg2000 else partial(_jpeg, colours=colours, adobe=adobe)
+            stored = [b"" if tile is None else encode(tile) for tile in pixels]
+            tables = next(_split_tables(tile)[0] for tile in stored if tile) if shared_tables else None
+            if shared_tables:
+                stored = [_split_tables(tile)[1] if tile else tile for tile in stored]
+            tiff.write(
+                iter(stored),
+                shape=level.shape,
+                dtype=np.uint8,
+                tile=(tile_px, tile_px),
+                compression=33005 if jpeg2000 else "jpeg",
+                photometric="rgb" if colours == "rgb" or jpeg2000 else "ycbcr",
+                compressionargs={"outcolorspace": "rgb"} if colours == "rgb" else None,
+                jpegtables=tables,
+                subsampling=(2, 2) if colours == "ycbcr" and not jpeg2000 else None,
+                description=description,
+                metadata=None,
+                subfiletype=0 if downsample == 1 else 1,
+            )
+    return path
+
+
+def _jpeg2000(tile: NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(tile).save(stream, "JPEG2000", no_jp2=True, mct=0)
+    return stream.getvalue()
+
+
+def _jpeg(tile: NDArray[np.uint8], colours: str, adobe: bool) -> bytes:
+    stream = io.BytesIO()
+    if colours == "rgb":
+        Image.fromarray(tile).save(stream, "JPEG", quality=85, keep_rgb=True)
+        return stream.getvalue() if adobe else _numbered(_without(stream.getvalue(), 0xEE))
+    Image.fromarray(tile).save(stream, "JPEG", quality=85, subsampling="4:2:0")
+    plain = _without(stream.getvalue(), 0xE0)
+    return plain[:2] + ADOBE_YCBCR + plain[2:] if adobe else plain
+
+
+ADOBE_YCBCR = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x01"
+
+
+def _segments(jpeg: bytes) -> list[tuple[int, bytes]]:
+    """(marker, bytes with it) of a JPEG's headers, and of all from the start of scan on."""
+    found, at = [], 2
+    while (marker := jpeg[at + 1]) != 0xDA:
+        end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        found.append((marker, jpeg[at:end]))
+        at = end
+    return [*found, (marker, jpeg[at:])]
+
+
+def _without(jpeg: bytes, unwanted: int) -> bytes:
+    return jpeg[:2] + b"".join(part for marker, part in _segments(jpeg) if marker != unwanted)
+
+
+def _numbered(jpeg: bytes) -> bytes:
+    """The components R, G, B of an RGB JPEG as 0, 1, 2."""
+    parts = dict(_segments(jpeg))
+    frame, scan = bytearray(parts[0xC0]), bytearray(parts[0xDA])
+    for number in range(3):
+        frame[10 + 3 * number] = number
+        scan[5 + 2 * number] = number
+    changed = {0xC0: bytes(frame), 0xDA: bytes(scan)}
+    return jpeg[:2] + b"".join(changed.get(marker, part) for marker, part in _segments(jpeg))
+
+
+def _split_tables(jpeg: bytes) -> tuple[bytes, bytes]:
+    """An abbreviated JPEG with the tables alone, and one without them."""
+    parts = _segments(jpeg)
+    tables = b"".join(part for marker, part in parts if marker in (0xDB, 0xC4))
+    rest = b"".join(part for marker, part in parts if marker not in (0xDB, 0xC4))
+    return jpeg[:2] + tables + b"\xff\xd9", jpeg[:2] + rest
+
+
 def _tiles(
-    level: NDArray[np.uint8], missing: Sequence[tuple[int, int]]
+    level: NDArray[np.uint8], missing: Sequence[tuple[int, int]], tile_px: int = TILE_PX
 ) -> Iterator[NDArray[np.uint8] | None]:
-    rows, columns = (-(-side // TILE_PX) for side in level.shape[:2])
-    pad = (rows * TILE_PX - level.shape[0], columns * TILE_PX - level.shape[1])
+    rows, columns = (-(-side // tile_px) for side in level.shape[:2])
+    pad = (rows * tile_px - level.shape[0], columns * tile_px - level.shape[1])
     padded = np.pad(level, ((0, pad[0]), (0, pad[1]), (0, 0)), mode="edge")
     for row in range(rows):
         for column in range(columns):
-            y, x = row * TILE_PX, column * TILE_PX
+            y, x = row * tile_px, column * tile_px
             kept = (column, row) not in missing
-            yield np.ascontiguousarray(padded[y : y + TILE_PX, x : x + TILE_PX]) if kept else None
+            yield np.ascontiguousarray(padded[y : y + tile_px, x : x + tile_px]) if kept else None
 
 
 def damage_tile(path: Path, page: int, tile: int) -> None:

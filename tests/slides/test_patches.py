@@ -11,7 +11,7 @@ from milsurv.config import Tiling
 from milsurv.errors import SlideError
 from milsurv.slides import patches as patches_module
 from milsurv.slides.grid import PatchGrid, make_grid
-from milsurv.slides.patches import read_patches
+from milsurv.slides.patches import read_grid
 from milsurv.slides.reader import OpenSlideSlide
 from milsurv.slides.tissue import OtsuConfig, OtsuTissue, TissueMask
 from tests.slides.make_slides import damage_tile, stained, with_tissue, write_slide
@@ -32,7 +32,7 @@ def read_all(slide: OpenSlideSlide, grid: PatchGrid, patch_px: int) -> Patches:
     """Patches in the grid's order; fails when one is missing or comes twice."""
     pixels = {m: np.zeros((len(rows), patch_px, patch_px, 3), np.uint8) for m, rows in grid.coords.items()}
     times = {m: np.zeros(len(rows), int) for m, rows in grid.coords.items()}
-    for magnification, index, batch in read_patches(slide, grid, patch_px):
+    for magnification, index, batch in read_grid(slide, grid, patch_px):
         assert batch.dtype == np.uint8
         assert batch.shape == (len(index), patch_px, patch_px, 3)
         pixels[magnification][index] = batch
@@ -173,7 +173,7 @@ def test_order_is_the_same_each_time_and_follows_the_grid(tmp_path: Path) -> Non
     path = write_slide(tmp_path / "a.svs", with_tissue(1300, 1100, [(200, 100, 900, 900)]), mpp=0.5)
     with OpenSlideSlide(path) as slide:
         grid = make_grid(slide.dimensions, slide.mpp, everywhere(slide), Tiling(patch_px=64))
-        runs = [[(m, i.tolist()) for m, i, _ in read_patches(slide, grid, 64)] for _ in range(2)]
+        runs = [[(m, i.tolist()) for m, i, _ in read_grid(slide, grid, 64)] for _ in range(2)]
     assert runs[0] == runs[1]
     assert [index for m, index in runs[0] if m == 5] == [[row] for row in range(len(grid.grid[5]))]
 

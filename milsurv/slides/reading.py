@@ -1,0 +1,71 @@
+"""Patches of a slide for those who want pixels, not features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from milsurv.config import PluginSection, Tiling
+from milsurv.errors import SlideError
+from milsurv.plugin.registry import get_registry
+from milsurv.slides.grid import make_grid
+from milsurv.slides.patches import read_grid
+from milsurv.slides.reader import Slide
+from milsurv.slides.tissue import TissueMask
+
+EVERYTHING_PX = 64
+"""Level-0 pixels to a pixel of the mask that has all of a slide."""
+
+
+def read_patches(
+    path: Path | str,
+    magnifications: Sequence[int] = (20, 10, 5),
+    patch_px: int = 256,
+    tissue: bool | Mapping[str, Any] = True,
+    *,
+    reader: Mapping[str, Any] | None = None,
+    min_tissue: float = 0.5,
+    mpp: float | None = None,
+    threads: int = 1,
+) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.uint8]]]:
+    """The patches of a slide at several magnifications, each area of level 0 read once for all of them.
+
+    Yields ``(magnification, coords (n, 2) int64, patches (n, patch_px, patch_px, 3) uint8)``: level-0 pixels (x, y)
+    of the patches' top-left corners, and RGB. The order is always the same: by patch of the coarsest magnification,
+    row by row, and within it from the finest magnification to the coarsest. Magnification m has 10 / m µm per pixel.
+
+    Args:
+        tissue: which patches: those of tissue, found by ``otsu``; settings of another segmentation, such as
+            ``{"name": "otsu", "min_area_mm2": 0.1}``; False for all patches.
+        reader: settings of the reader, such as ``{"name": "jpeg_tiles", "decode": "half"}`` (by default
+            ``jpeg_tiles``).
+        min_tissue: a patch of the finest magnification is kept when at least this share of it is tissue.
+        mpp: µm per level-0 pixel, where the slide does not say, or says it wrongly.
+        threads: areas that are read at the same time.
+
+    Raises SlideError, naming the slide, when it cannot be read, its resolution is unknown or too coarse, or there is
+    no tissue.
+    """
+    path = Path(path)
+    tiling = Tiling(magnifications=tuple(magnifications), patch_px=patch_px, min_tissue=min_tissue)
+    registry = get_registry()
+    opener = registry.create("reader", PluginSection(**(reader or {"name": "jpeg_tiles"})))
+    segmentation = {"name": "otsu"} if isinstance(tissue, bool) else tissue
+    segmenter = registry.create("tissue", PluginSection(**segmentation))
+    try:
+        with opener.open(path, mpp) as slide:
+            mask = _everything(slide) if tissue is False else segmenter.segment(slide)
+            grid = make_grid(slide.dimensions, slide.mpp, mask, tiling)
+            for magnification, index, patches in read_grid(slide, grid, patch_px, threads):
+                yield magnification, grid.coords[magnification][index], patches
+    except SlideError as error:
+        raise SlideError(f"{path}: {error}") from error
+
+
+def _everything(slide: Slide) -> TissueMask:
+    width, height = (-(-side // EVERYTHING_PX) for side in slide.dimensions)
+    return TissueMask(np.ones((height, width), np.bool_), float(EVERYTHING_PX))

@@ -27,10 +27,13 @@ def test_a_line_has_ours_plain_and_their_ratio() -> None:
     seconds = rf"{NUMBER} s +{NUMBER} s +{NUMBER}"
     for what in ("milsurv --help, wall time", "milsurv list-plugins, CPU time"):
         assert re.search(rf"^{what} +{seconds}$", start, re.MULTILINE)
-    rates = re.findall(rf"^patches per .*? +({NUMBER}) /s +({NUMBER}) /s +({NUMBER})$", patches, re.MULTILINE)
+    rates = re.findall(
+        rf"^240 px tiles: .*? +({NUMBER}) /s +({NUMBER}) /s +({NUMBER})$", patches, re.MULTILINE
+    )
     assert len(rates) == 4
     for ours, plain, ratio in rates:
-        assert abs(float(ours) / float(plain) / float(ratio) - 1) < 0.02
+        rate, plain_rate = (float(number.replace(",", "")) for number in (ours, plain))
+        assert abs(rate / plain_rate / float(ratio) - 1) < 0.02
 
 
 def test_an_unknown_name_is_refused() -> None:

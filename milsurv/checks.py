@@ -19,6 +19,7 @@ from milsurv.errors import MilsurvError, ProblemsError, SlideError
 from milsurv.executors.local import choose_device
 from milsurv.features.extract import ExtractionSettings
 from milsurv.plugin.registry import Registry
+from milsurv.progress import size
 from milsurv.slides.grid import make_levels
 
 T = TypeVar("T")
@@ -119,19 +120,11 @@ def _check_workspace(workspace: Path, findings: Findings) -> None:
 def _check_disk(workspace: Path, needed: int, what: str, findings: Findings) -> None:
     there = _nearest_folder(workspace)
     free = shutil.disk_usage(there).free
-    line = f"{what} take at most {_size(needed)}; {_size(free)} are free in {there}"
+    line = f"{what} take at most {size(needed)}; {size(free)} are free in {there}"
     if needed > free:
         findings.warnings.append(line)
     else:
         findings.facts.append(line)
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def _collect(findings: Findings, question: Callable[[], T]) -> T | None:

@@ -42,7 +42,7 @@ class Stage:
         elif time.monotonic() - self._spoken > LINE_EVERY and self.done < self._total:
             self._spoken = time.monotonic()
             left = (self._total - self.done) * (self._spoken - self._started) / max(self.done, 1)
-            self._say(f"{self.done}/{self._total} {self._unit}, {self._rate()}, {_duration(left)} left")
+            self._say(f"{self.done}/{self._total} {self._unit}, {self._rate()}, {duration(left)} left")
 
     def finish(self) -> None:
         """Say how long it took."""
@@ -50,7 +50,7 @@ class Stage:
         if self._total == 0:
             self._say("nothing left to do")
         elif self._bars is None:
-            self._say(f"{self.done} {self._unit} in {_duration(elapsed)}")
+            self._say(f"{self.done} {self._unit} in {duration(elapsed)}")
 
     def _rate(self) -> str:
         elapsed = max(time.monotonic() - self._started, 1e-9)
@@ -102,9 +102,18 @@ class RunProgress:
         )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def size(count: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -23,7 +23,7 @@ from milsurv.cohort.splits import write_splits
 from milsurv.config import RunConfig
 from milsurv.executors.base import Event
 from milsurv.executors.local import choose_device
-from milsurv.features.extract import ExtractedSlide, ExtractionSettings
+from milsurv.features.extract import ExtractedSlide, ExtractionSettings, tissue_source
 from milsurv.plugin.registry import KINDS, Registry
 from milsurv.slides.reader import slide_identity
 
@@ -81,10 +81,11 @@ class RunContent:
             }
         )
 
-    @staticmethod
-    def _slide_key(slide: SlideRef) -> tuple[str, str | None, float | None]:
-        quick_hash = slide_identity(slide.path)["quick_hash"] if slide.path else None
-        return slide.slide_id, quick_hash, slide.mpp
+    def _slide_key(self, slide: SlideRef) -> tuple[str, str | None, float | None, str | None]:
+        if slide.path is None:
+            return slide.slide_id, None, slide.mpp, None
+        quick_hash = slide_identity(slide.path)["quick_hash"]
+        return slide.slide_id, quick_hash, slide.mpp, tissue_source(self.config, slide.path)
 
     @cached_property
     def summary(self) -> dict[str, Any]:

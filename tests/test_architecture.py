@@ -27,6 +27,7 @@ ROOMS = [
 ]
 FRONT = {
     "checks",
+    "inspection",
     "cli",
     "interop",
     "loading",

@@ -82,7 +82,7 @@ def test_the_run_folder_holds_what_was_run(finished: RunResult) -> None:
     fold = finished.folder / "seed_2" / "fold_0"
     assert {path.name for path in fold.iterdir()} == {"model.safetensors", "history.csv", "predictions.csv"}
     plugins = json.loads((finished.folder / "plugins.json").read_text())
-    assert [plugin["name"] for plugin in plugins] == ["openslide", "otsu", "colour", "crossfusion", "nll"]
+    assert [plugin["name"] for plugin in plugins] == ["jpeg_tiles", "otsu", "colour", "crossfusion", "nll"]
     assert finished.folder.parent.name == "small"
 
 

@@ -95,6 +95,37 @@ def check(
     raise typer.Exit(check_command(config, _overrides(overrides, workspace, None), plugin or []))
 
 
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="SLIDE|FOLDER", help="A slide, or a folder of slides.")],
+    config: Annotated[
+        str,
+        typer.Option(
+            "--config", "-c", metavar="CONFIG", help="Whose reader, tissue, tiling and backbone to use."
+        ),
+    ] = "demo",
+    overrides: SetOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Where to write a picture (PNG) and the tissue's outline (GeoJSON) of each slide "
+            "(default: here for a slide, nowhere for a folder).",
+        ),
+    ] = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Show what a run would make of a slide: resolution, reader, tissue, patches, time and disk.
+
+    Of a folder a table, in which slides that would be left out are red. Exit status 1 when there is one.
+    """
+    from milsurv.cli.inspect import inspect_command
+
+    raise typer.Exit(inspect_command(path, config, overrides or [], plugin or [], output))
+
+
 @app.command("list-plugins")
 def list_plugins(
     kind: Annotated[

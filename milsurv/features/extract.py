@@ -94,11 +94,18 @@ def extracted(
         return None
     try:
         attributes = read_attributes(path)
-        if attributes["slide"] != slide_identity(slide) or attributes["table_mpp"] != mpp:
+        same = attributes["slide"] == slide_identity(slide) and attributes["table_mpp"] == mpp
+        if not same or attributes["tissue_source"] != tissue_source(settings.config, slide):
             return None
     except (MilsurvError, KeyError, OSError):
         return None
     return _outcome(slide_id, attributes)
+
+
+def tissue_source(config: RunConfig, slide: Path) -> str | None:
+    """What beside the slide and the settings decides its tissue. Raises SlideError when that is not there."""
+    source: str | None = get_registry(config.plugins).create("tissue", config.tissue).source(slide)
+    return source
 
 
 def _outcome(slide_id: str, attributes: dict[str, Any]) -> ExtractedSlide:
@@ -125,6 +132,7 @@ def _extract(
     registry = get_registry(config.plugins)
     try:
         with registry.create("reader", config.reader).open(slide, mpp) as opened:
+            source = tissue_source(config, slide)
             mask = registry.create("tissue", config.tissue).segment(opened)
             grid = make_grid(opened.dimensions, opened.mpp, mask, config.tiling)
             encoder = _encoder(config.plugins, config.backbone.model_dump_json(), device)
@@ -132,6 +140,8 @@ def _extract(
             attributes = {
                 "slide": slide_identity(slide),
                 "table_mpp": mpp,
+                "tissue_source": source,
+                "read_by": f"{opened.read_by}: {opened.read_by_reason}",
                 "mpp": opened.mpp,
                 "mpp_source": opened.mpp_source,
                 "dimensions": opened.dimensions,

@@ -24,6 +24,11 @@ def milsurv_register_tissue(register: Register) -> None:
     register(
         "otsu", "milsurv.slides.tissue:OtsuTissue", summary="saturation cut by Otsu's threshold, cleaned"
     )
+    register(
+        "geojson",
+        "milsurv.slides.geojson:GeoJsonTissue",
+        summary="drawn, in QuPath or elsewhere: a file per slide",
+    )
 
 
 @hookimpl

@@ -101,9 +101,14 @@ def gradient(stops: int = 16) -> str:
 def scale_bar(view: SlideView) -> tuple[float, float]:
     """A round length in mm, at most 30 % of the picture's width, and its share of that width."""
     width = view.thumbnail.shape[1] * view.downsample * view.mpp / 1000
-    decade = 10.0 ** np.floor(np.log10(width * MAX_BAR_SHARE))
-    length = max(step * decade for step in (1, 2, 5) if step * decade <= width * MAX_BAR_SHARE)
-    return float(f"{length:.1g}"), float(length / width)
+    length = round_length(width * MAX_BAR_SHARE)
+    return length, length / width
+
+
+def round_length(most: float) -> float:
+    """The largest of …, 0.5, 1, 2, 5, 10, … that is at most ``most``."""
+    decade = 10.0 ** np.floor(np.log10(most))
+    return float(f"{max(step * decade for step in (1, 2, 5) if step * decade <= most):.1g}")
 
 
 def data_uri(picture: Picture) -> str:

@@ -132,9 +132,12 @@ class JpegTilesSlide(OpenSlideSlide):
         self._tiles: JpegTiles | None = None
         try:
             self._tiles = self._probed_tiles()
-            self.read_by = f"JPEG tiles, decoded at {decode} scale; probed tiles equal OpenSlide's"
+            self.read_by, self.read_by_reason = (
+                f"JPEG tiles at {decode} scale",
+                "probed tiles equal OpenSlide's",
+            )
         except JpegTilesError as reason:
-            self.read_by = f"OpenSlide: {reason}"
+            self.read_by_reason = str(reason)
         except BaseException:
             self.close()
             raise

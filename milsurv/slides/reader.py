@@ -39,8 +39,12 @@ class Slide(ABC):
     mpp: float
     """µm per level-0 pixel."""
     mpp_source: MppSource
+    levels: tuple[tuple[int, int], ...]
+    """Width and height of each stored level, level 0 first."""
     read_by: str
-    """What reads the pixels, and why, in a few words."""
+    """What reads the pixels."""
+    read_by_reason: str
+    """Why that does."""
 
     @abstractmethod
     def read(self, x: int, y: int, width: int, height: int, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -105,10 +109,11 @@ class OpenSlideSlide(Slide):
 
     def __init__(self, path: Path, mpp: float | None = None):
         self.path = path
-        self.read_by = "OpenSlide"
+        self.read_by, self.read_by_reason = "OpenSlide", "the configuration asks for it"
         self._slide = _open(path)
         try:
             self.dimensions = self._slide.dimensions
+            self.levels = self._slide.level_dimensions
             properties = self._slide.properties
             self.mpp, self.mpp_source = find_mpp(properties, mpp)
             background = properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
@@ -121,14 +126,12 @@ class OpenSlideSlide(Slide):
         return _resize(self._region(x, y, 0, width, height), size)
 
     def thumbnail(self, max_px: int) -> tuple[NDArray[np.uint8], float]:
-        width, height = self.dimensions
-        downsample = max(1.0, max(width, height) / max_px)
+        downsample = thumbnail_downsample(self.dimensions, max_px)
         level = self._slide.get_best_level_for_downsample(downsample)
         level_width, level_height = self._slide.level_dimensions[level]
         level_downsample = self._slide.level_downsamples[level]
-        picture = np.empty(
-            (max(1, round(height / downsample)), max(1, round(width / downsample)), 3), np.uint8
-        )
+        width, height = thumbnail_size(self.dimensions, downsample)
+        picture = np.empty((height, width, 3), np.uint8)
         rows = _blocks(level_height, picture.shape[0])
         columns = _blocks(level_width, picture.shape[1])
         for top, bottom, to_top, to_bottom in rows:
@@ -159,6 +162,17 @@ class OpenSlideSlide(Slide):
             return rgb
         weight = alpha.astype(np.uint32)
         return ((rgb * weight + self._background * (255 - weight) + 127) // 255).astype(np.uint8)
+
+
+def thumbnail_downsample(dimensions: tuple[int, int], max_px: int) -> float:
+    """Level-0 pixels per pixel of a picture of the slide whose longer side has at most ``max_px``; at least 1."""
+    return max(1.0, max(dimensions) / max_px)
+
+
+def thumbnail_size(dimensions: tuple[int, int], downsample: float) -> tuple[int, int]:
+    """Width and height of that picture."""
+    width, height = (max(1, round(side / downsample)) for side in dimensions)
+    return width, height
 
 
 def find_mpp(properties: Mapping[str, str], table_mpp: float | None) -> tuple[float, MppSource]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import cv2
@@ -43,12 +44,21 @@ class TissueSegmenter(ABC):
     def __init__(self, config: PluginConfig):
         """Keep the settings."""
 
+    def source(self, slide: Path) -> str | None:  # noqa: ARG002
+        """What beside the slide and the settings decides its mask, such as a file's hash; None when nothing does."""
+        return None
+
     @abstractmethod
     def segment(self, slide: Slide) -> TissueMask:
         """The slide's tissue; a mask without a true pixel when there is none.
 
         Raises SlideError when the slide cannot be read.
         """
+
+
+def picture_px(slide: Slide, mpp: float) -> int:
+    """Longer side of a picture of the slide with ``mpp`` µm per pixel."""
+    return math.ceil(max(slide.dimensions) * slide.mpp / mpp)
 
 
 class OtsuConfig(PluginConfig):
@@ -87,7 +97,7 @@ class OtsuTissue(TissueSegmenter):
         self.config = config
 
     def segment(self, slide: Slide) -> TissueMask:
-        picture, downsample = slide.thumbnail(math.ceil(max(slide.dimensions) * slide.mpp / self.config.mpp))
+        picture, downsample = slide.thumbnail(picture_px(slide, self.config.mpp))
         mpp = slide.mpp * downsample
         width = 2 * round(self.SMOOTHING_UM / mpp / 2) + 1
         tissue = np.pad(self._saturated(picture, width), width)  # beyond the slide there is glass

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -63,6 +64,24 @@ def test_a_slide_is_extracted_once_until_the_slide_or_a_setting_changes(
     extract_slide(_ignore, settings, "P00-1", slide, None, "cpu")
     settings.path("P00-1").write_bytes(settings.path("P00-1").read_bytes()[:1000])
     assert extracted(settings, "P00-1", slide, None) is None
+
+
+def test_a_redrawn_tissue_asks_for_its_slide_again(
+    write_config: WriteConfig, small_cohort: Path, tmp_path: Path
+) -> None:
+    settings = _settings(write_config(), f"tissue={{name: geojson, folder: '{tmp_path}'}}")
+    slide = small_cohort / "slides" / "P00-1.svs"
+    failed = extract_slide(_ignore, settings, "P00-1", slide, None, "cpu")
+    assert str(failed.reason).startswith(f"tissue: {tmp_path / 'P00-1.geojson'} cannot be read")
+    counts = []
+    for side in (256, 512):
+        ring = [[0, 0], [side, 0], [side, side], [0, side], [0, 0]]
+        (tmp_path / "P00-1.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+        assert extracted(settings, "P00-1", slide, None) is None
+        outcome = extract_slide(_ignore, settings, "P00-1", slide, None, "cpu")
+        assert extracted(settings, "P00-1", slide, None) == outcome
+        counts.append(outcome.patches[20])
+    assert counts == [(256 // 64) ** 2, (512 // 64) ** 2]
 
 
 @pytest.mark.parametrize(

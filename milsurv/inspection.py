@@ -1,0 +1,149 @@
+"""What milsurv would make of a slide: its resolution, tissue and patches, and the time and disk they would take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from milsurv.cohort.ids import SLIDE_SUFFIXES
+from milsurv.cohort.locate import index_slides
+from milsurv.cohort.table import read_cohort
+from milsurv.config import RunConfig, TableCohort
+from milsurv.errors import MilsurvError, SlideError
+from milsurv.plugin.registry import Registry
+from milsurv.slides.grid import PatchGrid, make_grid
+from milsurv.slides.patches import read_grid
+from milsurv.slides.reader import Slide
+from milsurv.slides.tissue import TissueMask
+
+SAMPLED_PLACES = 4
+"""Patches of the coarsest magnification that are read to measure how fast the slide is read."""
+THUMBNAIL_PX = 1200
+TIMED_BATCHES = 3
+BYTES_OF_PLACE = 24
+"""Coordinates and grid of a patch in a feature file."""
+
+
+@dataclass(frozen=True)
+class SlideInspection:
+    """A slide as a run with some configuration would see it.
+
+    Attributes:
+        reason: why it would be left out, or None; then everything below may lack too.
+        levels: (width, height) of each stored level.
+        tissue_mm2: area of the tissue.
+        read_seconds: estimated time to read all patches, one thread.
+    """
+
+    path: Path
+    reason: str | None = None
+    dimensions: tuple[int, int] | None = None
+    mpp: float | None = None
+    mpp_source: str | None = None
+    read_by: str = ""
+    read_by_reason: str = ""
+    levels: tuple[tuple[int, int], ...] = ()
+    mask: TissueMask | None = None
+    tissue_mm2: float | None = None
+    grid: PatchGrid | None = None
+    read_seconds: float | None = None
+    thumbnail: NDArray[np.uint8] | None = None
+
+    @property
+    def patches(self) -> dict[int, int]:
+        """Magnification -> number of patches."""
+        return {} if self.grid is None else {m: len(places) for m, places in self.grid.grid.items()}
+
+    def disk_bytes(self, dim: int, itemsize: int) -> int:
+        """Size of the feature file with ``dim`` numbers of ``itemsize`` bytes for each patch."""
+        return sum(self.patches.values()) * (dim * itemsize + BYTES_OF_PLACE)
+
+
+def slides_to_inspect(path: Path, config: RunConfig) -> dict[Path, float | None]:
+    """The slide, or the slides in a folder, with the µm/px that the configuration's cohort table gives them.
+
+    Raises MilsurvError when there is none.
+    """
+    if path.is_dir():
+        files = index_slides(path).files
+        if not files:
+            raise MilsurvError(
+                f"{path}: no slide file in it or below; slides end in {', '.join(SLIDE_SUFFIXES)}"
+            )
+    else:
+        files = (path,)
+    table = _table_mpp(config)
+    return {file: table.get(file.resolve()) for file in files}
+
+
+def _table_mpp(config: RunConfig) -> Mapping[Path, float | None]:
+    if not isinstance(config.cohort, TableCohort) or config.cohort.columns.mpp is None:
+        return {}
+    slides = (slide for case in read_cohort(config.cohort).cases for slide in case.slides)
+    return {slide.path.resolve(): slide.mpp for slide in slides if slide.path is not None}
+
+
+def inspect_slide(path: Path, mpp: float | None, config: RunConfig, registry: Registry) -> SlideInspection:
+    """Open the slide, find its tissue and its patches, read a few of them. What fails is the ``reason``."""
+    found = SlideInspection(path)
+    try:
+        with registry.create("reader", config.reader).open(path, mpp) as slide:
+            found = SlideInspection(
+                path,
+                dimensions=slide.dimensions,
+                mpp=slide.mpp,
+                mpp_source=slide.mpp_source,
+                read_by=slide.read_by,
+                read_by_reason=slide.read_by_reason,
+                levels=slide.levels,
+            )
+            return _with_tissue(found, slide, config, registry)
+    except SlideError as error:
+        return replace(found, reason=str(error))
+
+
+def _with_tissue(
+    found: SlideInspection, slide: Slide, config: RunConfig, registry: Registry
+) -> SlideInspection:
+    thumbnail, _ = slide.thumbnail(THUMBNAIL_PX)
+    mask = registry.create("tissue", config.tissue).segment(slide)
+    area = float(mask.mask.sum()) * (mask.downsample * slide.mpp / 1000) ** 2
+    seen = replace(found, thumbnail=thumbnail, mask=mask, tissue_mm2=area)
+    try:
+        grid = make_grid(slide.dimensions, slide.mpp, mask, config.tiling)
+        seconds = _read_seconds(slide, grid, config.tiling.patch_px)
+    except SlideError as error:
+        return replace(seen, reason=str(error))
+    return replace(seen, grid=grid, read_seconds=seconds)
+
+
+def _read_seconds(slide: Slide, grid: PatchGrid, patch_px: int) -> float:
+    """Time to read all patches, from the time that some places of the coarsest magnification take."""
+    coarsest = min(grid.grid)
+    places = grid.grid[coarsest]
+    chosen = places[np.linspace(0, len(places) - 1, min(len(places), SAMPLED_PLACES)).round().astype(int)]
+    sample = PatchGrid(grid.levels, {**grid.grid, coarsest: chosen}, grid.coords)
+    started = time.perf_counter()
+    for _ in read_grid(slide, sample, patch_px):
+        pass
+    return (time.perf_counter() - started) / len(chosen) * len(places)
+
+
+def embedding_seconds(config: RunConfig, registry: Registry, device: str) -> float:
+    """Time of the backbone for a patch, measured on a batch of grey ones. Raises WeightsError without its weights."""
+    network = registry.create("backbone", config.backbone).load(torch.device(device), torch.float32)
+    px = config.tiling.patch_px
+    batch = torch.full((config.extraction.batch_size, 3, px, px), 128, dtype=torch.uint8, device=device)
+    times = []
+    with torch.inference_mode():
+        for _ in range(TIMED_BATCHES):
+            started = time.perf_counter()
+            network(batch).cpu()
+            times.append(time.perf_counter() - started)
+    return min(times) / len(batch)

@@ -81,7 +81,7 @@ def ours(path: str, decode: str, threads: int, area: str = "part") -> Callable[[
     grid = _grid(slide, area)
 
     def work() -> None:
-        for _ in read_grid(slide, grid, TILING.patch_px, threads):
+        for _ in read_grid(slide, grid, TILING, threads):
             pass
 
     return work

@@ -143,6 +143,11 @@ class Tiling(Section):
     patch_px: int = Field(default=256, ge=16)
     min_tissue: float = Field(default=0.5, ge=0, le=1)
     """A patch of the finest magnification is kept when at least this share of it is tissue."""
+    min_sharpness: PositiveFloat | None = None
+    """Leave out patches of the finest magnification whose Laplacian varies less: what is in focus depends on
+    scanner and stain, so look at a few first. The next two leave out those with more white or black pixels."""
+    max_white: float | None = Field(default=None, ge=0, lt=1)
+    max_black: float | None = Field(default=None, ge=0, lt=1)
     resolution_tolerance: float = Field(default=0.05, ge=0, lt=0.5)
     """Within this of an integer fraction of the slide's resolution, the integer is taken instead of resampling."""
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from milsurv.cohort.ids import SLIDE_SUFFIXES
 from milsurv.cohort.locate import index_slides
 from milsurv.cohort.table import read_cohort
-from milsurv.config import RunConfig, TableCohort
+from milsurv.config import RunConfig, TableCohort, Tiling
 from milsurv.errors import MilsurvError, SlideError
 from milsurv.plugin.registry import Registry
 from milsurv.slides.grid import PatchGrid, make_grid
@@ -117,20 +117,20 @@ def _with_tissue(
     seen = replace(found, thumbnail=thumbnail, mask=mask, tissue_mm2=area)
     try:
         grid = make_grid(slide.dimensions, slide.mpp, mask, config.tiling)
-        seconds = _read_seconds(slide, grid, config.tiling.patch_px)
+        seconds = _read_seconds(slide, grid, config.tiling)
     except SlideError as error:
         return replace(seen, reason=str(error))
     return replace(seen, grid=grid, read_seconds=seconds)
 
 
-def _read_seconds(slide: Slide, grid: PatchGrid, patch_px: int) -> float:
+def _read_seconds(slide: Slide, grid: PatchGrid, tiling: Tiling) -> float:
     """Time to read all patches, from the time that some places of the coarsest magnification take."""
     coarsest = min(grid.grid)
     places = grid.grid[coarsest]
     chosen = places[np.linspace(0, len(places) - 1, min(len(places), SAMPLED_PLACES)).round().astype(int)]
     sample = PatchGrid(grid.levels, {**grid.grid, coarsest: chosen}, grid.coords)
     started = time.perf_counter()
-    for _ in read_grid(slide, sample, patch_px):
+    for _ in read_grid(slide, sample, tiling):
         pass
     return (time.perf_counter() - started) / len(chosen) * len(places)
 

@@ -136,7 +136,7 @@ def _extract(
             mask = registry.create("tissue", config.tissue).segment(opened)
             grid = make_grid(opened.dimensions, opened.mpp, mask, config.tiling)
             encoder = _encoder(config.plugins, config.backbone.model_dump_json(), device)
-            features = _embed(opened, grid, encoder, config, report)
+            grid, features = _embed(opened, grid, encoder, config, report)
             attributes = {
                 "slide": slide_identity(slide),
                 "table_mpp": mpp,
@@ -201,15 +201,22 @@ def _encoder(plugins: tuple[Path, ...], backbone: str, device: str) -> _Encoder:
 
 def _embed(
     slide: Slide, grid: PatchGrid, encoder: _Encoder, config: RunConfig, report: Report
-) -> dict[int, NDArray[Any]]:
-    """Magnification -> ``(n, dim)`` features in the order of the grid."""
+) -> tuple[PatchGrid, dict[int, NDArray[Any]]]:
+    """The grid of the patches that are of use, and their features: magnification -> ``(n, dim)`` in its order."""
     dtype = config.extraction.dtype
     features = {m: np.empty((len(places), encoder.dim), dtype) for m, places in grid.coords.items()}
+    embedded = {m: np.zeros(len(places), bool) for m, places in grid.coords.items()}
     for magnification, rows, patches in _batches(slide, grid, config):
         what = f"{len(rows)} patches at {magnification}x of {slide.path}"
         features[magnification][rows] = encoder.embed(patches, dtype, what)
+        embedded[magnification][rows] = True
         report({"event": "patches", "count": len(rows)})
-    return features
+    if not embedded[max(embedded)].any():
+        raise SlideError(
+            f"no patch left: all {len(embedded[max(embedded)])} are rejected by tiling.min_sharpness, "
+            "tiling.max_white or tiling.max_black"
+        )
+    return grid.only(embedded), {m: values[embedded[m]] for m, values in features.items()}
 
 
 def _batches(
@@ -218,7 +225,7 @@ def _batches(
     """The slide's patches in batches of ``extraction.batch_size`` of one magnification, the last one shorter."""
     size = config.extraction.batch_size
     waiting: dict[int, list[tuple[NDArray[np.int64], NDArray[np.uint8]]]] = {m: [] for m in grid.coords}
-    for magnification, rows, patches in read_grid(slide, grid, config.tiling.patch_px):
+    for magnification, rows, patches in read_grid(slide, grid, config.tiling):
         waiting[magnification].append((rows, patches))
         if sum(len(some) for some, _ in waiting[magnification]) >= size:
             yield from _cut(magnification, waiting[magnification], size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,14 @@ class PatchGrid:
     levels: dict[int, Level]
     grid: dict[int, NDArray[np.int32]]
     coords: dict[int, NDArray[np.int64]]
+
+    def only(self, kept: Mapping[int, NDArray[np.bool_]]) -> PatchGrid:
+        """The grid without the patches that are not ``kept``: magnification -> ``(n,)``."""
+        return PatchGrid(
+            self.levels,
+            {m: places[kept[m]] for m, places in self.grid.items()},
+            {m: corners[kept[m]] for m, corners in self.coords.items()},
+        )
 
 
 def make_grid(dimensions: tuple[int, int], mpp: float, mask: TissueMask, tiling: Tiling) -> PatchGrid:

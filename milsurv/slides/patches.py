@@ -11,7 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from milsurv.config import Tiling
 from milsurv.slides.grid import Level, PatchGrid
+from milsurv.slides.quality import usable
 from milsurv.slides.reader import Slide
 
 MAX_READ_PX = 4096
@@ -22,35 +24,45 @@ Batch = tuple[int, NDArray[np.int64], NDArray[np.uint8]]
 """Magnification, index ``(k,)`` into that magnification's grid, RGB ``(k, patch_px, patch_px, 3)``."""
 
 
-def read_grid(slide: Slide, grid: PatchGrid, patch_px: int, threads: int = 1) -> Iterator[Batch]:
-    """Every patch of ``grid`` once, in an order that is always the same.
+def read_grid(slide: Slide, grid: PatchGrid, tiling: Tiling, threads: int = 1) -> Iterator[Batch]:
+    """Every patch of ``grid`` once, in an order that is always the same, but for those that are of no use.
+
+    Patches of the finest magnification that ``tiling``'s bounds on quality reject are left out, and with them the
+    coarser patches that hold no other.
 
     For each patch of the coarsest magnification, in the grid's order, come the patches within it, those of the
     finest magnification first. The finest are averages of level 0, each coarser one of the next finer. Where
     the factor is no integer, patches lie within half a level-0 pixel of their place. With ``threads``, as many
     coarsest patches are read at the same time. Raises SlideError, with the place, where the slide is damaged.
     """
-    magnifications = list(grid.levels)
+    finest, *coarser = grid.levels
+    coarsest = min(grid.levels)
     indices = {magnification: _index_by_place(places) for magnification, places in grid.grid.items()}
-    finest, coarsest = magnifications[0], magnifications[-1]
-    span = finest // coarsest
+    span, patch_px = finest // coarsest, tiling.patch_px
+
+    def index(kept: list[tuple[int, int]], magnification: int, place: list[int]) -> NDArray[np.int64]:
+        column, row = (magnification // coarsest * at for at in place)
+        return np.array(
+            [indices[magnification][column + right, row + down] for down, right in kept], np.int64
+        )
 
     def read(place: list[int]) -> list[Batch]:
-        column, row = place
-        block = _read_block(slide, grid.levels[finest], column * span, row * span, span, patch_px)
-        batches = []
-        for magnification in magnifications:
-            side = magnification // coarsest
-            known = indices[magnification]
-            kept = [
-                (down, right)
-                for down in range(side)
-                for right in range(side)
-                if (column * side + right, row * side + down) in known
-            ]
-            index = [known[column * side + right, row * side + down] for down, right in kept]
+        column, row = (span * at for at in place)
+        block = _read_block(slide, grid.levels[finest], column, row, span, patch_px)
+        within = [(down, right) for down in range(span) for right in range(span)]
+        kept = [(down, right) for down, right in within if (column + right, row + down) in indices[finest]]
+        patches = _cut(block, span, kept)
+        good = usable(patches, tiling)
+        if not good.all():
+            kept, patches = [kept[at] for at in np.flatnonzero(good)], patches[good]
+        batches = [(finest, index(kept, finest, place), patches)]
+        side = span
+        for magnification in coarser:
+            ratio = side // (magnification // coarsest)
+            side //= ratio
+            kept = sorted({(down // ratio, right // ratio) for down, right in kept})
             block = _shrink(block, side * patch_px)
-            batches.append((magnification, np.array(index, np.int64), _cut(block, side, kept)))
+            batches.append((magnification, index(kept, magnification, place), _cut(block, side, kept)))
         return batches
 
     for batches in _in_order(read, grid.grid[coarsest].tolist(), threads):

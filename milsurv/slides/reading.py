@@ -60,7 +60,7 @@ def read_patches(
         with opener.open(path, mpp) as slide:
             mask = _everything(slide) if tissue is False else segmenter.segment(slide)
             grid = make_grid(slide.dimensions, slide.mpp, mask, tiling)
-            for magnification, index, patches in read_grid(slide, grid, patch_px, threads):
+            for magnification, index, patches in read_grid(slide, grid, tiling, threads):
                 yield magnification, grid.coords[magnification][index], patches
     except SlideError as error:
         raise SlideError(f"{path}: {error}") from error

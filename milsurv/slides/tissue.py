@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from milsurv.plugin.base import PluginConfig
+from milsurv.slides.ink import find_ink, straight_edges
 from milsurv.slides.reader import Slide
 
 
@@ -74,6 +75,10 @@ class OtsuConfig(PluginConfig):
     """Smaller pieces of tissue are dropped."""
     max_hole_mm2: NonNegativeFloat = 0.05
     """Smaller holes in tissue are filled."""
+    remove_ink: bool = True
+    """Cut out pen marks: blue, green and black."""
+    max_edge_um: NonNegativeFloat = 200.0
+    """Straight pieces up to this width that are ten times as long or longer are edges of glass, and dropped."""
 
     @model_validator(mode="after")
     def _ordered(self) -> OtsuConfig:
@@ -86,7 +91,8 @@ class OtsuTissue(TissueSegmenter):
     """Otsu's threshold on HSV saturation, held within two bounds: tissue is stained, glass is not.
 
     Otsu's method ("A threshold selection method from gray-level histograms", 1979) splits any picture in two;
-    the bounds keep it from splitting bare glass, or tissue that fills the slide.
+    the bounds keep it from splitting bare glass, or tissue that fills the slide. Pen marks and edges of glass are
+    cut out (see :mod:`milsurv.slides.ink`).
     """
 
     Config = OtsuConfig
@@ -100,19 +106,26 @@ class OtsuTissue(TissueSegmenter):
         picture, downsample = slide.thumbnail(picture_px(slide, self.config.mpp))
         mpp = slide.mpp * downsample
         width = 2 * round(self.SMOOTHING_UM / mpp / 2) + 1
-        tissue = np.pad(self._saturated(picture, width), width)  # beyond the slide there is glass
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+        ink = find_ink(picture, width) if self.config.remove_ink else np.zeros(picture.shape[:2], bool)
+        tissue = np.pad(self._saturated(picture, width, ink), width)  # beyond the slide there is glass
         tissue = np.asarray(cv2.morphologyEx(tissue, cv2.MORPH_CLOSE, disc), np.uint8)
+        if ink.any():
+            tissue[cv2.dilate(np.pad(ink.astype(np.uint8), width), disc, iterations=2) == 1] = 0
+        tissue[straight_edges(tissue, self.config.max_edge_um / mpp)] = 0
         px_per_mm2 = (1000 / mpp) ** 2
         tissue[_small_pieces(tissue, self.config.min_area_mm2 * px_per_mm2)] = 0
         tissue[_small_pieces(1 - tissue, self.config.max_hole_mm2 * px_per_mm2)] = 1
         return TissueMask(tissue[width:-width, width:-width].astype(bool), downsample)
 
-    def _saturated(self, picture: NDArray[np.uint8], median_px: int) -> NDArray[np.uint8]:
+    def _saturated(
+        self, picture: NDArray[np.uint8], median_px: int, ink: NDArray[np.bool_]
+    ) -> NDArray[np.uint8]:
         """1 where the smoothed saturation of an RGB picture is above the threshold, else 0."""
         saturation = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)[..., 1]
         saturation = cv2.medianBlur(np.ascontiguousarray(saturation), median_px)
-        otsu, _ = cv2.threshold(saturation, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+        clean = saturation[~ink] if not ink.all() else saturation
+        otsu, _ = cv2.threshold(clean, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
         threshold = min(max(otsu, 255 * self.config.min_saturation), 255 * self.config.sure_saturation)
         return (saturation > threshold).astype(np.uint8)
 

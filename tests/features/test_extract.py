@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import openslide
 import pytest
+import torch
 
 from milsurv.executors.base import Event
 from milsurv.features.extract import ExtractionSettings, extract_slide, extracted
@@ -84,9 +85,38 @@ def test_a_redrawn_tissue_asks_for_its_slide_again(
     assert counts == [(256 // 64) ** 2, (512 // 64) ** 2]
 
 
+def test_rejected_patches_are_in_no_file(write_config: WriteConfig, small_cohort: Path) -> None:
+    slide = small_cohort / "slides" / "P00-1.svs"
+    everything, some = (_settings(write_config(), f"tiling.max_white={most}") for most in ("null", "0.02"))
+    for settings in (everything, some):
+        extract_slide(_ignore, settings, "P00-1", slide, None, "cpu")
+    whole, part = (read_bag(settings.path("P00-1")) for settings in (everything, some))
+    assert whole.grid is not None
+    assert part.grid is not None
+    assert part.coords is not None
+    assert 0 < part.sizes[20] < whole.sizes[20]
+    for magnification, places in part.grid.items():
+        rows = [whole.grid[magnification].tolist().index(place) for place in places.tolist()]
+        assert rows == sorted(rows)
+        assert torch.equal(part.features[magnification], whole.features[magnification][rows])
+        parents = {tuple(place) for place in (part.grid[20] // (20 // magnification)).tolist()}
+        assert {tuple(place) for place in places.tolist()} == parents
+    assert part.sizes == read_attributes_of(some)
+    none = _settings(write_config(), "tiling.min_sharpness=1e9")
+    outcome = extract_slide(_ignore, none, "P00-1", slide, None, "cpu")
+    assert str(outcome.reason).startswith(
+        f"no patch left: all {whole.sizes[20]} are rejected by tiling.min_sharp"
+    )
+
+
+def read_attributes_of(settings: ExtractionSettings) -> dict[int, int]:
+    return {int(m): count for m, count in read_attributes(settings.path("P00-1"))["patches"].items()}
+
+
 @pytest.mark.parametrize(
     ("override", "same"),
     [
+        ("tiling.max_white=0.9", False),
         ("tiling.min_tissue=0.6", False),
         ("tiling.patch_px=32", False),
         ("extraction.dtype=float32", False),

@@ -32,7 +32,7 @@ def read_all(slide: OpenSlideSlide, grid: PatchGrid, patch_px: int) -> Patches:
     """Patches in the grid's order; fails when one is missing or comes twice."""
     pixels = {m: np.zeros((len(rows), patch_px, patch_px, 3), np.uint8) for m, rows in grid.coords.items()}
     times = {m: np.zeros(len(rows), int) for m, rows in grid.coords.items()}
-    for magnification, index, batch in read_grid(slide, grid, patch_px):
+    for magnification, index, batch in read_grid(slide, grid, Tiling(patch_px=patch_px)):
         assert batch.dtype == np.uint8
         assert batch.shape == (len(index), patch_px, patch_px, 3)
         pixels[magnification][index] = batch
@@ -173,7 +173,9 @@ def test_order_is_the_same_each_time_and_follows_the_grid(tmp_path: Path) -> Non
     path = write_slide(tmp_path / "a.svs", with_tissue(1300, 1100, [(200, 100, 900, 900)]), mpp=0.5)
     with OpenSlideSlide(path) as slide:
         grid = make_grid(slide.dimensions, slide.mpp, everywhere(slide), Tiling(patch_px=64))
-        runs = [[(m, i.tolist()) for m, i, _ in read_grid(slide, grid, 64)] for _ in range(2)]
+        runs = [
+            [(m, i.tolist()) for m, i, _ in read_grid(slide, grid, Tiling(patch_px=64))] for _ in range(2)
+        ]
     assert runs[0] == runs[1]
     assert [index for m, index in runs[0] if m == 5] == [[row] for row in range(len(grid.grid[5]))]
 
@@ -191,3 +193,28 @@ def test_a_tile_damaged_in_the_middle_is_an_error_with_its_place(tmp_path: Path,
         grid = make_grid(slide.dimensions, slide.mpp, everywhere(slide), Tiling(patch_px=64))
         with pytest.raises(SlideError, match=r"cannot read 256×256 px at level-0 pixel \(768, 768\)"):
             read_all(slide, grid, 64)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_rejected_patch_takes_along_the_coarser_ones_that_hold_no_other(
+    tmp_path: Path, threads: int
+) -> None:
+    """Sharp and blurred squares of 64 px; a coarser patch stays when one of its finest patches is sharp."""
+    sharp = np.random.default_rng(3).random((16, 16)) < 0.15
+    detailed = stained(1024, 1024)
+    blurred = cv2.GaussianBlur(detailed, (0, 0), 8)
+    picture = np.where(np.kron(sharp, np.ones((64, 64), bool))[..., None], detailed, blurred).astype(np.uint8)
+    path = write_slide(tmp_path / "a.svs", picture, mpp=0.5)
+    tiling = Tiling(patch_px=64, min_sharpness=100)
+    with OpenSlideSlide(path) as slide:
+        grid = make_grid(slide.dimensions, slide.mpp, TissueMask(np.ones((64, 64), bool), 16.0), tiling)
+        everything = read_all(slide, grid, 64)
+        came: dict[int, list[list[int]]] = {20: [], 10: [], 5: []}
+        for magnification, index, batch in read_grid(slide, grid, tiling, threads):
+            np.testing.assert_array_equal(batch, everything[magnification][index])
+            came[magnification] += grid.grid[magnification][index].tolist()
+    places = np.argwhere(sharp)[:, ::-1]
+    for magnification, found in came.items():
+        expected = np.unique(places // (20 // magnification), axis=0).tolist()
+        assert sorted(found) == sorted(expected)
+    assert 0 < len(came[5]) < 16

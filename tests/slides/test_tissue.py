@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from milsurv.slides.tissue import OtsuConfig, OtsuTissue, TissueMask
 from tests.slides.make_slides import glass, stained, with_tissue, write_slide
 
 
-def segment(path: Path, picture: NDArray[np.uint8], mpp: float = 2.0, **settings: float) -> TissueMask:
+def segment(path: Path, picture: NDArray[np.uint8], mpp: float = 2.0, **settings: Any) -> TissueMask:
     write_slide(path, picture, mpp=mpp, downsamples=(1, 2))
     with OpenSlideSlide(path) as slide:
         return OtsuTissue(OtsuConfig(**settings)).segment(slide)

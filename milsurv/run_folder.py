@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from milsurv._version import __version__
-from milsurv.artifacts import fingerprint, write_json, write_text
+from milsurv.artifacts import append_line, fingerprint, write_json, write_text
 from milsurv.cohort.cases import Cohort, SlideRef, Split
 from milsurv.cohort.splits import write_splits
 from milsurv.config import RunConfig
@@ -146,7 +146,6 @@ class RunFolder:
         """Make the folder, or find it, and write what says what is run."""
         config = content.config
         path = config.workspace / "runs" / config.name / content.fingerprint(times)
-        path.mkdir(parents=True, exist_ok=True)
         settings = config.model_dump(mode="json")
         write_text(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         for name, describe in (("plugins.json", _plugins), ("environment.json", _environment)):
@@ -169,8 +168,7 @@ class RunFolder:
         }
         at = datetime.now(UTC).isoformat(timespec="seconds")
         line = json.dumps({"at": at, **finite}, allow_nan=False)
-        with (self.path / EVENTS).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        append_line(self.path / EVENTS, line)
 
 
 def _plugins(content: RunContent) -> list[dict[str, Any]]:

@@ -109,11 +109,13 @@ def _outcome(slide_id: str, attributes: dict[str, Any]) -> ExtractedSlide:
 def extract_slide(
     report: Report, settings: ExtractionSettings, slide_id: str, slide: Path, mpp: float | None, device: str
 ) -> ExtractedSlide:
-    """Unit of work: read a slide's patches, embed them, write its feature file.
+    """Unit of work: read a slide's patches, embed them, write its feature file, unless it is there already.
 
     A slide that cannot be used gives a reason in place of a file.
     """
-    outcome = _extract(report, settings, slide_id, slide, mpp, device)
+    outcome = extracted(settings, slide_id, slide, mpp) or _extract(
+        report, settings, slide_id, slide, mpp, device
+    )
     report({"event": "slide", "slide": slide_id, "reason": outcome.reason})
     return outcome
 

@@ -126,13 +126,14 @@ def _extract(
     config = settings.config
     registry = get_registry(config.plugins)
     try:
+        identity = slide_identity(slide)
         with registry.create("reader", config.reader).open(slide, mpp) as opened:
             mask = registry.create("tissue", config.tissue).segment(opened)
             grid = make_grid(opened.dimensions, opened.mpp, mask, config.tiling)
             encoder = _encoder(config.plugins, config.backbone.model_dump_json(), device)
             features = _embed(opened, grid, encoder, config, report)
             attributes = {
-                "slide": slide_identity(slide),
+                "slide": identity,
                 "table_mpp": mpp,
                 "mpp": opened.mpp,
                 "mpp_source": opened.mpp_source,
@@ -143,6 +144,8 @@ def _extract(
                 "settings": settings.content,
                 "milsurv_version": __version__,
             }
+        if slide_identity(slide) != identity:
+            raise SlideError("changed while it was read; run again when it is copied as a whole")
     except SlideError as error:
         return ExtractedSlide(slide_id, {}, reason=str(error))
     scales = {

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.command import features_of, forbid_flock, hidden_files, results_of, run_milsurv, start_milsurv
-from tests.conftest import COLOUR_BACKBONE, DATA, WriteConfig
+from tests.conftest import COLOUR_BACKBONE, DATA, WriteConfig, small_config
 
 SLIDES = 17
 STAGED = {
@@ -24,6 +25,18 @@ STAGED = {
     "training": {"epochs": 2, "batch_cases": 4},
     "evaluation": {"bootstraps": 0},
 }
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, small_cohort: Path) -> Path:
+    """The workspace of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("alone")
+    config = folder / "small.yaml"
+    config.write_text(yaml.safe_dump(small_config(folder / "workspace", small_cohort) | STAGED))
+    done = run_milsurv("run", config, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert len(features_of(folder / "workspace")) == SLIDES
+    return folder / "workspace"
 
 
 def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -41,13 +54,16 @@ def _kill(process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.parametrize("locks", [None, forbid_flock], ids=["flock", "no flock"])
 def test_two_runs_share_the_work_and_end_with_the_same_bytes(
-    locks: Callable[[], None] | None, write_config: WriteConfig, tmp_path: Path
+    locks: Callable[[], None] | None, alone: Path, write_config: WriteConfig, tmp_path: Path
 ) -> None:
     """Each run waits in its first slide for the other to be in one, too."""
     config = write_config(**STAGED)
     stage = tmp_path / "stage"
-    options = {"cwd": tmp_path, "environment": {"STAGE": str(stage), "STAGE_MEET": "2"}, "preexec_fn": locks}
-    runs = [start_milsurv("run", config, **options) for _ in range(2)]
+    environment = {"STAGE": str(stage), "STAGE_MEET": "2"}
+    runs = [
+        start_milsurv("run", config, cwd=tmp_path, environment=environment, preexec_fn=locks)
+        for _ in range(2)
+    ]
     for process in runs:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
@@ -59,11 +75,8 @@ def test_two_runs_share_the_work_and_end_with_the_same_bytes(
     heard = Counter(json.loads(line)["event"] for line in events.read_text().splitlines())
     assert heard["fold finished"] == 2
     assert hidden_files(tmp_path / "workspace") == []
-    alone = run_milsurv("run", config, "--workspace", tmp_path / "alone", cwd=tmp_path)
-    assert alone.returncode == 0, alone.stderr
-    assert len(features_of(tmp_path / "alone")) == SLIDES
-    assert features_of(tmp_path / "workspace") == features_of(tmp_path / "alone")
-    assert results_of(tmp_path / "workspace") == results_of(tmp_path / "alone")
+    assert features_of(tmp_path / "workspace") == features_of(alone)
+    assert results_of(tmp_path / "workspace") == results_of(alone)
 
 
 def test_what_a_killed_run_had_in_hand_is_free_at_once(write_config: WriteConfig, tmp_path: Path) -> None:
@@ -89,7 +102,9 @@ def test_what_a_killed_run_had_in_hand_is_free_at_once(write_config: WriteConfig
     assert hidden_files(tmp_path / "workspace") == []
 
 
-def test_a_run_killed_among_its_slides_goes_on(write_config: WriteConfig, tmp_path: Path) -> None:
+def test_a_run_killed_among_its_slides_goes_on(
+    alone: Path, write_config: WriteConfig, tmp_path: Path
+) -> None:
     config = write_config(**STAGED)
     process = start_milsurv("run", config, "--set", "executor.workers=2", cwd=tmp_path)
     workspace = tmp_path / "workspace"
@@ -100,7 +115,5 @@ def test_a_run_killed_among_its_slides_goes_on(write_config: WriteConfig, tmp_pa
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in killed} == killed
     assert hidden_files(workspace) == []
-    alone = run_milsurv("run", config, "--workspace", tmp_path / "alone", cwd=tmp_path)
-    assert alone.returncode == 0, alone.stderr
-    assert features_of(workspace) == features_of(tmp_path / "alone")
-    assert results_of(workspace) == results_of(tmp_path / "alone")
+    assert features_of(workspace) == features_of(alone)
+    assert results_of(workspace) == results_of(alone)

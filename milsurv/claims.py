@@ -21,8 +21,8 @@ from pathlib import Path
 
 from milsurv.errors import full_disk_named
 
-CLAIM = ".claim"
-TEMPORARY = ".tmp"
+PREFIX, CLAIM, TEMPORARY = ".milsurv-", ".claim", ".tmp"
+"""What names of claims and temporary files begin and end with: other hidden files are somebody else's."""
 LEASE = 120.0
 """Seconds after which a claim that was not touched is free, where there is no flock."""
 HEARTBEAT = LEASE / 6
@@ -38,7 +38,7 @@ def claim(artifact: Path) -> Iterator[bool]:
     The owner's claim is a hidden file beside the artifact. Look again whether the artifact is there once it is claimed.
     """
     digest = hashlib.sha256(os.fsencode(artifact.name)).hexdigest()[:16]  # names may be as long as allowed
-    path = artifact.parent / f".{digest}{CLAIM}"
+    path = artifact.parent / f"{PREFIX}{digest}{CLAIM}"
     with ExitStack() as held:
         with full_disk_named(path):
             artifact.parent.mkdir(parents=True, exist_ok=True)
@@ -94,10 +94,10 @@ def _heartbeat(descriptor: int) -> Iterator[None]:
 @contextmanager
 def temporary_file(folder: Path) -> Iterator[Path]:
     """A new file in ``folder``, locked until the block ends. To be filled in place, and then renamed or removed."""
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix=".", suffix=TEMPORARY)
+    descriptor, name = tempfile.mkstemp(dir=folder, prefix=PREFIX, suffix=TEMPORARY)
     while not _hold(descriptor):
         os.close(descriptor)
-        descriptor, name = tempfile.mkstemp(dir=folder, prefix=".", suffix=TEMPORARY)
+        descriptor, name = tempfile.mkstemp(dir=folder, prefix=PREFIX, suffix=TEMPORARY)
     try:
         yield Path(name)
     finally:
@@ -116,7 +116,7 @@ def _hold(descriptor: int) -> bool:
 
 def remove_abandoned(folder: Path) -> None:
     """Remove the claims and temporary files in ``folder`` and below whose owner is dead."""
-    for path in folder.rglob(".*"):
+    for path in folder.rglob(f"{PREFIX}*"):
         if path.suffix not in (CLAIM, TEMPORARY):
             continue
         try:

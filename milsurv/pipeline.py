@@ -56,7 +56,8 @@ def run(
 ) -> RunResult:
     """Do all of a run that is not done yet. Raises MilsurvError for what the user can mend."""
     device = choose_device(config.device)
-    remove_abandoned(config.workspace)
+    for part in ("cohorts", "features", "runs"):
+        remove_abandoned(config.workspace / part)
     if config.splits.files is None:
         _require_fold(only_fold, range(config.splits.folds))
     with LocalExecutor(count_workers(config.executor.workers, device), config.executor.threads) as executor:

@@ -19,27 +19,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` to write to; fsynced and renamed to ``path`` when the block ends well.
 
     What has its final name is whole. When the block fails the temporary file is removed; when the process is killed
-    the next run removes it. Write the file in place: a library that renames its own over it takes it out of the lock
-    that says that it is in use. Raises MilsurvError when the disk is full.
+    the next run removes it. Raises MilsurvError when the disk is full.
     """
-    with full_disk_named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary_file(path.parent) as temporary:
-            try:
-                yield temporary
-                with temporary.open("rb+") as file:
-                    os.fsync(file.fileno())
-                temporary.chmod(0o666 & ~_umask())
-                temporary.replace(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with full_disk_named(path), temporary_file(path.parent) as temporary:
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,8 +1,8 @@
-"""What a living process has in hand: claims on artifacts, and temporary files.
+"""What a living process has in hand: claims on artifacts, and on the temporary files that they are written to.
 
-Both are files that their owner keeps locked with flock, which the kernel ends with the process, however it ends. Where
-the file system has no flock a claim is a lease instead: its owner touches it, and one that was not touched for `LEASE`
-seconds is free. All times are the file system's own, so that clocks of other machines do not matter.
+A claim is a hidden file that its owner keeps locked with flock, which the kernel ends with the process, however it
+ends. Where the file system has no flock a claim is a lease instead: its owner touches it, and one that was not touched
+for `LEASE` seconds is free. All times are the file system's own, so that clocks of other machines do not matter.
 
 Claims only save double work. What they guard is written whole or not at all, so nothing breaks when one fails.
 """
@@ -13,21 +13,20 @@ import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from milsurv.errors import full_disk_named
+from milsurv.errors import MilsurvError, full_disk_named
 
 PREFIX, CLAIM, TEMPORARY = ".milsurv-", ".claim", ".tmp"
 """What names of claims and temporary files begin and end with: other hidden files are somebody else's."""
 LEASE = 120.0
 """Seconds after which a claim that was not touched is free, where there is no flock."""
 HEARTBEAT = LEASE / 6
-ABANDONED = 3600.0
-"""Seconds after which a file that nobody touched counts as left behind, where there is no flock."""
 _NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
@@ -40,7 +39,7 @@ def claim(artifact: Path) -> Iterator[bool]:
     digest = hashlib.sha256(os.fsencode(artifact.name)).hexdigest()[:16]  # names may be as long as allowed
     path = artifact.parent / f"{PREFIX}{digest}{CLAIM}"
     with ExitStack() as held:
-        with full_disk_named(path):
+        with full_disk_named(artifact):
             artifact.parent.mkdir(parents=True, exist_ok=True)
             descriptor = _take(path, held)
         if descriptor is not None:
@@ -93,42 +92,27 @@ def _heartbeat(descriptor: int) -> Iterator[None]:
 
 @contextmanager
 def temporary_file(folder: Path) -> Iterator[Path]:
-    """A new file in ``folder``, locked until the block ends. To be filled in place, and then renamed or removed."""
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix=PREFIX, suffix=TEMPORARY)
-    while not _hold(descriptor):
-        os.close(descriptor)
-        descriptor, name = tempfile.mkstemp(dir=folder, prefix=PREFIX, suffix=TEMPORARY)
-    try:
-        yield Path(name)
-    finally:
-        os.close(descriptor)
-
-
-def _hold(descriptor: int) -> bool:
-    """Lock a new file; False when it was taken for one left behind before it was locked, and is gone.
-
-    The lock is a shared one: it keeps off who would remove the file, and no reader once it has its final name.
-    """
-    with suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-    return os.fstat(descriptor).st_nlink > 0
+    """A new file in ``folder`` that is claimed until the block ends; to be renamed or removed by then."""
+    while True:
+        path = folder / f"{PREFIX}{secrets.token_hex(8)}{TEMPORARY}"
+        with claim(path) as claimed:
+            if claimed:
+                path.touch(exist_ok=False)
+                yield path
+                return
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove the claims and temporary files in ``folder`` and below whose owner is dead."""
-    for path in folder.rglob(f"{PREFIX}*"):
-        if path.suffix not in (CLAIM, TEMPORARY):
-            continue
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-        except OSError:
-            continue  # just removed, or another user's
-        try:
-            locked = _try_lock(descriptor)
-            if locked or (locked is None and _age(path.parent, descriptor) > ABANDONED):
+    """Remove the temporary files and claims in ``folder`` and below whose owner is dead, as far as it is allowed."""
+    for path in folder.rglob(f"{PREFIX}*{TEMPORARY}"):
+        with suppress(OSError, MilsurvError), claim(path) as abandoned:
+            if abandoned:
+                path.unlink(missing_ok=True)
+    for path in folder.rglob(f"{PREFIX}*{CLAIM}"):
+        with suppress(OSError), ExitStack() as held:
+            descriptor = _take(path, held)
+            if descriptor is not None:
                 _remove(path, descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _try_lock(descriptor: int) -> bool | None:

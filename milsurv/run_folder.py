@@ -25,7 +25,6 @@ from milsurv.executors.base import Event
 from milsurv.executors.local import choose_device
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings
 from milsurv.plugin.registry import KINDS, Registry
-from milsurv.slides.reader import slide_identity
 
 PACKAGES = (
     "torch",
@@ -80,10 +79,8 @@ class RunContent:
             }
         )
 
-    @staticmethod
-    def _slide_key(slide: SlideRef) -> tuple[str, str | None, float | None]:
-        quick_hash = slide_identity(slide.path)["quick_hash"] if slide.path else None
-        return slide.slide_id, quick_hash, slide.mpp
+    def _slide_key(self, slide: SlideRef) -> tuple[str, str | None, float | None]:
+        return slide.slide_id, self.outcomes[slide.slide_id].quick_hash, slide.mpp
 
     @cached_property
     def summary(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from milsurv.artifacts import atomic_path
-from milsurv.claims import ABANDONED, LEASE, claim, remove_abandoned
+from milsurv.claims import LEASE, claim, remove_abandoned
 from tests.command import forbid_flock, hidden_files
 
 Locks = Callable[[], None] | None
@@ -97,7 +97,7 @@ def test_what_a_living_process_has_in_hand_is_left_to_it(locks: Locks, tmp_path:
     with _holder(artifact, locks) as holder:
         assert _try(artifact, locks, tmp_path) == "False"
         assert _try(tmp_path / "folder" / "other.h5", locks) == "True"
-        assert len(hidden_files(tmp_path)) == 2
+        assert len(hidden_files(tmp_path)) == 3
         holder.communicate("\n")
     assert artifact.read_text() == "half"
     assert hidden_files(tmp_path) == []
@@ -108,7 +108,7 @@ def test_the_claim_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
     with _holder(tmp_path / "slide.h5", None) as holder:
         holder.send_signal(signal.SIGKILL)
         holder.wait()
-    assert len(hidden_files(tmp_path)) == 2
+    assert len(hidden_files(tmp_path)) == 3
     assert _try(tmp_path / "slide.h5", None) == "True"
     remove_abandoned(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -129,8 +129,8 @@ def test_without_flock_what_nobody_touches_is_left_behind_after_a_while(tmp_path
         holder.send_signal(signal.SIGKILL)
         holder.wait()
     _try(tmp_path / "other.h5", forbid_flock, tmp_path)
-    assert len(hidden_files(tmp_path)) == 2
-    _make_older(tmp_path, ABANDONED + 1)
+    assert len(hidden_files(tmp_path)) == 3
+    _make_older(tmp_path, LEASE + 1)
     _try(tmp_path / "other.h5", forbid_flock, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

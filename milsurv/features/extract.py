@@ -83,6 +83,8 @@ class ExtractedSlide:
     mpp: float | None = None
     mpp_source: str | None = None
     reason: str | None = None
+    quick_hash: str | None = None
+    """Of the slide file that the features were made from."""
 
 
 def extracted(
@@ -103,7 +105,13 @@ def extracted(
 
 def _outcome(slide_id: str, attributes: dict[str, Any]) -> ExtractedSlide:
     patches = {int(magnification): count for magnification, count in attributes["patches"].items()}
-    return ExtractedSlide(slide_id, patches, attributes["mpp"], attributes["mpp_source"])
+    return ExtractedSlide(
+        slide_id,
+        patches,
+        attributes["mpp"],
+        attributes["mpp_source"],
+        quick_hash=attributes["slide"]["quick_hash"],
+    )
 
 
 def extract_slide(

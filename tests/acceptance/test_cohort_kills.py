@@ -21,7 +21,7 @@ pytestmark = pytest.mark.acceptance
 SLIDES = 100
 PX = 1500
 KILLS = 20
-LONGEST_WAIT = 0.5
+LONGEST_WAIT = 1.5
 """Seconds from a start's first new artifact to its end, at most."""
 
 

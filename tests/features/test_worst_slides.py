@@ -22,7 +22,7 @@ from milsurv.errors import CohortError
 from milsurv.features.extract import ExtractionSettings, extract_slide
 from milsurv.loading import load_config
 from tests.command import bow_to_permissions, features_of, hidden_files, results_of, run_milsurv
-from tests.conftest import COLOUR_BACKBONE, DATA, small_config
+from tests.conftest import COLOUR_BACKBONE, DATA, WriteConfig, small_config
 from tests.slides.make_slides import cut_off_tile, damage_tile, glass, with_tissue, write_slide
 
 STAGED_READER = DATA / "plugins" / "staged_reader.py"
@@ -296,3 +296,23 @@ def test_a_retried_slide_is_whole(worst: Worst, tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
     assert features_of(worst.workspace) == before | features_of(tmp_path / "workspace")
     assert len(features_of(worst.workspace)) == len(GOOD) + len(retried)
+
+
+def test_a_slide_that_is_lost_once_it_was_read_is_used(
+    small_cohort: Path, write_config: WriteConfig, tmp_path: Path
+) -> None:
+    """Its features are whole; the report, which would show it, goes without."""
+    shutil.copytree(small_cohort, tmp_path / "cohort")
+    slides = tmp_path / "cohort" / "slides"
+    config = write_config(
+        cohort={"table": str(tmp_path / "cohort" / "follow_up.csv"), "slides": str(slides)},
+        plugins=[str(COLOUR_BACKBONE), str(STAGED_READER)],
+        reader={"name": "staged"},
+        splits={"folds": 2},
+        training={"epochs": 1, "batch_cases": 4},
+        evaluation={"bootstraps": 0},
+    )
+    done = run_milsurv("run", config, cwd=tmp_path, environment={"STAGE_EMPTY": "P00-1"})
+    assert done.returncode == 0, done.stderr
+    assert (slides / "P00-1.svs").stat().st_size == 0
+    assert "17 slides used, 0 left out" in done.stdout

@@ -3,6 +3,7 @@
 A slide named "cut while read" loses its second half, one named "grown while read" gains a byte, when its patches are
 first read. With STAGE in the environment, a file, each slide whose patches are read is noted there with the process
 that drives the run. STAGE_MEET=n waits at each slide until n such processes are noted, STAGE_BLOCK waits for ever.
+The slide that STAGE_EMPTY names is emptied when it is closed.
 """
 
 import os
@@ -32,6 +33,11 @@ class StagedSlide(OpenSlideSlide):
             self._begun = True
             _begin(self.path)
         return super().read(x, y, width, height, size)
+
+    def close(self) -> None:
+        super().close()
+        if self._begun and self.path.stem == os.environ.get("STAGE_EMPTY"):
+            os.truncate(self.path, 0)
 
 
 def _begin(path: Path) -> None:

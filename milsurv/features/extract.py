@@ -140,6 +140,8 @@ def _extract(
             grid = make_grid(opened.dimensions, opened.mpp, mask, config.tiling)
             encoder = _encoder(config.plugins, config.backbone.model_dump_json(), device)
             features = _embed(opened, grid, encoder, config, report)
+            if slide_identity(slide) != identity:
+                raise SlideError("changed while it was read; run again when it is copied as a whole")
             attributes = {
                 "slide": identity,
                 "table_mpp": mpp,
@@ -152,8 +154,6 @@ def _extract(
                 "settings": settings.content,
                 "milsurv_version": __version__,
             }
-        if slide_identity(slide) != identity:
-            raise SlideError("changed while it was read; run again when it is copied as a whole")
     except SlideError as error:
         return ExtractedSlide(slide_id, {}, reason=str(error))
     scales = {

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import errno
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class MilsurvError(Exception):
@@ -45,3 +48,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)``, or nothing when no known name is like ``name``."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+@contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Turn the OSError of a full disk, or a used-up quota, met in writing ``path`` into a MilsurvError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise MilsurvError(
+            f"the disk is full: {path} cannot be written ({error.strerror}); what is finished is kept: "
+            "make room there, or move the workspace to a larger disk, and run the same command again"
+        ) from error

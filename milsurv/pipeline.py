@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,22 @@ import numpy as np
 import pandas as pd
 
 from milsurv.artifacts import fingerprint, write_json, write_text
+from milsurv.claims import remove_abandoned
 from milsurv.cohort.cases import Case, Cohort, SlideRef, Split
 from milsurv.cohort.splits import make_splits
-from milsurv.cohort.synthetic import GENERATOR_VERSION, draw, plan_cohort
+from milsurv.cohort.synthetic import GENERATOR_VERSION, draw, plan_cohort, slide_path
 from milsurv.cohort.table import read_cohort
 from milsurv.config import RunConfig, SyntheticCohort, TableCohort
 from milsurv.errors import CohortError, MilsurvError
 from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.times import EvaluationTimes, evaluation_times
-from milsurv.executors.base import Event, Executor, Unit
+from milsurv.executors.base import IN_OTHER_HANDS, Event, Executor, Unit
 from milsurv.executors.local import LocalExecutor, choose_device, count_workers
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings, extract_slide, extracted
 from milsurv.plugin.lifecycle import HookFailure, LifeCycle
 from milsurv.plugin.registry import Registry
-from milsurv.progress import RunProgress
+from milsurv.progress import RunProgress, Stage
 from milsurv.report.html import write_report
 from milsurv.report.views import make_views
 from milsurv.run_folder import EVENTS, RunContent, RunFolder
@@ -54,6 +56,8 @@ def run(
 ) -> RunResult:
     """Do all of a run that is not done yet. Raises MilsurvError for what the user can mend."""
     device = choose_device(config.device)
+    for part in ("cohorts", "features", "runs"):
+        remove_abandoned(config.workspace / part)
     if config.splits.files is None:
         _require_fold(only_fold, range(config.splits.folds))
     with LocalExecutor(count_workers(config.executor.workers, device), config.executor.threads) as executor:
@@ -107,16 +111,15 @@ def _make_synthetic(
 ) -> TableCohort:
     location = synthetic_table(config, workspace)
     table, slides = plan_cohort(config.cases, config.seed)
-    location.slides.mkdir(parents=True, exist_ok=True)
     write_text(location.table, table.to_csv(index=False))
-    there = {path.stem for path in location.slides.iterdir()}
+    paths = {slide_path(slide, location.slides): slide for slide in slides}
     units = [
-        Unit(slide.slide_id, draw, {"slide": slide, "folder": location.slides})
-        for slide in slides
-        if slide.slide_id not in there
+        Unit(slide.slide_id, draw, {"slide": slide, "folder": location.slides}, path)
+        for path, slide in paths.items()
+        if not path.exists()
     ]
     with progress.stage("drawing slides", len(units), "slides") as stage:
-        executor.run(units, lambda _unit, event: stage.advance(event["event"] == "drawn"))
+        executor.run(units, partial(_count, stage, "drawn"))
     return location
 
 
@@ -134,7 +137,7 @@ def extract_features(
         else:
             units.append(_extraction_unit(slide, settings, device))
     with progress.stage("extracting features", len(units), "slides") as stage:
-        fresh = executor.run(units, lambda _unit, event: stage.advance(event["event"] == "slide"))
+        fresh = executor.run(units, partial(_count, stage, "slide"))
     outcomes |= {outcome.slide_id: outcome for outcome in fresh}
     left_out = [outcome for outcome in outcomes.values() if outcome.reason is not None]
     for outcome in left_out[:SHOWN_SLIDES]:
@@ -146,7 +149,19 @@ def extract_features(
 
 def _extraction_unit(slide: SlideRef, settings: ExtractionSettings, device: str) -> Unit:
     arguments = {"slide_id": slide.slide_id, "slide": slide.path, "mpp": slide.mpp}
-    return Unit(slide.slide_id, extract_slide, {**arguments, "settings": settings, "device": device})
+    return Unit(
+        slide.slide_id,
+        extract_slide,
+        {**arguments, "settings": settings, "device": device},
+        settings.path(slide.slide_id),
+    )
+
+
+def _count(stage: Stage, done: str, unit: Unit, event: Event) -> None:
+    """Advance a stage by each event named ``done``."""
+    if event["event"] == IN_OTHER_HANDS:
+        stage.wait_for(unit.name)
+    stage.advance(event["event"] == done)
 
 
 def usable_cases(cohort: Cohort, outcomes: dict[str, ExtractedSlide]) -> Cohort:
@@ -241,13 +256,18 @@ def train(
 ) -> None:
     """Train the folds that are not finished, telling the plugins' life-cycle hooks as they go."""
     units = [
-        Unit(f"seed {job.seed} fold {job.fold}", train_fold, {"job": job}) for job in jobs if not job.finished
+        Unit(f"seed {job.seed} fold {job.fold}", train_fold, {"job": job}, job.folder / PREDICTIONS)
+        for job in jobs
+        if not job.finished
     ]
     life_cycle.tell("milsurv_run_started", config=config.model_dump(mode="json"), folder=folder.path)
     total = sum(len(unit.arguments["job"].train) for unit in units) * config.training.epochs
 
     def on_event(unit: Unit, event: Event) -> None:
         job: FoldJob = unit.arguments["job"]
+        if event["event"] == IN_OTHER_HANDS:
+            stage.wait_for(unit.name)
+            return
         if event["event"] == "cases":
             stage.advance(event["count"])
             return

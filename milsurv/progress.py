@@ -44,6 +44,10 @@ class Stage:
             left = (self._total - self.done) * (self._spoken - self._started) / max(self.done, 1)
             self._say(f"{self.done}/{self._total} {self._unit}, {self._rate()}, {duration(left)} left")
 
+    def wait_for(self, what: str) -> None:
+        """Say that another run has ``what`` in hand."""
+        self._say(f"waiting for {what}, which another run has in hand")
+
     def finish(self) -> None:
         """Say how long it took."""
         elapsed = time.monotonic() - self._started

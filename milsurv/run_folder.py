@@ -17,15 +17,14 @@ import pandas as pd
 import yaml
 
 from milsurv._version import __version__
-from milsurv.artifacts import fingerprint, write_json, write_text
+from milsurv.artifacts import append_line, fingerprint, write_json, write_text
 from milsurv.cohort.cases import Cohort, SlideRef, Split
 from milsurv.cohort.splits import write_splits
 from milsurv.config import RunConfig
 from milsurv.executors.base import Event
 from milsurv.executors.local import choose_device
-from milsurv.features.extract import ExtractedSlide, ExtractionSettings, tissue_source
+from milsurv.features.extract import ExtractedSlide, ExtractionSettings
 from milsurv.plugin.registry import KINDS, Registry
-from milsurv.slides.reader import slide_identity
 
 PACKAGES = (
     "torch",
@@ -82,10 +81,8 @@ class RunContent:
         )
 
     def _slide_key(self, slide: SlideRef) -> tuple[str, str | None, float | None, str | None]:
-        if slide.path is None:
-            return slide.slide_id, None, slide.mpp, None
-        quick_hash = slide_identity(slide.path)["quick_hash"]
-        return slide.slide_id, quick_hash, slide.mpp, tissue_source(self.config, slide.path)
+        outcome = self.outcomes[slide.slide_id]
+        return slide.slide_id, outcome.quick_hash, slide.mpp, outcome.tissue_source
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -148,7 +145,6 @@ class RunFolder:
         """Make the folder, or find it, and write what says what is run."""
         config = content.config
         path = config.workspace / "runs" / config.name / content.fingerprint(times)
-        path.mkdir(parents=True, exist_ok=True)
         settings = config.model_dump(mode="json")
         write_text(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         for name, describe in (("plugins.json", _plugins), ("environment.json", _environment)):
@@ -171,8 +167,7 @@ class RunFolder:
         }
         at = datetime.now(UTC).isoformat(timespec="seconds")
         line = json.dumps({"at": at, **finite}, allow_nan=False)
-        with (self.path / EVENTS).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        append_line(self.path / EVENTS, line)
 
 
 def _plugins(content: RunContent) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class SlideRef:
-    """A slide of the cohort table. ``path`` is None when no file was found; ``reason`` then says so."""
+    """A slide of the cohort table. ``path`` is None when there is not one file for it; ``reason`` then says so."""
 
     slide_id: str
     path: Path | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 SLIDE_SUFFIXES = (
@@ -29,8 +30,10 @@ class IdError(ValueError):
 def cut_id(value: str, pattern: str | None, setting: str) -> str:
     """The part of ``value`` that the group of ``pattern`` matches, or all of it without a pattern.
 
+    Accents are composed (NFC): tables have them so, and file names from a Mac apart from their letters.
     ``setting`` is the pattern's name in the configuration, for the message of the `IdError`.
     """
+    value = unicodedata.normalize("NFC", value)
     if pattern is None:
         return value
     match = re.search(pattern, value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ class SlideFolder:
     folder: Path
     files: tuple[Path, ...]
     unreadable: tuple[str, ...] = ()
-    """A line for each folder below that could not be listed."""
+    """A line for each folder below that could not be listed, and each name that cannot be written down."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Located:
 def index_slides(folder: Path) -> SlideFolder:
     """List the slide files in ``folder`` and below, once.
 
-    Hidden files and folders are skipped, links to folders followed, and each folder is entered once. Raises
-    `CohortError` when there is no such folder.
+    Hidden files and folders are skipped, links to folders followed, and each folder is entered once. A name that is
+    not UTF-8 could not stand in any table, and is passed over. Raises `CohortError` when there is no such folder.
     """
     if not folder.is_dir():
         raise CohortError(
@@ -44,6 +44,7 @@ def index_slides(folder: Path) -> SlideFolder:
         )
     files: list[Path] = []
     errors: list[OSError] = []
+    unwritable: list[str] = []
     entered = {folder.resolve()}
 
     def enter(path: Path) -> bool:
@@ -52,21 +53,28 @@ def index_slides(folder: Path) -> SlideFolder:
         entered.add(real)
         return new
 
+    def writable(path: Path) -> bool:
+        shown = str(path).encode(errors="backslashreplace").decode()
+        if shown == str(path):
+            return True
+        unwritable.append(f"{shown}: passed over (its name is not UTF-8; rename it)")
+        return False
+
     for parent, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
         folders[:] = [
-            name for name in sorted(folders) if not name.startswith(".") and enter(Path(parent, name))
+            name
+            for name in sorted(folders)
+            if not name.startswith(".") and writable(Path(parent, name)) and enter(Path(parent, name))
         ]
-        files += [
-            Path(parent, name)
-            for name in names
-            if not name.startswith(".") and name.lower().endswith(SLIDE_SUFFIXES)
-        ]
-    unreadable = tuple(f"{error.filename}: folder passed over ({error.strerror})" for error in errors)
-    return SlideFolder(folder, tuple(sorted(files)), unreadable)
+        slides = [name for name in names if name.lower().endswith(SLIDE_SUFFIXES)]
+        paths = [Path(parent, name) for name in slides if not name.startswith(".")]
+        files += [path for path in paths if writable(path)]
+    unreadable = [f"{error.filename}: folder passed over ({error.strerror})" for error in errors]
+    return SlideFolder(folder, tuple(sorted(files)), (*unreadable, *unwritable))
 
 
 def locate_by_slide(index: SlideFolder, slide_ids: Sequence[str], slide_pattern: str | None) -> Located:
-    """The file of each slide id; a slide without one has a reason instead, one with two is a problem."""
+    """The file of each slide id; a slide without one, or with several, has a reason instead."""
     files: dict[str, list[Path]] = defaultdict(list)
     for file in index.files:
         try:
@@ -75,23 +83,17 @@ def locate_by_slide(index: SlideFolder, slide_ids: Sequence[str], slide_pattern:
             continue  # counted below among the files of no case
     wanted = list(dict.fromkeys(slide_ids))
     lacking = [slide_id for slide_id in wanted if slide_id not in files]
-    slides: dict[str, tuple[SlideRef, ...]] = {
-        slide_id: (SlideRef(slide_id, files[slide_id][0]),)
-        if slide_id in files
-        else (SlideRef(slide_id, None, reason=f"no file for this slide in {index.folder}"),)
-        for slide_id in wanted
-    }
-    problems = _two_files({slide_id: files[slide_id] for slide_id in wanted if slide_id in files}, index)
+    slides = {slide_id: _slides([slide_id], files, index) for slide_id in wanted}
     used = {file for slide_id in wanted for file in files.get(slide_id, ())}
     warnings = [*_lacking(lacking, wanted, index), *(_unused(used, index) if used else ()), *index.unreadable]
-    return Located(slides, tuple(problems), tuple(warnings))
+    return Located(slides, (), tuple(warnings))
 
 
 def locate_by_case(
     index: SlideFolder, case_ids: Sequence[str], case_pattern: str, slide_pattern: str | None
 ) -> Located:
     """All files whose name ``case_pattern`` cuts to a case's id; a case may have none."""
-    slides: dict[str, list[SlideRef]] = {case_id: [] for case_id in case_ids}
+    slide_ids: dict[str, list[str]] = {case_id: [] for case_id in case_ids}
     files: dict[str, list[Path]] = defaultdict(list)
     problems = []
     for file in index.files:
@@ -99,34 +101,43 @@ def locate_by_case(
             case_id = cut_id(file.name, case_pattern, "case_pattern")
         except IdError:
             continue  # counted below among the files of no case
-        if case_id not in slides:
+        if case_id not in slide_ids:
             continue
         try:
             slide_id = cut_slide_id(file.name, slide_pattern)
         except IdError as error:
             problems.append(f"{file}: {error}; correct the pattern, or rename the file")
             continue
-        slides[case_id].append(SlideRef(slide_id, file))
+        slide_ids[case_id].append(slide_id)
         files[slide_id].append(file)
-    problems += _two_files(files, index)
     used = {file for same in files.values() for file in same}
-    lacking = [case_id for case_id, refs in slides.items() if not refs]
+    lacking = [case_id for case_id, found in slide_ids.items() if not found]
     warnings = list(_unused(used, index))
     if lacking:
         warnings.insert(
-            0, f"{len(lacking)} of {len(slides)} cases have no slide file in {index.folder}: {some(lacking)}"
+            0,
+            f"{len(lacking)} of {len(slide_ids)} cases have no slide file in {index.folder}: {some(lacking)}",
         )
-    found = {case_id: tuple(refs) for case_id, refs in slides.items()}
-    return Located(found, tuple(problems), (*warnings, *index.unreadable))
+    slides = {case_id: _slides(dict.fromkeys(found), files, index) for case_id, found in slide_ids.items()}
+    return Located(slides, tuple(problems), (*warnings, *index.unreadable))
 
 
-def _two_files(files: dict[str, list[Path]], index: SlideFolder) -> list[str]:
-    return [
-        f"{index.folder}: slide {slide_id} has {len(same)} files: {', '.join(_names(same, index))}; "
-        "one is allowed; move the others away, or set cohort.slide_pattern so that their ids differ"
-        for slide_id, same in files.items()
-        if len(same) > 1
-    ]
+def _slides(
+    slide_ids: Iterable[str], files: Mapping[str, Sequence[Path]], index: SlideFolder
+) -> tuple[SlideRef, ...]:
+    return tuple(_slide(slide_id, files.get(slide_id, ()), index) for slide_id in slide_ids)
+
+
+def _slide(slide_id: str, files: Sequence[Path], index: SlideFolder) -> SlideRef:
+    if len(files) == 1:
+        return SlideRef(slide_id, files[0])
+    if not files:
+        return SlideRef(slide_id, None, reason=f"no file for this slide in {index.folder}")
+    reason = (
+        f"{len(files)} files of this id in {index.folder}: {some(_names(files, index))}; one is allowed: move the "
+        "others away, or set cohort.slide_pattern so that their ids differ"
+    )
+    return SlideRef(slide_id, None, reason=reason)
 
 
 def _lacking(lacking: Sequence[str], wanted: Sequence[str], index: SlideFolder) -> list[str]:

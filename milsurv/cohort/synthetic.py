@@ -88,14 +88,20 @@ def write_slide(slide: SyntheticSlide, folder: Path) -> Path:
     try:
         rng = _stream(slide.seed, slide.case_index, slide.slide_index)
         picture = draw_slide(slide.architecture, slide.cells, rng)
-        return write_pyramid(picture, folder / f"{slide.slide_id}.svs")
+        return write_pyramid(picture, slide_path(slide, folder))
     finally:
         cv2.setNumThreads(threads)
 
 
+def slide_path(slide: SyntheticSlide, folder: Path) -> Path:
+    """Where a slide of a cohort is kept."""
+    return folder / f"{slide.slide_id}.svs"
+
+
 def draw(report: Report, slide: SyntheticSlide, folder: Path) -> None:
-    """Unit of work: draw and write one slide."""
-    write_slide(slide, folder)
+    """Unit of work: draw and write one slide, unless it is there already."""
+    if not slide_path(slide, folder).exists():
+        write_slide(slide, folder)
     report({"event": "drawn"})
 
 

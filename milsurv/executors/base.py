@@ -5,7 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from milsurv.claims import claim
 
 Event = dict[str, Any]
 """What a unit reports while it works; sent to the process that drives the run."""
@@ -21,12 +24,26 @@ class Stopped(BaseException):
 class Unit:
     """One piece of work: ``work(report, **arguments)``.
 
-    ``work`` is a function of a module, and the arguments and the result can be sent to another process.
+    ``work`` is a function of a module, and the arguments and the result can be sent to another process. It begins by
+    looking whether its artifact is there already: another run may have made it.
     """
 
     name: str
     work: Callable[..., Any]
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    artifact: Path | None = None
+    """What the unit makes, and claims while it works, so that runs that share a workspace share the units."""
+
+    def do(self, report: Report) -> Any:
+        """The result, or ``IN_OTHER_HANDS``."""
+        if self.artifact is None:
+            return self.work(report, **self.arguments)
+        with claim(self.artifact) as claimed:
+            return self.work(report, **self.arguments) if claimed else IN_OTHER_HANDS
+
+
+IN_OTHER_HANDS = "in other hands"
+"""In place of a unit's result: another process is doing it. Its driver hears an event of this name."""
 
 
 class Executor(ABC):
@@ -43,5 +60,6 @@ class Executor(ABC):
     def run(self, units: Sequence[Unit], on_event: Callable[[Unit, Event], None]) -> list[Any]:
         """The units' results, in their order. ``on_event`` is called in this process.
 
-        An exception of a unit is raised here, and the other units are stopped.
+        An exception of a unit is raised here, and the other units are stopped. Units in other hands are passed over
+        and tried again once the rest is done; ``on_event`` hears of each of them once.
         """

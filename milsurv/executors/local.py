@@ -7,6 +7,7 @@ import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,9 +20,11 @@ import cv2
 import torch
 
 from milsurv.errors import MilsurvError
-from milsurv.executors.base import Event, Executor, Stopped, Unit
+from milsurv.executors.base import IN_OTHER_HANDS, Event, Executor, Stopped, Unit
 
 MOST_WORKERS = 8
+RETRY_SECONDS = 1.0
+"""How long units in other hands are left alone before they are tried again."""
 FINISHED = None
 """Sent after a unit's last event: events travel apart from results, and may come later."""
 
@@ -67,14 +70,23 @@ class LocalExecutor(Executor):
             self._pool = None
 
     def run(self, units: Sequence[Unit], on_event: Callable[[Unit, Event], None]) -> list[Any]:
+        results = self._run_once(units, on_event)
+        told: set[int] = set()
+        while waiting := [index for index, result in enumerate(results) if result == IN_OTHER_HANDS]:
+            for index in set(waiting) - told:
+                on_event(units[index], {"event": IN_OTHER_HANDS})
+            told.update(waiting)
+            time.sleep(RETRY_SECONDS)
+            again = self._run_once([units[index] for index in waiting], on_event)
+            for index, result in zip(waiting, again, strict=True):
+                results[index] = result
+        return results
+
+    def _run_once(self, units: Sequence[Unit], on_event: Callable[[Unit, Event], None]) -> list[Any]:
         if self.workers == 1:
             _pin_threads(self.threads)
-            return [self._run_here(unit, on_event) for unit in units]
+            return [unit.do(partial(on_event, unit)) for unit in units]
         return self._run_in_pool(units, on_event)
-
-    @staticmethod
-    def _run_here(unit: Unit, on_event: Callable[[Unit, Event], None]) -> Any:
-        return unit.work(lambda event: on_event(unit, event), **unit.arguments)
 
     def _run_in_pool(self, units: Sequence[Unit], on_event: Callable[[Unit, Event], None]) -> list[Any]:
         if self._pool is None:
@@ -157,6 +169,6 @@ def _work(index: int, unit: Unit) -> Any:
             raise Stopped
         _worker_events.put((index, event))
 
-    result = unit.work(report, **unit.arguments)
+    result = unit.do(report)
     _worker_events.put((index, FINISHED))
     return result

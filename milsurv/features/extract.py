@@ -83,6 +83,10 @@ class ExtractedSlide:
     mpp: float | None = None
     mpp_source: str | None = None
     reason: str | None = None
+    quick_hash: str | None = None
+    """Of the slide file that the features were made from."""
+    tissue_source: str | None = None
+    """What beside the slide decided its tissue, such as a file's hash."""
 
 
 def extracted(
@@ -95,32 +99,40 @@ def extracted(
     try:
         attributes = read_attributes(path)
         same = attributes["slide"] == slide_identity(slide) and attributes["table_mpp"] == mpp
-        if not same or attributes["tissue_source"] != tissue_source(settings.config, slide):
+        if not same or attributes["tissue_source"] != _tissue_source(settings.config, slide):
             return None
     except (MilsurvError, KeyError, OSError):
         return None
     return _outcome(slide_id, attributes)
 
 
-def tissue_source(config: RunConfig, slide: Path) -> str | None:
-    """What beside the slide and the settings decides its tissue. Raises SlideError when that is not there."""
+def _tissue_source(config: RunConfig, slide: Path) -> str | None:
     source: str | None = get_registry(config.plugins).create("tissue", config.tissue).source(slide)
     return source
 
 
 def _outcome(slide_id: str, attributes: dict[str, Any]) -> ExtractedSlide:
     patches = {int(magnification): count for magnification, count in attributes["patches"].items()}
-    return ExtractedSlide(slide_id, patches, attributes["mpp"], attributes["mpp_source"])
+    return ExtractedSlide(
+        slide_id,
+        patches,
+        attributes["mpp"],
+        attributes["mpp_source"],
+        quick_hash=attributes["slide"]["quick_hash"],
+        tissue_source=attributes["tissue_source"],
+    )
 
 
 def extract_slide(
     report: Report, settings: ExtractionSettings, slide_id: str, slide: Path, mpp: float | None, device: str
 ) -> ExtractedSlide:
-    """Unit of work: read a slide's patches, embed them, write its feature file.
+    """Unit of work: read a slide's patches, embed them, write its feature file, unless it is there already.
 
     A slide that cannot be used gives a reason in place of a file.
     """
-    outcome = _extract(report, settings, slide_id, slide, mpp, device)
+    outcome = extracted(settings, slide_id, slide, mpp) or _extract(
+        report, settings, slide_id, slide, mpp, device
+    )
     report({"event": "slide", "slide": slide_id, "reason": outcome.reason})
     return outcome
 
@@ -131,14 +143,17 @@ def _extract(
     config = settings.config
     registry = get_registry(config.plugins)
     try:
+        identity = slide_identity(slide)
         with registry.create("reader", config.reader).open(slide, mpp) as opened:
-            source = tissue_source(config, slide)
+            source = _tissue_source(config, slide)
             mask = registry.create("tissue", config.tissue).segment(opened)
             grid = make_grid(opened.dimensions, opened.mpp, mask, config.tiling)
             encoder = _encoder(config.plugins, config.backbone.model_dump_json(), device)
             grid, features = _embed(opened, grid, encoder, config, report)
+            if slide_identity(slide) != identity:
+                raise SlideError("changed while it was read; run again when it is copied as a whole")
             attributes = {
-                "slide": slide_identity(slide),
+                "slide": identity,
                 "table_mpp": mpp,
                 "tissue_source": source,
                 "read_by": f"{opened.read_by}: {opened.read_by_reason}",

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,12 @@ class ScaleFeatures:
 
 
 def write_features(path: Path, scales: Mapping[int, ScaleFeatures], attributes: Mapping[str, Any]) -> None:
-    """Write one slide's features; ``attributes`` is anything JSON-able."""
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    """Write one slide's features; ``attributes`` is anything JSON-able.
+
+    HDF5 makes the file in memory: it crashes the process when it cannot write to a disk that is full.
+    """
+    image = BytesIO()
+    with h5py.File(image, "w") as file:
         for name, value in attributes.items():
             file.attrs[name] = json.dumps(value)
         for magnification, scale in scales.items():
@@ -51,6 +56,8 @@ def write_features(path: Path, scales: Mapping[int, ScaleFeatures], attributes: 
             group.attrs["patch_level0"] = scale.patch_level0
             for name in ("features", "coords", "grid"):
                 group.create_dataset(name, data=getattr(scale, name), chunks=True, fletcher32=True)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(image.getbuffer())
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
@@ -88,7 +95,7 @@ def patch_sides(path: Path) -> dict[int, float]:
 @contextmanager
 def _open(path: Path) -> Iterator[h5py.File]:
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             yield file
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise MilsurvError(

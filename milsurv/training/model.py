@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from milsurv.aggregators.base import Aggregator
@@ -102,8 +102,9 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) 
     There it stands under one key, since several are written in random order: equal content gives equal bytes.
     """
     whole = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+    content = save(whole, {METADATA_KEY: json.dumps(about, sort_keys=True)})
     with atomic_path(path) as temporary:
-        save_file(whole, temporary, {METADATA_KEY: json.dumps(about, sort_keys=True)})
+        temporary.write_bytes(content)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -94,14 +94,34 @@ def test_no_slide_found_at_all_shows_an_id_and_a_file(tmp_path: Path) -> None:
     )
 
 
-def test_two_files_of_one_id_are_a_problem_when_the_id_is_wanted(tmp_path: Path) -> None:
+def test_a_slide_with_two_files_has_a_reason(tmp_path: Path) -> None:
     touch(tmp_path, "one/a.svs", "two/a.svs", "b.svs")
-    index = index_slides(tmp_path)
-    assert locate_by_slide(index, ["b"], None).problems == ()
-    assert locate_by_slide(index, ["a", "b"], None).problems == (
-        f"{tmp_path}: slide a has 2 files: one/a.svs, two/a.svs; one is allowed; move the others away, or set "
-        "cohort.slide_pattern so that their ids differ",
+
+    located = locate_by_slide(index_slides(tmp_path), ["a", "b"], None)
+
+    assert located.slides["b"] == (SlideRef("b", tmp_path / "b.svs"),)
+    reason = (
+        f"2 files of this id in {tmp_path}: one/a.svs, two/a.svs; one is allowed: move the others away, or set "
+        "cohort.slide_pattern so that their ids differ"
     )
+    assert located.slides["a"] == (SlideRef("a", None, reason=reason),)
+    assert (located.problems, located.warnings) == ((), ())
+
+
+def test_accents_are_the_same_composed_and_apart(tmp_path: Path) -> None:
+    touch(tmp_path, "Mo\u0308ller.svs")
+    (slide,) = locate_by_slide(index_slides(tmp_path), ["M\u00f6ller"], None).slides["M\u00f6ller"]
+    assert slide.path == tmp_path / "Mo\u0308ller.svs"
+
+
+def test_names_that_are_not_utf_8_are_passed_over_with_a_line(tmp_path: Path) -> None:
+    touch(tmp_path, "a.svs", "caf\udce9/b.svs", "c\udcff.svs")
+    index = index_slides(tmp_path)
+    assert index.files == (tmp_path / "a.svs",)
+    assert set(index.unreadable) == {
+        f"{tmp_path}/{name}: passed over (its name is not UTF-8; rename it)"
+        for name in ("caf\\udce9", "c\\udcff.svs")
+    }
 
 
 def test_files_by_case(tmp_path: Path) -> None:
@@ -120,7 +140,6 @@ def test_files_by_case(tmp_path: Path) -> None:
         f"1 of 3 cases have no slide file in {tmp_path}: P3",
         f"2 slide files belong to no case of the cohort in {tmp_path}: P4_x.svs, Q.svs",
     )
-    assert (
-        "slide x has 2 files: P1_x.svs, P2_x.svs"
-        in locate_by_case(index, ["P1", "P2"], r"^(P\d)", "_(.)").problems[0]
-    )
+    ambiguous = locate_by_case(index, ["P1", "P2"], r"^(P\d)", "_(.)").slides
+    assert [ref.slide_id for ref in ambiguous["P1"]] == ["x", "y"]
+    assert all("2 files of this id" in str(ambiguous[case][0].reason) for case in ("P1", "P2"))

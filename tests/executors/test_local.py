@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from milsurv.claims import claim
 from milsurv.errors import CohortError, MilsurvError
-from milsurv.executors.base import Event, Report, Unit
+from milsurv.executors.base import IN_OTHER_HANDS, Event, Report, Unit
 from milsurv.executors.local import LocalExecutor, choose_device, count_workers
 
 
@@ -101,3 +103,37 @@ def test_every_event_arrives_before_the_run_returns_and_none_after() -> None:
             heard: list[str] = []
             executor.run(_units(chatter, [{"count": 30}] * 3), lambda unit, _event: heard.append(unit.name))  # noqa: B023
             assert sorted(heard) == [f"unit {index}" for index in range(3) for _ in range(30)]
+
+
+def make(report: Report, artifact: Path) -> str:
+    if artifact.exists():
+        return "there already"
+    artifact.write_text("made")
+    report({"event": "made"})
+    return "made"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_units_in_other_hands_are_done_last_and_looked_at_again(workers: int, tmp_path: Path) -> None:
+    """Another open claim keeps two units back until all others are done; one of them is then there already."""
+    artifacts = [tmp_path / f"{number}.txt" for number in range(5)]
+    units = [Unit(path.stem, make, {"artifact": path}, path) for path in artifacts]
+    heard: list[tuple[str, str]] = []
+    with ExitStack() as others, LocalExecutor(workers, threads=1) as executor:
+        for path in artifacts[:2]:
+            assert others.enter_context(claim(path))
+
+        def on_event(unit: Unit, event: Event) -> None:
+            heard.append((unit.name, event["event"]))
+            if heard.count(("0", IN_OTHER_HANDS)) and heard.count(("1", IN_OTHER_HANDS)):
+                if not artifacts[0].exists():
+                    artifacts[0].write_text("made elsewhere")
+                others.close()
+
+        results = executor.run(units, on_event)
+    assert results == ["there already", "made", "made", "made", "made"]
+    assert artifacts[0].read_text() == "made elsewhere"
+    assert sorted(heard[:3]) == [(name, "made") for name in "234"]
+    assert sorted(heard[3:5]) == [("0", IN_OTHER_HANDS), ("1", IN_OTHER_HANDS)]
+    assert heard[5:] == [("1", "made")]
+    assert set(tmp_path.iterdir()) == set(artifacts)

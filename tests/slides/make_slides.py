@@ -206,3 +206,17 @@ def damage_tile(path: Path, page: int, tile: int) -> None:
     with path.open("r+b") as file:
         file.seek(offset)
         file.write(bytes(size))
+
+
+def cut_off_tile(path: Path, tile: int) -> None:
+    """Move a tile of level 0 to the file's end and cut the file within it, as a copy that broke off would be."""
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        page = tiff.pages[0]
+        assert isinstance(page, tifffile.TiffPage)
+        offset, size = page.dataoffsets[tile], page.databytecounts[tile]
+        content = path.read_bytes()
+        offsets = list(page.dataoffsets)
+        offsets[tile] = len(content)
+        page.tags["TileOffsets"].overwrite(offsets)
+    with path.open("ab") as file:
+        file.write(content[offset : offset + size // 2])

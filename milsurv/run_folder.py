@@ -24,6 +24,7 @@ from milsurv.config import RunConfig
 from milsurv.executors.base import Event
 from milsurv.executors.local import choose_device
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings
+from milsurv.features.importing import ImportSettings
 from milsurv.plugin.registry import KINDS, Registry
 from milsurv.slides.reader import slide_identity
 
@@ -41,6 +42,8 @@ PACKAGES = (
 
 
 EVENTS = "events.jsonl"
+FeatureSettings = ExtractionSettings | ImportSettings
+"""What decides a run's features, be they extracted or imported."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class RunContent:
 
     config: RunConfig
     registry: Registry
-    settings: ExtractionSettings
+    settings: FeatureSettings
     cohort: Cohort
     usable: Cohort
     """The cohort with the cases and slides that have features, by id."""
@@ -72,7 +75,7 @@ class RunContent:
                 "seeds": config.seeds,
                 "aggregator": config.aggregator.model_dump(mode="json"),
                 "loss": config.loss.model_dump(mode="json"),
-                "origins": [self.registry.origin(kind, getattr(config, kind).name) for kind in KINDS],
+                "origins": [self.registry.origin(kind, getattr(config, kind).name) for kind in kinds(config)],
                 "training": config.training.model_dump(mode="json"),
                 "threads": config.executor.threads,
                 "device": choose_device(config.device).partition(":")[0],
@@ -80,10 +83,13 @@ class RunContent:
             }
         )
 
-    @staticmethod
-    def _slide_key(slide: SlideRef) -> tuple[str, str | None, float | None]:
-        quick_hash = slide_identity(slide.path)["quick_hash"] if slide.path else None
-        return slide.slide_id, quick_hash, slide.mpp
+    def _slide_key(self, slide: SlideRef) -> tuple[str, Any, float | None]:
+        if slide.path is None:
+            return slide.slide_id, None, slide.mpp
+        if isinstance(self.settings, ImportSettings):
+            files = self.settings.identity(slide.path)
+            return slide.slide_id, {m: file["quick_hash"] for m, file in files.items()}, slide.mpp
+        return slide.slide_id, slide_identity(slide.path)["quick_hash"], slide.mpp
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -147,7 +153,7 @@ class RunFolder:
         config = content.config
         path = config.workspace / "runs" / config.name / content.fingerprint(times)
         path.mkdir(parents=True, exist_ok=True)
-        settings = config.model_dump(mode="json")
+        settings = config.model_dump(mode="json", by_alias=True)
         write_text(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         for name, describe in (("plugins.json", _plugins), ("environment.json", _environment)):
             if not (path / name).exists():  # of a run that goes on, what began it is told
@@ -173,9 +179,14 @@ class RunFolder:
             file.write(line + "\n")
 
 
+def kinds(config: RunConfig) -> tuple[str, ...]:
+    """The kinds of plugins that a run uses: those that read slides only when features are not imported."""
+    return KINDS if config.features is None else ("aggregator", "loss")
+
+
 def _plugins(content: RunContent) -> list[dict[str, Any]]:
     rows = []
-    for kind in KINDS:
+    for kind in kinds(content.config):
         info = content.registry.find(kind, getattr(content.config, kind).name)
         rows.append(
             {

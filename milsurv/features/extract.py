@@ -38,8 +38,9 @@ class ExtractionSettings:
     @classmethod
     def of(cls, config: RunConfig, registry: Registry) -> ExtractionSettings:
         """Raises WeightsError when a weights file that the config names is not there."""
-        backbone = registry.create("backbone", config.backbone)
-        sections = {"reader": config.reader, "tissue": config.tissue, "backbone": config.backbone}
+        section = config.extracting_backbone
+        backbone = registry.create("backbone", section)
+        sections = {"reader": config.reader, "tissue": config.tissue, "backbone": section}
         origins = (registry.origin(kind, section.name) for kind, section in sections.items())
         return cls(config, backbone.weights_id(), tuple(origins))
 
@@ -52,8 +53,8 @@ class ExtractionSettings:
             "tissue": config.tissue.model_dump(mode="json"),
             "tiling": config.tiling.model_dump(mode="json"),
             "backbone": {
-                "name": config.backbone.name,
-                **_without_weights(config.backbone),
+                "name": config.extracting_backbone.name,
+                **_without_weights(config.extracting_backbone),
                 "weights": self.weights_id,
             },
             "dtype": config.extraction.dtype,
@@ -63,7 +64,8 @@ class ExtractionSettings:
     @property
     def folder(self) -> Path:
         """Where feature files of these settings stand."""
-        return self.config.workspace / "features" / f"{self.config.backbone.name}-{fingerprint(self.content)}"
+        name = self.config.extracting_backbone.name
+        return self.config.workspace / "features" / f"{name}-{fingerprint(self.content)}"
 
     def path(self, slide_id: str) -> Path:
         return self.folder / f"{slide_id}.h5"
@@ -127,7 +129,7 @@ def _extract(
         with registry.create("reader", config.reader).open(slide, mpp) as opened:
             mask = registry.create("tissue", config.tissue).segment(opened)
             grid = make_grid(opened.dimensions, opened.mpp, mask, config.tiling)
-            encoder = _encoder(config.plugins, config.backbone.model_dump_json(), device)
+            encoder = _encoder(config.plugins, config.extracting_backbone.model_dump_json(), device)
             features = _embed(opened, grid, encoder, config, report)
             attributes = {
                 "slide": slide_identity(slide),

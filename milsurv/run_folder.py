@@ -110,6 +110,7 @@ class RunContent:
             "selection": self.config.training.selection,
             "folds": len(self.splits),
             "seeds": list(self.config.seeds),
+            "imported": self.settings.source.name if isinstance(self.settings, ImportSettings) else None,
         }
 
     def slides(self) -> pd.DataFrame:

@@ -115,7 +115,7 @@ def _open(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise MilsurvError(
             f"feature file {path} cannot be read ({error}); delete it and run again to make it anew"
         ) from error

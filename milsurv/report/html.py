@@ -85,7 +85,7 @@ def _facts(config: RunConfig, results: RunResults) -> list[tuple[str, str]]:
     choice = wording.SELECTION.get(cohort["selection"], cohort["selection"])
     return [
         ("Cohort", f"{config.cohort.source}; endpoint {cohort['endpoint']}, time in {cohort['time_unit']}"),
-        *_feature_facts(config),
+        *_feature_facts(config, cohort),
         ("Model", f"aggregator {config.aggregator.name} with loss {config.loss.name}"),
         (
             "Training",
@@ -104,12 +104,12 @@ def _facts(config: RunConfig, results: RunResults) -> list[tuple[str, str]]:
     ]
 
 
-def _feature_facts(config: RunConfig) -> list[tuple[str, str]]:
+def _feature_facts(config: RunConfig, cohort: dict[str, Any]) -> list[tuple[str, str]]:
     """What the features are of, and who made them."""
     tiling, imported = config.tiling, config.features
     scales = wording.magnifications(tiling.magnifications)
     if imported is not None:
-        encoder = f", encoder {imported.encoder}" if imported.encoder else ""
+        encoder = f", encoder {cohort['imported']}" if imported.layout == "trident" else ""
         return [
             ("Patches", f"at {scales}, chosen where the features were made"),
             ("Features", f"imported from {imported.place}, layout {imported.layout}{encoder}"),

@@ -83,7 +83,8 @@ def _features(opened: h5py.File, name: str, file: Path) -> NDArray[np.floating[A
     if dataset.dtype.kind != "f":
         raise SlideError(f"{file}: '{name}' is {dataset.dtype}; floating-point numbers (n, d) are expected")
     values = dataset[()]
-    return _sound(values if values.dtype == np.float16 else values.astype(np.float32), file)
+    with np.errstate(over="ignore"):  # what is beyond float32 is infinite, and refused as that
+        return _sound(values if values.dtype == np.float16 else values.astype(np.float32), file)
 
 
 def _sound(features: NDArray[np.floating[Any]], file: Path) -> NDArray[np.floating[Any]]:

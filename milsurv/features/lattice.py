@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Places = NDArray[np.float64]
+Places = NDArray[np.floating[Any]]
 AGREEMENT = 0.01
 """Sides of patches that differ by no more than this share are the same up to rounding."""
 

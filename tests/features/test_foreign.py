@@ -105,7 +105,7 @@ def test_a_bad_tensor_is_named_with_what_is_expected(
     assert not (tmp_path / "evil").exists()
 
 
-BAD_ARRAYS = {
+BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "no features": ({"feats": FEATURES, "coords": CELLS}, "no dataset 'features'; it holds coords, feats"),
     "integers": ({"features": CELLS, "coords": CELLS}, "'features' is int64; floating-point numbers"),
     "other length": ({"features": FEATURES, "coords": CELLS[:3]}, r"\(3, 2\); numbers of shape \(4, 2\)"),

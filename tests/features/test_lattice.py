@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -33,6 +33,7 @@ def _assert_right(grid: dict[int, NDArray[np.int32]] | None, cells: dict[int, Ce
     assert all((of_m >= 0).all() and of_m.dtype == np.int32 for of_m in grid.values())
 
 
+@settings(deadline=None)
 @given(
     cells_of_all,
     st.integers(16, 2000),
@@ -49,6 +50,7 @@ def test_patches_on_one_lattice_have_their_grid_wherever_it_begins(
     _assert_right(rebuild_grid(places, sides, PIXEL_SLACK), cells)
 
 
+@settings(deadline=None)
 @given(cells_of_all, st.floats(16, 2000))
 def test_rounded_corners_of_sides_that_are_no_whole_number_have_the_very_cells(
     drawn: dict[int, set[tuple[int, int]]], side: float
@@ -65,6 +67,7 @@ def test_rounded_corners_of_sides_that_are_no_whole_number_have_the_very_cells(
 offsets = st.tuples(st.integers(0, 300), st.integers(0, 300))
 
 
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries(dict.fromkeys((20, 10), cells_of_some)),
     st.integers(16, 100),
@@ -96,6 +99,7 @@ def test_a_grid_is_never_wrong(
     np.testing.assert_array_equal(inside, begins_in)
 
 
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries(dict.fromkeys((20, 10), cells_of_some)),
     st.integers(16, 100),
@@ -110,6 +114,7 @@ def test_lattices_that_do_not_nest_have_no_grid(
     assert rebuild_grid({20: fine, 10: coarse}, {20: side, 10: 2 * side}, PIXEL_SLACK) is None
 
 
+@settings(deadline=None)
 @given(st.sets(cell, min_size=2, max_size=40), st.integers(16, 1000), offsets)
 def test_a_side_that_nothing_tells_is_that_of_neighbours_or_there_is_no_grid(
     drawn: set[tuple[int, int]], side: int, origin: tuple[int, int]
@@ -122,7 +127,7 @@ def test_a_side_that_nothing_tells_is_that_of_neighbours_or_there_is_no_grid(
 
 def test_dense_tissue_without_attributes_has_its_grid() -> None:
     cells = {m: np.argwhere(np.ones((m, m))) for m in (20, 10)}
-    places = {m: 300.0 + of_m * (512 * 20 // m) for m, of_m in cells.items()}
+    places = {m: 300.0 + of_m * float(512 * 20 // m) for m, of_m in cells.items()}
     _assert_right(rebuild_grid(places, {20: None, 10: None}, PIXEL_SLACK), cells)
 
 

@@ -76,8 +76,8 @@ def _tensor(file: Path) -> NDArray[np.floating[Any]]:
 
 
 def _features(opened: h5py.File, name: str, file: Path) -> NDArray[np.floating[Any]]:
-    dataset = opened.get(name)
-    if not isinstance(dataset, h5py.Dataset):
+    dataset = _dataset(opened, name, file)
+    if dataset is None:
         there = ", ".join(opened) or "nothing"
         raise SlideError(f"{file}: has no dataset '{name}'; it holds {there}")
     if dataset.dtype.kind != "f":
@@ -85,6 +85,16 @@ def _features(opened: h5py.File, name: str, file: Path) -> NDArray[np.floating[A
     values = dataset[()]
     with np.errstate(over="ignore"):  # what is beyond float32 is infinite, and refused as that
         return _sound(values if values.dtype == np.float16 else values.astype(np.float32), file)
+
+
+def _dataset(opened: h5py.File, name: str, file: Path) -> h5py.Dataset | None:
+    """A dataset of the file, None without. Raises SlideError for one that would be read from another file."""
+    dataset = opened.get(name)
+    if not isinstance(dataset, h5py.Dataset):
+        return None
+    if dataset.file.filename != opened.filename or dataset.external or dataset.is_virtual:
+        raise SlideError(f"{file}: '{name}' is kept in another file, which is not read; put the data in")
+    return dataset
 
 
 def _sound(features: NDArray[np.floating[Any]], file: Path) -> NDArray[np.floating[Any]]:
@@ -100,8 +110,8 @@ def _sound(features: NDArray[np.floating[Any]], file: Path) -> NDArray[np.floati
 
 
 def _places(opened: h5py.File, patches: int, file: Path) -> NDArray[np.float64] | None:
-    dataset = opened.get("coords")
-    if not isinstance(dataset, h5py.Dataset):
+    dataset = _dataset(opened, "coords", file)
+    if dataset is None:
         return None
     if dataset.dtype.kind not in "fiu" or dataset.shape != (patches, 2):
         raise SlideError(

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -133,3 +134,22 @@ def test_a_file_that_is_cut_off_or_empty_is_a_reason(tmp_path: Path, name: str, 
     with pytest.raises(SlideError, match=rf"^{path}: ") as caught:
         read_foreign(path, "clam", 20)
     assert "\n" not in str(caught.value)
+
+
+def test_data_in_another_file_are_not_read(tmp_path: Path) -> None:
+    write_h5(tmp_path / "other.h5", {"features": FEATURES, "coords": CELLS}, {})
+    with h5py.File(tmp_path / "link.h5", "w") as file:
+        file["away"] = h5py.ExternalLink("other.h5", "features")
+        file["features"] = h5py.SoftLink("/away")
+    (tmp_path / "raw").write_bytes(FEATURES.tobytes())
+    with h5py.File(tmp_path / "raw.h5", "w") as file:
+        file.create_dataset(
+            "features", FEATURES.shape, np.float32, external=[(str(tmp_path / "raw"), 0, h5py.h5f.UNLIMITED)]
+        )
+    layout = h5py.VirtualLayout(FEATURES.shape, np.float32)
+    layout[:] = h5py.VirtualSource(tmp_path / "other.h5", "features", FEATURES.shape)
+    with h5py.File(tmp_path / "virtual.h5", "w") as file:
+        file.create_virtual_dataset("features", layout)
+    for name in ("link", "raw", "virtual"):
+        with pytest.raises(SlideError, match=rf"{name}\.h5: 'features' is .*another file"):
+            read_foreign(tmp_path / f"{name}.h5", "clam", 20)

@@ -6,18 +6,21 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from milsurv.cohort.cases import Cohort, SlideRef
+from milsurv.cohort.locate import SlideFolder
 from milsurv.cohort.splits import make_splits
 from milsurv.cohort.table import read_cohort
 from milsurv.config import RunConfig, TableCohort
 from milsurv.errors import MilsurvError, ProblemsError, SlideError
 from milsurv.executors.local import choose_device
-from milsurv.features.extract import ExtractionSettings
+from milsurv.features.importing import ImportSettings
+from milsurv.pipeline import feature_settings
 from milsurv.plugin.registry import Registry
 from milsurv.progress import size
 from milsurv.slides.grid import make_levels
@@ -40,57 +43,86 @@ def check_run(config: RunConfig, registry: Registry) -> Findings:
     """Check a run whose configuration and plugins are valid."""
     findings = Findings()
     _collect(findings, lambda: choose_device(config.device))
-    _collect(findings, lambda: ExtractionSettings.of(config, registry))
+    settings = _collect(findings, lambda: feature_settings(config, registry))
     _check_workspace(config.workspace, findings)
-    if config.backbone.settings.get("weights"):
+    if config.backbone is not None and config.backbone.settings.get("weights"):
         backbone = registry.create("backbone", config.backbone)
         _collect(findings, lambda: backbone.load(torch.device("cpu"), torch.float32))
-    if isinstance(config.cohort, TableCohort):
-        _check_cohort(config, config.cohort, registry, findings)
-    else:
+    if not isinstance(config.cohort, TableCohort):
         needed = config.cohort.cases * BYTES_OF_SYNTHETIC_SLIDE
         _check_disk(config.workspace, needed, "the synthetic slides", findings)
         findings.facts.append(f"a synthetic cohort of {config.cohort.cases} cases, seed {config.cohort.seed}")
+    elif config.features is None:
+        _check_cohort(config, config.cohort, None, partial(_extracted_bytes, config, registry), findings)
+    elif isinstance(settings, ImportSettings):
+        files = settings.source.index()
+        _check_cohort(config, config.cohort, files, partial(_imported_bytes, settings), findings)
     return findings
 
 
-def _check_cohort(config: RunConfig, table: TableCohort, registry: Registry, findings: Findings) -> None:
-    cohort = _collect(findings, lambda: read_cohort(table))
+def _check_cohort(
+    config: RunConfig,
+    table: TableCohort,
+    files: SlideFolder | None,
+    bytes_of: Callable[[SlideRef], float],
+    findings: Findings,
+) -> None:
+    cohort = _collect(findings, lambda: read_cohort(table, files=files))
     if cohort is None:
         return
     findings.warnings += [*cohort.warnings, *cohort.dropped]
     slides = [slide for case in cohort.cases for slide in case.slides]
     events = sum(case.event for case in cohort.cases)
     findings.facts.append(f"{len(cohort.cases)} cases, {events} events, {len(slides)} slides in the table")
-    usable = _check_slides(config, cohort, registry, findings)
+    usable = _check_slides(config, cohort, bytes_of, findings)
     if not usable.cases:
         findings.problems.append("no slide can be used; see the warnings")
         return
     split = _collect(findings, lambda: make_splits(usable, config.splits, table.case_pattern))
     if split is not None:
         splits, warnings = split
-        findings.facts.append(f"{len(splits)} folds of the {len(usable.cases)} cases with a slide that opens")
+        findings.facts.append(f"{len(splits)} folds of the {len(usable.cases)} cases with {_what(config)[1]}")
         findings.warnings += warnings
 
 
-def _check_slides(config: RunConfig, cohort: Cohort, registry: Registry, findings: Findings) -> Cohort:
-    """The cases with a slide that opens."""
-    usable, opened, most_patches = [], 0, 0.0
+def _what(config: RunConfig) -> tuple[str, str, str]:
+    """What is said of slides that can be used, of a case with one, and of the disk space that features take."""
+    if config.features is not None:
+        return "have features at every magnification", "a slide that has features", "the imported features"
+    return "open", "a slide that opens", "features, were all of each slide tissue,"
+
+
+def _check_slides(
+    config: RunConfig, cohort: Cohort, bytes_of: Callable[[SlideRef], float], findings: Findings
+) -> Cohort:
+    """The cases with a slide that can be used; ``bytes_of`` raises SlideError for the others."""
+    usable, opened, needed = [], 0, 0.0
     for case in cohort.cases:
         opened_before = opened
         for slide in case.slides:
             try:
-                most_patches += _most_patches(config, registry, slide)
+                needed += bytes_of(slide)
                 opened += 1
             except SlideError as error:
                 findings.warnings.append(f"slide {slide.slide_id} will be left out: {error}")
         if opened > opened_before:
             usable.append(case)
-    findings.facts.append(f"{opened} slides open")
-    dim = registry.create("backbone", config.backbone).dim
-    needed = int(most_patches * dim * (2 if config.extraction.dtype == "float16" else 4))
-    _check_disk(config.workspace, needed, "features, were all of each slide tissue,", findings)
+    findings.facts.append(f"{opened} slides {_what(config)[0]}")
+    _check_disk(config.workspace, int(needed), _what(config)[2], findings)
     return replace(cohort, cases=tuple(usable))
+
+
+def _extracted_bytes(config: RunConfig, registry: Registry, slide: SlideRef) -> float:
+    """Size of a slide's features if all of it were tissue. Raises SlideError when it is of no use."""
+    dim: int = registry.create("backbone", config.extracting_backbone).dim
+    return _most_patches(config, registry, slide) * dim * (2 if config.extraction.dtype == "float16" else 4)
+
+
+def _imported_bytes(settings: ImportSettings, slide: SlideRef) -> float:
+    """Size of a slide's features as they are. Raises SlideError when it lacks a magnification."""
+    if slide.path is None:
+        raise SlideError(slide.reason or "no file")
+    return float(sum(file.stat().st_size for file in settings.files(slide.path).values()))
 
 
 def _most_patches(config: RunConfig, registry: Registry, slide: SlideRef) -> float:

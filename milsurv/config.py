@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -21,9 +22,11 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     Tag,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
@@ -79,8 +82,8 @@ class TableCohort(Section):
     source: Literal["table"] = "table"
     table: AbsolutePath
     """CSV, TSV or Parquet; one row per slide (or per case, see ``columns.slide``)."""
-    slides: AbsolutePath
-    """Folder in which slides are found by id, nested folders too."""
+    slides: AbsolutePath | None = None
+    """Folder in which slides are found by id, nested folders too; not given when features are imported."""
     columns: Columns = Columns()
     time_unit: str = "months"
     endpoint: str = "OS"
@@ -173,6 +176,38 @@ class Extraction(Section):
     """Type in which features are stored."""
 
 
+def _folder_or_folders(value: Any) -> Any:
+    """One folder, or a folder for each magnification."""
+    if isinstance(value, str | Path):
+        return value
+    if not isinstance(value, dict) or not value:
+        raise ValueError("must be a folder, or a folder for each magnification, such as {20: a, 10: b}")
+    if not all(isinstance(folder, str | Path) for folder in value.values()):
+        raise ValueError("each magnification must have a folder, such as {20: a, 10: b}")
+    if not all(re.fullmatch(r"[1-9]\d*x?", str(magnification)) for magnification in value):
+        raise ValueError("the keys must be magnifications, such as {20: a, 10: b}")
+    return {int(str(magnification).removesuffix("x")): folder for magnification, folder in value.items()}
+
+
+class FeatureImport(Section):
+    """Features that were made elsewhere, in place of slides and a backbone."""
+
+    folders: Annotated[
+        AbsolutePath | dict[int, AbsolutePath], BeforeValidator(_folder_or_folders), Field(alias="import")
+    ]
+    """The layout's folder; with ``clam`` and ``stamp`` also one for each magnification."""
+    layout: Literal["trident", "clam", "authors", "stamp"]
+    encoder: str | None = None
+    """Whose features are taken, where TRIDENT's folder holds those of several encoders."""
+
+    @property
+    def place(self) -> str:
+        """The folder or folders in a few words."""
+        if isinstance(self.folders, Path):
+            return str(self.folders)
+        return ", ".join(f"{folder} at {magnification}x" for magnification, folder in self.folders.items())
+
+
 class Training(Section):
     """The training loop."""
 
@@ -222,12 +257,13 @@ class RunConfig(Section):
     seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1)
     max_failed_slides: NonNegativeInt | None = None
     """Exit status 1 when more slides than this are left out; null: any number."""
+    features: FeatureImport | None = None
     cohort: Cohort
     splits: Splits = Splits()
     reader: PluginSection = PluginSection(name="jpeg_tiles")
     tissue: PluginSection = PluginSection(name="otsu")
     tiling: Tiling = Tiling()
-    backbone: PluginSection
+    backbone: PluginSection | None = Field(default=None, validate_default=True)
     extraction: Extraction = Extraction()
     aggregator: PluginSection = PluginSection(name="crossfusion")
     loss: PluginSection = PluginSection(name="nll")
@@ -241,3 +277,47 @@ class RunConfig(Section):
         if len(set(seeds)) != len(seeds):
             raise ValueError("each seed must stand once")
         return seeds
+
+    @property
+    def extracting_backbone(self) -> PluginSection:
+        """The backbone of a run that extracts its features; there is none when they are imported."""
+        if self.backbone is None:
+            raise TypeError("features are imported, so there is no backbone")
+        return self.backbone
+
+    @field_validator("cohort")
+    @classmethod
+    def _slides_or_features(cls, cohort: TableCohort | SyntheticCohort, info: ValidationInfo) -> Any:
+        if "features" not in info.data:
+            return cohort
+        imported = info.data["features"] is not None
+        if isinstance(cohort, SyntheticCohort):
+            if imported:
+                raise ValueError(
+                    "a synthetic cohort has slides of its own; give a table with features.import"
+                )
+        elif imported and cohort.slides is not None:
+            raise PydanticCustomError(
+                "slides", "no slide is read when features are imported; remove this key"
+            )
+        elif not imported and cohort.slides is None:
+            raise PydanticCustomError("slides", "this key is missing")
+        return cohort
+
+    @field_validator("backbone")
+    @classmethod
+    def _backbone_or_features(
+        cls, backbone: PluginSection | None, info: ValidationInfo
+    ) -> PluginSection | None:
+        if "features" not in info.data:
+            return backbone
+        imported = info.data["features"] is not None
+        if imported and backbone is not None:
+            raise PydanticCustomError(
+                "backbone", "features.import brings features that are made already; remove one of the two"
+            )
+        if not imported and backbone is None:
+            raise PydanticCustomError(
+                "backbone", "this key is missing; or give features.import, to take features made elsewhere"
+            )
+        return backbone

@@ -68,8 +68,12 @@ class SlideInspection:
 def slides_to_inspect(path: Path, config: RunConfig) -> dict[Path, float | None]:
     """The slide, or the slides in a folder, with the µm/px that the configuration's cohort table gives them.
 
-    Raises MilsurvError when there is none.
+    Raises MilsurvError when there is none, or when the configuration reads no slides.
     """
+    if config.features is not None:
+        raise MilsurvError(
+            f"configuration '{config.name}' imports features and reads no slides; inspect with another one"
+        )
     if path.is_dir():
         files = index_slides(path).files
         if not files:
@@ -137,7 +141,9 @@ def _read_seconds(slide: Slide, grid: PatchGrid, tiling: Tiling) -> float:
 
 def embedding_seconds(config: RunConfig, registry: Registry, device: str) -> float:
     """Time of the backbone for a patch, measured on a batch of grey ones. Raises WeightsError without its weights."""
-    network = registry.create("backbone", config.backbone).load(torch.device(device), torch.float32)
+    network = registry.create("backbone", config.extracting_backbone).load(
+        torch.device(device), torch.float32
+    )
     px = config.tiling.patch_px
     batch = torch.full((config.extraction.batch_size, 3, px, px), 128, dtype=torch.uint8, device=device)
     times = []

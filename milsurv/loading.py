@@ -228,11 +228,13 @@ class _Document:
             message = "this key is missing"
         elif detail["type"] == "union_tag_invalid":
             place, message = ("cohort", "source"), "must be 'table' or 'synthetic'"
+        elif detail["type"] == "slides":
+            place = ("cohort", "slides")
         elif place == ("name",) and place not in self.lines:
             message = (
                 "the file's name cannot name a run; add 'name:' with letters, digits, '.', '_' and '-' alone"
             )
-        elif not isinstance(detail["input"], dict):
+        elif detail["type"] != "backbone" and not isinstance(detail["input"], dict):
             message += f", not {detail['input']!r}"
         return f"{self.where(place)}: {'.'.join(str(step) for step in place)}: {message}"
 
@@ -247,7 +249,7 @@ def _fields(model: type[BaseModel], loc: Place) -> list[str]:
             if step in outer.model_fields
             for inner in _models(outer.model_fields[str(step)])
         ]
-    return sorted({name for inner in models for name in inner.model_fields})
+    return sorted({field.alias or name for inner in models for name, field in inner.model_fields.items()})
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

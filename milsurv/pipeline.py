@@ -25,12 +25,13 @@ from milsurv.evaluation.times import EvaluationTimes, evaluation_times
 from milsurv.executors.base import IN_OTHER_HANDS, Event, Executor, Unit
 from milsurv.executors.local import LocalExecutor, choose_device, count_workers
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings, extract_slide, extracted
+from milsurv.features.importing import ImportSettings, import_slide, imported, require_equal_dims
 from milsurv.plugin.lifecycle import HookFailure, LifeCycle
 from milsurv.plugin.registry import Registry
 from milsurv.progress import RunProgress, Stage
 from milsurv.report.html import write_report
 from milsurv.report.views import make_views
-from milsurv.run_folder import EVENTS, RunContent, RunFolder
+from milsurv.run_folder import EVENTS, FeatureSettings, RunContent, RunFolder
 from milsurv.training.data import TrainingCase
 from milsurv.training.loop import PREDICTIONS, FoldJob, read_predictions, train_fold
 
@@ -61,8 +62,8 @@ def run(
     if config.splits.files is None:
         _require_fold(only_fold, range(config.splits.folds))
     with LocalExecutor(count_workers(config.executor.workers, device), config.executor.threads) as executor:
-        cohort = prepare_cohort(config, executor, progress)
-        settings = ExtractionSettings.of(config, registry)
+        settings = feature_settings(config, registry)
+        cohort = prepare_cohort(config, settings, executor, progress)
         outcomes = extract_features(cohort, settings, executor, progress, device)
         usable = usable_cases(cohort, outcomes)
         splits, warnings = split_cases(usable, config, progress, only_fold)
@@ -85,10 +86,20 @@ def run(
     return RunResult(folder.path, metrics, report, left_out, usable)
 
 
-def prepare_cohort(config: RunConfig, executor: Executor, progress: RunProgress) -> Cohort:
-    """Read the cohort's table and find its slides; a synthetic cohort is made first."""
+def feature_settings(config: RunConfig, registry: Registry) -> FeatureSettings:
+    """How the features come about: extracted from slides, or imported."""
+    if config.features is not None:
+        return ImportSettings.of(config, config.features)
+    return ExtractionSettings.of(config, registry)
+
+
+def prepare_cohort(
+    config: RunConfig, settings: FeatureSettings, executor: Executor, progress: RunProgress
+) -> Cohort:
+    """Read the cohort's table and find its slides or their features; a synthetic cohort is made first."""
     if isinstance(config.cohort, TableCohort):
-        cohort = read_cohort(config.cohort)
+        files = settings.source.index() if isinstance(settings, ImportSettings) else None
+        cohort = read_cohort(config.cohort, files=files)
     else:
         table = _make_synthetic(config.cohort, config.workspace, executor, progress)
         cohort = read_cohort(table, true_risk="true_risk", synthetic=True)
@@ -110,6 +121,7 @@ def _make_synthetic(
     config: SyntheticCohort, workspace: Path, executor: Executor, progress: RunProgress
 ) -> TableCohort:
     location = synthetic_table(config, workspace)
+    assert location.slides is not None
     table, slides = plan_cohort(config.cases, config.seed)
     write_text(location.table, table.to_csv(index=False))
     paths = {slide_path(slide, location.slides): slide for slide in slides}
@@ -124,7 +136,7 @@ def _make_synthetic(
 
 
 def extract_features(
-    cohort: Cohort, settings: ExtractionSettings, executor: Executor, progress: RunProgress, device: str
+    cohort: Cohort, settings: FeatureSettings, executor: Executor, progress: RunProgress, device: str
 ) -> dict[str, ExtractedSlide]:
     """Slide id -> what became of it; slides whose feature files are whole are not read again."""
     outcomes: dict[str, ExtractedSlide] = {}
@@ -132,11 +144,12 @@ def extract_features(
     for slide in (slide for case in cohort.cases for slide in case.slides):
         if slide.path is None:
             outcomes[slide.slide_id] = ExtractedSlide(slide.slide_id, {}, reason=slide.reason)
-        elif done := extracted(settings, slide.slide_id, slide.path, slide.mpp):
+        elif done := _done_before(settings, slide.slide_id, slide.path, slide.mpp):
             outcomes[slide.slide_id] = done
         else:
-            units.append(_extraction_unit(slide, settings, device))
-    with progress.stage("extracting features", len(units), "slides") as stage:
+            units.append(_feature_unit(slide, settings, device))
+    verb = "importing" if isinstance(settings, ImportSettings) else "extracting"
+    with progress.stage(f"{verb} features", len(units), "slides") as stage:
         fresh = executor.run(units, partial(_count, stage, "slide"))
     outcomes |= {outcome.slide_id: outcome for outcome in fresh}
     left_out = [outcome for outcome in outcomes.values() if outcome.reason is not None]
@@ -144,17 +157,25 @@ def extract_features(
         progress.warn(f"slide {outcome.slide_id} is left out: {outcome.reason}")
     if len(left_out) > SHOWN_SLIDES:
         progress.warn(f"and {len(left_out) - SHOWN_SLIDES} more slides are left out, see the report")
+    if isinstance(settings, ImportSettings):
+        require_equal_dims(settings, [o.slide_id for o in outcomes.values() if o.reason is None])
     return outcomes
 
 
-def _extraction_unit(slide: SlideRef, settings: ExtractionSettings, device: str) -> Unit:
-    arguments = {"slide_id": slide.slide_id, "slide": slide.path, "mpp": slide.mpp}
-    return Unit(
-        slide.slide_id,
-        extract_slide,
-        {**arguments, "settings": settings, "device": device},
-        settings.path(slide.slide_id),
-    )
+def _done_before(
+    settings: FeatureSettings, slide_id: str, path: Path, mpp: float | None
+) -> ExtractedSlide | None:
+    if isinstance(settings, ImportSettings):
+        return imported(settings, slide_id, path, mpp)
+    return extracted(settings, slide_id, path, mpp)
+
+
+def _feature_unit(slide: SlideRef, settings: FeatureSettings, device: str) -> Unit:
+    path = settings.path(slide.slide_id)
+    arguments = {"settings": settings, "slide_id": slide.slide_id, "mpp": slide.mpp}
+    if isinstance(settings, ImportSettings):
+        return Unit(slide.slide_id, import_slide, {**arguments, "file": slide.path}, path)
+    return Unit(slide.slide_id, extract_slide, {**arguments, "slide": slide.path, "device": device}, path)
 
 
 def _count(stage: Stage, done: str, unit: Unit, event: Event) -> None:
@@ -260,7 +281,9 @@ def train(
         for job in jobs
         if not job.finished
     ]
-    life_cycle.tell("milsurv_run_started", config=config.model_dump(mode="json"), folder=folder.path)
+    life_cycle.tell(
+        "milsurv_run_started", config=config.model_dump(mode="json", by_alias=True), folder=folder.path
+    )
     total = sum(len(unit.arguments["job"].train) for unit in units) * config.training.epochs
 
     def on_event(unit: Unit, event: Event) -> None:

@@ -24,6 +24,7 @@ from milsurv.config import RunConfig
 from milsurv.executors.base import Event
 from milsurv.executors.local import choose_device
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings
+from milsurv.features.importing import ImportSettings
 from milsurv.plugin.registry import KINDS, Registry
 
 PACKAGES = (
@@ -41,6 +42,8 @@ PACKAGES = (
 
 
 EVENTS = "events.jsonl"
+FeatureSettings = ExtractionSettings | ImportSettings
+"""What decides a run's features, be they extracted or imported."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class RunContent:
 
     config: RunConfig
     registry: Registry
-    settings: ExtractionSettings
+    settings: FeatureSettings
     cohort: Cohort
     usable: Cohort
     """The cohort with the cases and slides that have features, by id."""
@@ -72,7 +75,7 @@ class RunContent:
                 "seeds": config.seeds,
                 "aggregator": config.aggregator.model_dump(mode="json"),
                 "loss": config.loss.model_dump(mode="json"),
-                "origins": [self.registry.origin(kind, getattr(config, kind).name) for kind in KINDS],
+                "origins": [self.registry.origin(kind, getattr(config, kind).name) for kind in kinds(config)],
                 "training": config.training.model_dump(mode="json"),
                 "threads": config.executor.threads,
                 "device": choose_device(config.device).partition(":")[0],
@@ -80,9 +83,8 @@ class RunContent:
             }
         )
 
-    def _slide_key(self, slide: SlideRef) -> tuple[str, str | None, float | None, str | None]:
-        outcome = self.outcomes[slide.slide_id]
-        return slide.slide_id, outcome.quick_hash, slide.mpp, outcome.tissue_source
+    def _slide_key(self, slide: SlideRef) -> tuple[str, Any, float | None]:
+        return slide.slide_id, self.outcomes[slide.slide_id].made_from, slide.mpp
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -103,6 +105,7 @@ class RunContent:
             "selection": self.config.training.selection,
             "folds": len(self.splits),
             "seeds": list(self.config.seeds),
+            "imported": self.settings.source.name if isinstance(self.settings, ImportSettings) else None,
         }
 
     def slides(self) -> pd.DataFrame:
@@ -145,7 +148,7 @@ class RunFolder:
         """Make the folder, or find it, and write what says what is run."""
         config = content.config
         path = config.workspace / "runs" / config.name / content.fingerprint(times)
-        settings = config.model_dump(mode="json")
+        settings = config.model_dump(mode="json", by_alias=True)
         write_text(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         for name, describe in (("plugins.json", _plugins), ("environment.json", _environment)):
             if not (path / name).exists():  # of a run that goes on, what began it is told
@@ -170,9 +173,14 @@ class RunFolder:
         append_line(self.path / EVENTS, line)
 
 
+def kinds(config: RunConfig) -> tuple[str, ...]:
+    """The kinds of plugins that a run uses: those that read slides only when features are not imported."""
+    return KINDS if config.features is None else ("aggregator", "loss")
+
+
 def _plugins(content: RunContent) -> list[dict[str, Any]]:
     rows = []
-    for kind in KINDS:
+    for kind in kinds(content.config):
         info = content.registry.find(kind, getattr(content.config, kind).name)
         rows.append(
             {

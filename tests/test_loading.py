@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milsurv.config import SyntheticCohort, TableCohort
@@ -80,6 +80,7 @@ def test_what_is_no_configuration_gets_a_line(tmp_path: Path, text: str, problem
     assert any(problem in line for line in _problems(tmp_path, text))
 
 
+@settings(deadline=None)
 @given(exponent=st.integers(-8, -1), digit=st.integers(1, 9))
 def test_numbers_in_scientific_notation_are_numbers(
     tmp_path_factory: pytest.TempPathFactory, exponent: int, digit: int
@@ -188,3 +189,41 @@ def test_a_plugin_file_named_twice_is_loaded_once(write_config: WriteConfig) -> 
     _, registry = load_config(str(write_config()), plugin_files=[COLOUR_BACKBONE])
     assert [info.status for info in registry.plugins if info.name == "colour"] == ["ok"]
     assert registry.manager.has_plugin(str(COLOUR_BACKBONE))
+
+
+IMPORT = "cohort: {table: a.csv}\nfeatures: {import: there, layout: trident}\n"
+
+
+def test_imported_features_need_neither_slides_nor_backbone(tmp_path: Path) -> None:
+    config, _ = load_config(_write(tmp_path, IMPORT))
+    assert config.features is not None
+    assert config.features.folders == Path.cwd() / "there"
+    assert config.backbone is None
+    config, _ = load_config(
+        _write(tmp_path, "cohort: {table: a.csv}\nfeatures: {import: {20: a, 10x: b}, layout: clam}\n")
+    )
+    assert config.features is not None
+    assert config.features.folders == {20: Path.cwd() / "a", 10: Path.cwd() / "b"}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (IMPORT + "backbone: {name: resnet18}\n", "3: backbone: features.import brings features"),
+        (
+            "cohort: {source: synthetic}\n",
+            "config.yaml: backbone: this key is missing; or give features.import",
+        ),
+        (IMPORT.replace("a.csv", "a.csv, slides: b"), "1: cohort.slides: no slide is read when features are"),
+        (IMPORT.replace("table: a.csv", "source: synthetic"), "1: cohort: a synthetic cohort has slides"),
+        (IMPORT.replace("import: there, ", ""), "2: features.import: this key is missing"),
+        (IMPORT.replace("there", "3"), "2: features.import: must be a folder, or a folder for each"),
+        (IMPORT.replace("there", "{big: a}"), "2: features.import: the keys must be magnifications"),
+        (IMPORT.replace("there", "{20: 3}"), "2: features.import: each magnification must have a folder"),
+        (IMPORT.replace("trident", "tridnt"), "2: features.layout: input should be 'trident', 'clam'"),
+        (IMPORT.replace("layout", "layuot"), "2: features.layuot: unknown key (did you mean 'layout'?)"),
+        (IMPORT.replace("import:", "folders:"), "there are: encoder, import, layout"),
+    ],
+)
+def test_what_is_wrong_with_an_import_gets_a_line(tmp_path: Path, text: str, problem: str) -> None:
+    assert any(problem in line for line in _problems(tmp_path, text)), _problems(tmp_path, text)

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from milsurv._version import __version__
+from milsurv.cli.features import app as features_app
 from milsurv.errors import MilsurvError, nearest
 from milsurv.progress import RunProgress, silence_libraries
 
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(features_app, name="features")
 
 ConfigArgument = Annotated[
     str,

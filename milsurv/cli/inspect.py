@@ -55,8 +55,8 @@ class Estimate:
     def __init__(self, config: RunConfig, registry: Registry):
         self.device = choose_device(config.device)
         self.workers = count_workers(config.executor.workers, self.device)
-        self.name = config.backbone.name
-        self._dim = registry.create("backbone", config.backbone).dim
+        self.name = config.extracting_backbone.name
+        self._dim = registry.create("backbone", config.extracting_backbone).dim
         self._itemsize = 2 if config.extraction.dtype == "float16" else 4
         self.without: str | None = None
         """Why the backbone's time is not known."""

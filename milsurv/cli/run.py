@@ -47,8 +47,10 @@ def _print_plan(config: RunConfig, progress: RunProgress, fold: int | None) -> N
     workers = count_workers(config.executor.workers, device)
     if isinstance(config.cohort, SyntheticCohort):
         cohort = f"synthetic: {config.cohort.cases} made cases, seed {config.cohort.seed}"
-    else:
+    elif config.cohort.slides is not None:
         cohort = f"{config.cohort.table}, slides in {config.cohort.slides}"
+    else:
+        cohort = str(config.cohort.table)
     scales = " ".join(f"{magnification}x" for magnification in config.tiling.magnifications)
     folds = (
         f"{config.splits.folds} folds" if config.splits.files is None else f"folds of {config.splits.files}"
@@ -63,7 +65,13 @@ def _print_plan(config: RunConfig, progress: RunProgress, fold: int | None) -> N
     )
     progress.say(f"milsurv {__version__}: run '{config.name}' on {device}, {workers} worker(s)")
     progress.say(f"  cohort     {cohort}")
-    progress.say(f"  features   {scales} patches of {config.tiling.patch_px} px by {config.backbone.name}")
+    if config.features is not None:
+        progress.say(
+            f"  features   {scales}, imported from {config.features.place} ({config.features.layout})"
+        )
+    else:
+        backbone = config.extracting_backbone.name
+        progress.say(f"  features   {scales} patches of {config.tiling.patch_px} px by {backbone}")
     progress.say(f"  model      {config.aggregator.name}, loss {config.loss.name}")
     progress.say(f"  training   {folds} × {seeds}, up to {config.training.epochs} epochs, {chooser}")
     progress.say(f"  workspace  {config.workspace}")

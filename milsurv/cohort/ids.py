@@ -21,6 +21,8 @@ SLIDE_SUFFIXES = (
     ".czi",
 )
 """What a slide file's name ends with, in small or capital letters."""
+FEATURE_SUFFIXES = (".h5", ".pt")
+"""What the name of a file with a slide's features ends with; tables of slides may list these."""
 
 
 class IdError(ValueError):
@@ -59,9 +61,11 @@ def cut_slide_id(name: str, pattern: str | None) -> str:
 
 
 def strip_slide_suffix(name: str) -> str:
-    """``name`` without the suffix of a slide file: ids may hold dots, so no other suffix is taken off."""
-    suffix = next((suffix for suffix in SLIDE_SUFFIXES if name.lower().endswith(suffix)), "")
-    return name[: len(name) - len(suffix)]
+    """``name`` without the suffixes of feature and slide files: ids may hold dots, so no others are taken off."""
+    for suffixes in (FEATURE_SUFFIXES, SLIDE_SUFFIXES):
+        suffix = next((suffix for suffix in suffixes if name.lower().endswith(suffix)), "")
+        name = name[: len(name) - len(suffix)]
+    return name
 
 
 def some(ids: Sequence[str], at_most: int = 3) -> str:

@@ -21,6 +21,8 @@ class SlideFolder:
     files: tuple[Path, ...]
     unreadable: tuple[str, ...] = ()
     """A line for each folder below that could not be listed, and each name that cannot be written down."""
+    setting: str = "cohort.slides"
+    """What names the folder in the configuration."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Located:
     warnings: tuple[str, ...]
 
 
-def index_slides(folder: Path) -> SlideFolder:
-    """List the slide files in ``folder`` and below, once.
+def index_slides(folder: Path, suffixes: tuple[str, ...] = SLIDE_SUFFIXES) -> SlideFolder:
+    """List the slide files, or those with other ``suffixes``, in ``folder`` and below, once.
 
     Hidden files and folders are skipped, links to folders followed, and each folder is entered once. A name that is
     not UTF-8 could not stand in any table, and is passed over. Raises `CohortError` when there is no such folder.
@@ -66,7 +68,7 @@ def index_slides(folder: Path) -> SlideFolder:
             for name in sorted(folders)
             if not name.startswith(".") and writable(Path(parent, name)) and enter(Path(parent, name))
         ]
-        slides = [name for name in names if name.lower().endswith(SLIDE_SUFFIXES)]
+        slides = [name for name in names if name.lower().endswith(suffixes)]
         paths = [Path(parent, name) for name in slides if not name.startswith(".")]
         files += [path for path in paths if writable(path)]
     unreadable = [f"{error.filename}: folder passed over ({error.strerror})" for error in errors]
@@ -152,7 +154,7 @@ def _lacking(lacking: Sequence[str], wanted: Sequence[str], index: SlideFolder) 
     )
     return [
         f"none of the {len(wanted)} slides has a file in {index.folder}: looked for {some(lacking, 1)}; "
-        f"{there}; correct cohort.slides, or cut the ids out with cohort.slide_pattern"
+        f"{there}; correct {index.setting}, or cut the ids out with cohort.slide_pattern"
     ]
 
 

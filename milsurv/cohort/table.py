@@ -7,10 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from pathlib import Path
 
 from milsurv.cohort.cases import Case, Cohort
 from milsurv.cohort.ids import some
-from milsurv.cohort.locate import Located, index_slides, locate_by_case, locate_by_slide
+from milsurv.cohort.locate import Located, SlideFolder, index_slides, locate_by_case, locate_by_slide
 from milsurv.cohort.rows import Entry, RowProblem, check_row, disagreements, duplicates
 from milsurv.cohort.text_table import TextTable, read_text_table
 from milsurv.config import Columns, TableCohort
@@ -29,8 +30,14 @@ _USUAL_WORDS = {
 _TCGA_PATIENT = re.compile(r"^(TCGA-\w{2}-\w{4})-")
 
 
-def read_cohort(config: TableCohort, *, true_risk: str | None = None, synthetic: bool = False) -> Cohort:
-    """Read and check the cohort table, and find its slides.
+def read_cohort(
+    config: TableCohort,
+    *,
+    files: SlideFolder | None = None,
+    true_risk: str | None = None,
+    synthetic: bool = False,
+) -> Cohort:
+    """Read and check the cohort table, and find its slides, among ``files`` where no folder of slides is given.
 
     ``true_risk`` names a column with the known risk of synthetic cases (a number, higher is worse). Every
     row is either part of the cohort or, under ``on_invalid: drop``, named in `Cohort.dropped`, and so is
@@ -51,7 +58,7 @@ def read_cohort(config: TableCohort, *, true_risk: str | None = None, synthetic:
     if not kept and (dropping or not problems):
         problems.append(f"{table.path}: none of its {len(table.rows)} rows is a valid case; {_first(found)}")
     try:
-        located = _locate(kept, config)
+        located = _locate(kept, config, files)
         problems += located.problems
     except CohortError as error:
         problems += error.problems
@@ -129,8 +136,8 @@ def _dropped_lines(problems: Sequence[RowProblem], kept_cases: set[str]) -> tupl
     return tuple(lines)
 
 
-def _locate(entries: Sequence[Entry], config: TableCohort) -> Located:
-    index = index_slides(config.slides)
+def _locate(entries: Sequence[Entry], config: TableCohort, files: SlideFolder | None) -> Located:
+    index = files or index_slides(_slides_of(config))
     if config.columns.slide is not None:
         slide_ids = [entry.slide_id for entry in entries if entry.slide_id]
         return locate_by_slide(index, slide_ids, config.slide_pattern)
@@ -145,6 +152,12 @@ def _locate(entries: Sequence[Entry], config: TableCohort) -> Located:
     return locate_by_case(
         index, [entry.case_id for entry in entries], config.case_pattern, config.slide_pattern
     )
+
+
+def _slides_of(config: TableCohort) -> Path:
+    if config.slides is None:
+        raise CohortError(["cohort.slides is missing: name the folder with the slides"])
+    return config.slides
 
 
 def _cases(entries: Iterable[Entry], located: Located) -> tuple[Case, ...]:

@@ -38,8 +38,9 @@ class ExtractionSettings:
     @classmethod
     def of(cls, config: RunConfig, registry: Registry) -> ExtractionSettings:
         """Raises WeightsError when a weights file that the config names is not there."""
-        backbone = registry.create("backbone", config.backbone)
-        sections = {"reader": config.reader, "tissue": config.tissue, "backbone": config.backbone}
+        section = config.extracting_backbone
+        backbone = registry.create("backbone", section)
+        sections = {"reader": config.reader, "tissue": config.tissue, "backbone": section}
         origins = (registry.origin(kind, section.name) for kind, section in sections.items())
         return cls(config, backbone.weights_id(), tuple(origins))
 
@@ -52,8 +53,8 @@ class ExtractionSettings:
             "tissue": config.tissue.model_dump(mode="json"),
             "tiling": config.tiling.model_dump(mode="json"),
             "backbone": {
-                "name": config.backbone.name,
-                **_without_weights(config.backbone),
+                "name": config.extracting_backbone.name,
+                **_without_weights(config.extracting_backbone),
                 "weights": self.weights_id,
             },
             "dtype": config.extraction.dtype,
@@ -63,7 +64,8 @@ class ExtractionSettings:
     @property
     def folder(self) -> Path:
         """Where feature files of these settings stand."""
-        return self.config.workspace / "features" / f"{self.config.backbone.name}-{fingerprint(self.content)}"
+        name = self.config.extracting_backbone.name
+        return self.config.workspace / "features" / f"{name}-{fingerprint(self.content)}"
 
     def path(self, slide_id: str) -> Path:
         return self.folder / f"{slide_id}.h5"
@@ -83,10 +85,8 @@ class ExtractedSlide:
     mpp: float | None = None
     mpp_source: str | None = None
     reason: str | None = None
-    quick_hash: str | None = None
-    """Of the slide file that the features were made from."""
-    tissue_source: str | None = None
-    """What beside the slide decided its tissue, such as a file's hash."""
+    made_from: Any = None
+    """What tells the files that the features were made from, JSON-able; for the run's fingerprint."""
 
 
 def extracted(
@@ -118,8 +118,7 @@ def _outcome(slide_id: str, attributes: dict[str, Any]) -> ExtractedSlide:
         patches,
         attributes["mpp"],
         attributes["mpp_source"],
-        quick_hash=attributes["slide"]["quick_hash"],
-        tissue_source=attributes["tissue_source"],
+        made_from=[attributes["slide"]["quick_hash"], attributes["tissue_source"]],
     )
 
 
@@ -148,7 +147,7 @@ def _extract(
             source = _tissue_source(config, slide)
             mask = registry.create("tissue", config.tissue).segment(opened)
             grid = make_grid(opened.dimensions, opened.mpp, mask, config.tiling)
-            encoder = _encoder(config.plugins, config.backbone.model_dump_json(), device)
+            encoder = _encoder(config.plugins, config.extracting_backbone.model_dump_json(), device)
             grid, features = _embed(opened, grid, encoder, config, report)
             if slide_identity(slide) != identity:
                 raise SlideError("changed while it was read; run again when it is copied as a whole")

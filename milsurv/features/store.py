@@ -2,7 +2,8 @@
 
     20x/features  float16 (n, d)     20x/coords  int64 (n, 2)     20x/grid  int32 (n, 2)
 
-and attributes that say how they were made. A file is written whole or not at all.
+and attributes that say how they were made. Features made elsewhere may lack coords, grid and resolution. A file is
+written whole or not at all.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ class ScaleFeatures:
 
     features: NDArray[np.floating[Any]]
     """``(n, d)``."""
-    coords: NDArray[np.int64]
+    coords: NDArray[np.int64] | None = None
     """``(n, 2)`` level-0 pixels (x, y), top-left."""
-    grid: NDArray[np.int32]
+    grid: NDArray[np.int32] | None = None
     """``(n, 2)`` (column, row)."""
-    mpp: float
+    mpp: float | None = None
     """True µm per patch pixel."""
-    patch_level0: float
+    patch_level0: float | None = None
     """Side of a patch in level-0 pixels."""
 
 
@@ -52,12 +53,31 @@ def write_features(path: Path, scales: Mapping[int, ScaleFeatures], attributes: 
             file.attrs[name] = json.dumps(value)
         for magnification, scale in scales.items():
             group = file.create_group(f"{magnification}x")
-            group.attrs["mpp"] = scale.mpp
-            group.attrs["patch_level0"] = scale.patch_level0
+            for name in ("mpp", "patch_level0"):
+                if getattr(scale, name) is not None:
+                    group.attrs[name] = getattr(scale, name)
             for name in ("features", "coords", "grid"):
-                group.create_dataset(name, data=getattr(scale, name), chunks=True, fletcher32=True)
+                if getattr(scale, name) is not None:
+                    group.create_dataset(name, data=getattr(scale, name), chunks=True, fletcher32=True)
     with atomic_path(path) as temporary:
         temporary.write_bytes(image.getbuffer())
+
+
+def read_scales(path: Path) -> dict[int, ScaleFeatures]:
+    """All that a feature file holds: magnification -> scale, finest first. Raises MilsurvError as :func:`read_bag`."""
+    with _open(path) as file:
+        groups = {int(name.removesuffix("x")): group for name, group in file.items()}
+        return {m: _read_scale(groups[m]) for m in sorted(groups, reverse=True)}
+
+
+def _read_scale(group: h5py.Group) -> ScaleFeatures:
+    arrays = {name: group[name][()] for name in ("features", "coords", "grid") if name in group}
+    mpp, side = (
+        float(group.attrs[name]) if name in group.attrs else None for name in ("mpp", "patch_level0")
+    )
+    return ScaleFeatures(
+        arrays["features"], arrays.get("coords"), arrays.get("grid"), mpp=mpp, patch_level0=side
+    )
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
@@ -71,17 +91,16 @@ def read_bag(path: Path) -> Bag:
 
     Raises MilsurvError when it cannot be read.
     """
-    with _open(path) as file:
-        groups = {int(name.removesuffix("x")): group for name, group in file.items()}
+    scales = read_scales(path)
 
-        def tensors(name: str) -> dict[int, torch.Tensor]:
-            return {m: torch.from_numpy(groups[m][name][()]) for m in sorted(groups, reverse=True)}
+    def tensors(name: str) -> dict[int, torch.Tensor] | None:
+        arrays = {m: getattr(scale, name) for m, scale in scales.items()}
+        if any(array is None for array in arrays.values()):
+            return None
+        return {m: torch.from_numpy(array) for m, array in arrays.items()}
 
-        coords, grid = (
-            tensors(name) if all(name in group for group in groups.values()) else None
-            for name in ("coords", "grid")
-        )
-        return Bag(tensors("features"), coords, grid)
+    features = {m: torch.from_numpy(scale.features) for m, scale in scales.items()}
+    return Bag(features, tensors("coords"), tensors("grid"))
 
 
 def patch_sides(path: Path) -> dict[int, float]:
@@ -92,12 +111,18 @@ def patch_sides(path: Path) -> dict[int, float]:
         }
 
 
+def feature_dims(path: Path) -> dict[int, int]:
+    """Magnification -> length of its feature vectors."""
+    with _open(path) as file:
+        return {int(name.removesuffix("x")): int(group["features"].shape[1]) for name, group in file.items()}
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r", locking=False) as file:
             yield file
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise MilsurvError(
             f"feature file {path} cannot be read ({error}); delete it and run again to make it anew"
         ) from error

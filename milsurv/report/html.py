@@ -58,6 +58,7 @@ def write_report(folder: Path, config: RunConfig, views: Sequence[SlideView | Mi
             for fold in results.folds
         ],
         slides=[_slide(view) for view in shown],
+        imported=config.features is not None,
         missing=[view for view in views if isinstance(view, MissingView)],
         gradient=pictures.gradient(),
         limits=wording.limits(results, len(shown)),
@@ -80,16 +81,11 @@ def _template(name: str) -> Any:
 
 def _facts(config: RunConfig, results: RunResults) -> list[tuple[str, str]]:
     """What was run, in a few lines."""
-    tiling, training, cohort = config.tiling, config.training, results.cohort
+    training, cohort = config.training, results.cohort
     choice = wording.SELECTION.get(cohort["selection"], cohort["selection"])
     return [
         ("Cohort", f"{config.cohort.source}; endpoint {cohort['endpoint']}, time in {cohort['time_unit']}"),
-        (
-            "Patches",
-            f"{tiling.patch_px} px at {wording.magnifications(tiling.magnifications)}, "
-            f"kept where at least {100 * tiling.min_tissue:g} % of the finest is {config.tissue.name} tissue",
-        ),
-        ("Features", f"backbone {config.backbone.name}, stored as {config.extraction.dtype}"),
+        *_feature_facts(config, cohort),
         ("Model", f"aggregator {config.aggregator.name} with loss {config.loss.name}"),
         (
             "Training",
@@ -108,6 +104,26 @@ def _facts(config: RunConfig, results: RunResults) -> list[tuple[str, str]]:
     ]
 
 
+def _feature_facts(config: RunConfig, cohort: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the features are of, and who made them."""
+    tiling, imported = config.tiling, config.features
+    scales = wording.magnifications(tiling.magnifications)
+    if imported is not None:
+        encoder = f", encoder {cohort['imported']}" if imported.layout == "trident" else ""
+        return [
+            ("Patches", f"at {scales}, chosen where the features were made"),
+            ("Features", f"imported from {imported.place}, layout {imported.layout}{encoder}"),
+        ]
+    return [
+        (
+            "Patches",
+            f"{tiling.patch_px} px at {scales}, "
+            f"kept where at least {100 * tiling.min_tissue:g} % of the finest is {config.tissue.name} tissue",
+        ),
+        ("Features", f"backbone {config.extracting_backbone.name}, stored as {config.extraction.dtype}"),
+    ]
+
+
 def _slide_facts(results: RunResults) -> list[tuple[str, str]]:
     """Cases and slides in and out, in a few lines."""
     cohort, used = results.cohort, results.used
@@ -122,7 +138,10 @@ def _slide_facts(results: RunResults) -> list[tuple[str, str]]:
         ("Slides", f"{cohort['slides']} used, {cohort['slides_left_out']} left out"),
         ("Cases left out", str(len(cohort["cases_left_out"]))),
         ("Rows of the table left out", str(len(cohort["dropped"]))),
-        ("µm/px known from", ", ".join(f"{source}: {n} slides" for source, n in sources.items())),
+        (
+            "µm/px known from",
+            ", ".join(f"{source}: {n} slides" for source, n in sources.items()) or "nothing: it is not known",
+        ),
         ("Patches", ", ".join(patches)),
     ]
 

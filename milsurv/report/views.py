@@ -81,8 +81,11 @@ def make_views(
 ) -> list[SlideView | MissingView]:
     """Views of three slides of the first reported fold under the first seed, seen by that fold's own model.
 
-    A slide or feature file that cannot be read any more gives a :class:`MissingView` with the reason.
+    A slide or feature file that cannot be read any more gives a :class:`MissingView` with the reason. Of imported
+    features there is no slide, and no view.
     """
+    if config.features is not None:
+        return []
     seed = config.seeds[0]
     fold = int(predictions.loc[predictions["seed"] == seed, "fold"].min())
     model, _, _ = load_model(folder / f"seed_{seed}" / f"fold_{fold}" / "model.safetensors", registry, "cpu")

@@ -143,3 +143,18 @@ def test_files_by_case(tmp_path: Path) -> None:
     ambiguous = locate_by_case(index, ["P1", "P2"], r"^(P\d)", "_(.)").slides
     assert [ref.slide_id for ref in ambiguous["P1"]] == ["x", "y"]
     assert all("2 files of this id" in str(ambiguous[case][0].reason) for case in ("P1", "P2"))
+
+
+def test_tables_and_files_of_features_meet_at_the_slides_id(tmp_path: Path) -> None:
+    """STAMP's tables name feature files; TRIDENT's files may carry the slide's suffix as well."""
+    for name in ("a.h5", "b.svs.h5", "c.1.pt"):
+        (tmp_path / name).touch()
+    index = index_slides(tmp_path, (".h5", ".pt"))
+    assert [cut_slide_id(name, None) for name in ("a.h5", "b.svs", "b.svs.h5", "c.1")] == [
+        "a",
+        "b",
+        "b",
+        "c.1",
+    ]
+    located = locate_by_slide(index, ["a", "b", "c.1"], None)
+    assert [located.slides[slide][0].path for slide in ("a", "b", "c.1")] == list(index.files)

@@ -1,0 +1,92 @@
+"""``milsurv features``: what features there are, whether they are sound, and giving them to other tools."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from milsurv.progress import RunProgress
+
+if TYPE_CHECKING:
+    from milsurv.features.inventory import FeatureFolder
+
+app = typer.Typer(
+    help="List, verify and export features that are extracted or imported.", no_args_is_help=True
+)
+WORKSPACE = Path("milsurv-workspace")
+
+
+@app.command("list")
+def list_features(
+    workspace: Annotated[
+        Path, typer.Argument(metavar="[WORKSPACE]", help="The folder with features and runs.")
+    ] = WORKSPACE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the folders of features by backbone and settings: slides, patches, size, milsurv's version."""
+    from milsurv.features.inventory import list_folders
+
+    folders = list_folders(workspace)
+    if as_json:
+        typer.echo(json.dumps([folder.as_dict() for folder in folders], indent=2))
+    else:
+        _print(folders)
+
+
+def _print(folders: list[FeatureFolder]) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("folder", "slides", "patches", "MB", "milsurv", "unreadable"):
+        table.add_column(heading, overflow="fold")
+    for folder in folders:
+        patches = ", ".join(f"{count} at {m}x" for m, count in sorted(folder.patches.items(), reverse=True))
+        cells = (
+            folder.folder.name,
+            str(folder.slides),
+            patches,
+            f"{folder.bytes / 1e6:.1f}",
+            ", ".join(folder.milsurv_versions),
+            str(folder.unreadable or ""),
+        )
+        table.add_row(*map(escape, cells), style="red" if folder.unreadable else None)
+    Console().print(table)
+
+
+@app.command()
+def verify(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[PATH]...", help="Workspaces, folders of features, or feature files."),
+    ] = None,
+) -> None:
+    """Read feature files whole: checksums, lengths, numbers, attributes, grids. Exit status 1 when one is bad."""
+    from milsurv.features.inventory import feature_files, problems_of
+
+    files = [file for path in paths or [WORKSPACE] for file in feature_files(path)]
+    progress = RunProgress()
+    bad = 0
+    for file in files:
+        problems = problems_of(file)
+        bad += bool(problems)
+        for problem in problems:
+            progress.error(problem)
+    progress.say(f"{len(files) - bad} of {len(files)} feature files are sound")
+    raise typer.Exit(1 if bad else 0)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of features, see list.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write.")],
+    layout: Annotated[Literal["trident", "clam"], typer.Option(help="Whose tools shall read them.")],
+) -> None:
+    """Write features as TRIDENT's or CLAM's tools read them."""
+    from milsurv.features.export import export_features
+
+    count = sum(1 for _ in export_features(folder, output, layout))
+    RunProgress().say(f"{count} slides written to {output}")

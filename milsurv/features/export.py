@@ -1,0 +1,80 @@
+"""Writing features as TRIDENT's and CLAM's tools read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+import torch
+
+from milsurv.artifacts import atomic_path
+from milsurv.errors import MilsurvError
+from milsurv.features.inventory import feature_files
+from milsurv.features.layouts import TRIDENT_FEATURES
+from milsurv.features.store import ScaleFeatures, read_attributes, read_scales
+
+ExportLayout = Literal["trident", "clam"]
+
+
+def export_features(folder: Path, output: Path, layout: ExportLayout) -> Iterator[Path]:
+    """Write the features of every slide in ``folder`` below ``output``, slide by slide; yields each slide's file.
+
+    ``trident``: ``{m}x_{px}px_0px_overlap/features_<name>/<slide>.h5``, in the type that is stored. ``clam``:
+    ``{m}x/h5_files/<slide>.h5`` where there are coordinates, and ``{m}x/pt_files/<slide>.pt``, both float32, a folder
+    for each magnification. A slide's files are whole or not there. Raises MilsurvError when a file cannot be read, or
+    lacks what the layout needs.
+    """
+    if output.resolve().is_relative_to(folder.resolve()):
+        raise MilsurvError(f"{output} lies within the features to export; name another folder")
+    for file in feature_files(folder):
+        attributes = read_attributes(file)
+        for magnification, scale in read_scales(file).items():
+            if layout == "trident":
+                _write_trident(file, output, magnification, scale, attributes)
+            else:
+                _write_clam(file, output, magnification, scale)
+        yield file
+
+
+def _write_trident(
+    file: Path, output: Path, magnification: int, scale: ScaleFeatures, attributes: dict[str, Any]
+) -> None:
+    patch_px, side = attributes.get("patch_px"), scale.patch_level0
+    if scale.coords is None or patch_px is None or side is None:
+        raise MilsurvError(
+            f"{file}: does not say where and how large its {magnification}x patches are, which TRIDENT's files do; "
+            "export it with --layout clam"
+        )
+    name = file.parent.name.rpartition("-")[0] or file.parent.name
+    folder = output / f"{magnification}x_{patch_px}px_0px_overlap" / f"{TRIDENT_FEATURES}{name}"
+    about = {
+        "patch_size": patch_px,
+        "patch_size_level0": int(side) if side == int(side) else side,
+        "target_magnification": magnification,
+        "overlap": 0,
+        "name": file.stem,
+    }
+    if attributes.get("mpp"):
+        about["level0_magnification"] = round(10 / attributes["mpp"])
+    with atomic_path(folder / file.name) as temporary, h5py.File(temporary, "w") as opened:
+        opened.create_dataset("features", data=scale.features)
+        opened.create_dataset("coords", data=scale.coords).attrs.update(about)
+
+
+def _write_clam(file: Path, output: Path, magnification: int, scale: ScaleFeatures) -> None:
+    folder = output / f"{magnification}x"
+    features = scale.features.astype(np.float32)
+    if scale.coords is not None:
+        with (
+            atomic_path(folder / "h5_files" / file.name) as temporary,
+            h5py.File(temporary, "w") as opened,
+        ):
+            opened.create_dataset("features", data=features)
+            coords = opened.create_dataset("coords", data=scale.coords)
+            if scale.patch_level0 is not None:
+                coords.attrs["patch_size_level0"] = scale.patch_level0
+    with atomic_path(folder / "pt_files" / f"{file.stem}.pt") as temporary:
+        torch.save(torch.from_numpy(features), temporary)

@@ -1,0 +1,148 @@
+"""What feature files there are, and whether they are sound."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from milsurv.errors import MilsurvError
+from milsurv.features.store import ScaleFeatures, read_attributes, read_scales
+
+MADE_FROM = ("slide", "source")
+"""Attribute with the identity of what a file was made from: a slide, or features of others."""
+ROUNDING_SHARE = 0.02
+"""Of a patch's side, by which corners may lie off the lattice, besides a pixel of rounding."""
+
+
+@dataclass
+class FeatureFolder:
+    """A folder of feature files that were made with the same settings."""
+
+    folder: Path
+    settings: dict[str, Any]
+    """As they stand in the first file."""
+    slides: int = 0
+    patches: Counter[int] = field(default_factory=Counter)
+    """Magnification -> patches of all slides."""
+    bytes: int = 0
+    milsurv_versions: list[str] = field(default_factory=list)
+    unreadable: int = 0
+    """Files that are counted nowhere else."""
+
+    @property
+    def name(self) -> str:
+        """The backbone, or the encoder or folder whose features were imported."""
+        return self.folder.name.rpartition("-")[0] or self.folder.name
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, JSON-able."""
+        return {**asdict(self), "folder": str(self.folder), "name": self.name, "patches": dict(self.patches)}
+
+
+def feature_files(path: Path) -> list[Path]:
+    """The feature files at ``path``: a workspace, a folder, or one file. Raises MilsurvError when there is none."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise MilsurvError(f"{path}: there is no such file or folder")
+    root = path / "features" if (path / "features").is_dir() else path
+    files = sorted(file for file in root.rglob("*.h5") if not file.name.startswith("."))
+    if not files:
+        raise MilsurvError(f"{path}: there are no feature files (features/<name>/<slide>.h5) in it")
+    return files
+
+
+def list_folders(workspace: Path) -> list[FeatureFolder]:
+    """The folders of a workspace's feature files, by name."""
+    found: dict[Path, FeatureFolder] = {}
+    for file in feature_files(workspace):
+        folder = found.setdefault(file.parent, FeatureFolder(file.parent, {}))
+        try:
+            attributes = read_attributes(file)
+            patches, version = attributes["patches"], attributes["milsurv_version"]
+            folder.settings = folder.settings or attributes["settings"]
+        except (MilsurvError, KeyError):
+            folder.unreadable += 1
+            continue
+        folder.slides += 1
+        folder.bytes += file.stat().st_size
+        folder.patches.update({int(m): count for m, count in patches.items()})
+        folder.milsurv_versions = sorted({*folder.milsurv_versions, version})
+    return [found[path] for path in sorted(found)]
+
+
+def problems_of(path: Path) -> list[str]:
+    """What is wrong with a feature file, which is read whole, checksums and all; empty when it is sound."""
+    try:
+        attributes, scales = read_attributes(path), read_scales(path)
+    except MilsurvError as error:
+        return [str(error)]
+    if not scales:
+        return [f"{path}: holds no magnification"]
+    problems = [*_attribute_problems(attributes, scales)]
+    for magnification, scale in scales.items():
+        problems += [f"{magnification}x: {problem}" for problem in _scale_problems(scale)]
+    if not problems:
+        problems += _grid_problems(scales, extracted="slide" in attributes)
+    return [f"{path}: {problem}" for problem in problems]
+
+
+def _attribute_problems(attributes: Mapping[str, Any], scales: Mapping[int, ScaleFeatures]) -> Iterable[str]:
+    for name in ("patches", "settings", "milsurv_version"):
+        if name not in attributes:
+            yield f"lacks the attribute '{name}'"
+    if not any(name in attributes for name in MADE_FROM):
+        yield f"lacks an attribute that says what it was made from, '{MADE_FROM[0]}' or '{MADE_FROM[1]}'"
+    counts = {str(m): len(scale.features) for m, scale in scales.items()}
+    if attributes.get("patches", counts) != counts:
+        yield f"says that it holds {attributes['patches']} patches, and holds {counts}"
+
+
+def _scale_problems(scale: ScaleFeatures) -> Iterable[str]:
+    features = scale.features
+    if features.dtype.kind != "f" or features.ndim != 2 or 0 in features.shape:
+        yield f"features are {features.dtype} of shape {features.shape}, not numbers (n, d) of 1 or more patches"
+        return
+    wrong = len(features) - int(np.isfinite(features).all(axis=1).sum())
+    if wrong:
+        yield f"{wrong} of {len(features)} patches have features that are NaN or infinite"
+    for name in ("coords", "grid"):
+        array = getattr(scale, name)
+        if array is not None and (array.dtype.kind != "i" or array.shape != (len(features), 2)):
+            yield f"{name} is {array.dtype} of shape {array.shape}, not whole numbers ({len(features)}, 2)"
+    if (
+        scale.grid is not None
+        and scale.grid.ndim == 2
+        and len(np.unique(scale.grid, axis=0)) < len(scale.grid)
+    ):
+        yield "two patches have one place in the grid"
+
+
+def _grid_problems(scales: Mapping[int, ScaleFeatures], extracted: bool) -> Iterable[str]:
+    """Grids that do not nest, or do not fit the coordinates."""
+    grids = {m: scale.grid for m, scale in scales.items() if scale.grid is not None}
+    if 0 < len(grids) < len(scales):
+        yield f"only {', '.join(f'{m}x' for m in grids)} of its magnifications have a grid"
+    if extracted and len(grids) == len(scales):
+        coarsest = min(grids)
+        held = {m: np.unique(grid // (m // coarsest), axis=0) for m, grid in grids.items()}
+        for m, cells in held.items():
+            if not np.array_equal(cells, held[coarsest]):
+                yield f"the {m}x patches do not lie within the {coarsest}x patches, and each of these holds one"
+    origins = {}
+    for m, scale in scales.items():
+        if scale.grid is None or scale.coords is None or scale.patch_level0 is None:
+            continue
+        offsets = scale.coords - scale.grid * scale.patch_level0
+        origins[m] = np.median(offsets, axis=0)
+        if np.abs(offsets - origins[m]).max() > 1 + ROUNDING_SHARE * scale.patch_level0:
+            yield f"{m}x: coords and grid say different places"
+    if origins:
+        sides = [scales[m].patch_level0 or 0.0 for m in origins]
+        if np.ptp(list(origins.values()), axis=0).max() > 1 + ROUNDING_SHARE * min(sides):
+            yield "the grids of its magnifications begin at different places"

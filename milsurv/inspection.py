@@ -58,7 +58,7 @@ class SlideInspection:
     @property
     def patches(self) -> dict[int, int]:
         """Magnification -> number of patches."""
-        return {} if self.grid is None else {m: len(places) for m, places in self.grid.grid.items()}
+        return {} if self.grid is None else self.grid.counts
 
     def disk_bytes(self, dim: int, itemsize: int) -> int:
         """Size of the feature file with ``dim`` numbers of ``itemsize`` bytes for each patch."""

@@ -148,6 +148,7 @@ def _extract(
             mask = registry.create("tissue", config.tissue).segment(opened)
             grid = make_grid(opened.dimensions, opened.mpp, mask, config.tiling)
             encoder = _encoder(config.plugins, config.extracting_backbone.model_dump_json(), device)
+            tissue_patches = grid.counts
             grid, features = _embed(opened, grid, encoder, config, report)
             if slide_identity(slide) != identity:
                 raise SlideError("changed while it was read; run again when it is copied as a whole")
@@ -159,7 +160,8 @@ def _extract(
                 "mpp": opened.mpp,
                 "mpp_source": opened.mpp_source,
                 "dimensions": opened.dimensions,
-                "patches": {str(m): len(coords) for m, coords in grid.coords.items()},
+                "patches": {str(m): count for m, count in grid.counts.items()},
+                "rejected_patches": {str(m): count - grid.counts[m] for m, count in tissue_patches.items()},
                 "tissue_share": mask.fraction,
                 "patch_px": config.tiling.patch_px,
                 "settings": settings.content,

@@ -56,7 +56,7 @@ class GeoJsonTissue(TissueSegmenter):
             downsample = thumbnail_downsample(slide.dimensions, picture_px(slide, self.config.mpp))
             width, height = thumbnail_size(slide.dimensions, downsample)
             return TissueMask(_mask(drawn, (height, width), downsample), downsample)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise SlideError(f"tissue: {file} cannot be used: {error}; save it from QuPath again") from None
 
     def _content(self, slide: Path) -> bytes:
@@ -119,17 +119,27 @@ def _rings(mask: NDArray[np.bool_]) -> Iterator[tuple[Ring, tuple[int, int]]]:
             pixels[start, end] = (row, column)
     while ends:
         start = next(iter(ends))
-        corners, here, before = [start], start, None
+        corners, places, before = [start], {start: 0}, None
         pixel = pixels[start, ends[start][0]]
-        while True:
+        while corners:
+            here = corners[-1]
             there = _next(ends, here, before)
-            before, here = here, there
-            if here == start:
-                break
-            corners.append(here)
-        ring = np.array(corners, float)
-        bends = np.any(np.roll(ring, 1, axis=0) + np.roll(ring, -1, axis=0) != 2 * ring, axis=1)
-        yield ring[bends], pixel
+            before = here
+            if there not in places:
+                places[there] = len(corners)
+                corners.append(there)
+                continue
+            at = places[there]  # a ring touches no corner twice: what lies between is a ring of its own
+            yield _bends(corners[at:]), pixel
+            for corner in corners[at + (at > 0) :]:
+                del places[corner]
+            del corners[at + (at > 0) :]
+
+
+def _bends(corners: list[tuple[int, int]]) -> Ring:
+    """The corners at which a ring changes its direction."""
+    ring = np.array(corners, float)
+    return ring[np.any(np.roll(ring, 1, axis=0) + np.roll(ring, -1, axis=0) != 2 * ring, axis=1)]
 
 
 def _next(
@@ -170,6 +180,8 @@ def _polygons(drawn: Any) -> Iterator[tuple[list[Ring], str]]:
         yield from _polygons(drawn.get("features", []))
     elif kind == "Feature":
         properties = drawn.get("properties") or {}
+        if properties.get("objectType", "annotation") != "annotation":  # QuPath's cells, detections, tiles
+            return
         name = str((properties.get("classification") or {}).get("name", ""))
         for polygon, _ in _polygons(drawn.get("geometry")):
             yield polygon, name
@@ -187,11 +199,13 @@ def _polygons(drawn: Any) -> Iterator[tuple[list[Ring], str]]:
 def _checked(coordinates: Any) -> list[Ring]:
     try:
         rings = [np.array([point[:2] for point in ring], float) for ring in coordinates]
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, IndexError, OverflowError):
         raise ValueError("a polygon's coordinates are no lists of [x, y]") from None
     for ring in rings:
-        if ring.ndim != 2 or len(ring) < 3 or not np.isfinite(ring).all():
+        if ring.ndim != 2 or not np.isfinite(ring).all() or len(np.unique(ring, axis=0)) < 3:
             raise ValueError("a polygon needs three points or more, all of them finite numbers")
+    if not rings:
+        raise ValueError("a polygon has no ring of points")
     return rings
 
 

@@ -46,6 +46,11 @@ class PatchGrid:
     grid: dict[int, NDArray[np.int32]]
     coords: dict[int, NDArray[np.int64]]
 
+    @property
+    def counts(self) -> dict[int, int]:
+        """Magnification -> number of patches."""
+        return {m: len(places) for m, places in self.grid.items()}
+
     def only(self, kept: Mapping[int, NDArray[np.bool_]]) -> PatchGrid:
         """The grid without the patches that are not ``kept``: magnification -> ``(n,)``."""
         return PatchGrid(

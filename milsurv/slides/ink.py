@@ -6,11 +6,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-WEAK_CHROMA = 12
-STRONG_CHROMA = 60
-"""Grey levels between the highest and the lowest channel: of what may be ink, and of what surely has a colour."""
-RED_LEAST = 0.05
-"""By how much of the chroma red lies below green, at least, in blue and green ink."""
+RED_BELOW_GREEN = 20
+"""Grey levels by which blue and green ink is darker in red than in green; haematoxylin of a bluish stain reaches 10."""
+DEEP_CHROMA = 90
+"""Grey levels between the highest and the lowest channel of a blue so deep that red need only be the lowest."""
+PALE_CHROMA, RED_SHARE = 12, 0.05
+"""Of the rims of ink: chroma, and by how much of it red lies below green."""
+RIM = 2
+"""Width of a rim in widths of the median."""
 BLACK_MOST = 90
 BLACK_CHROMA = 20
 """Highest channel and chroma of black ink, at most; melanin is browner, nuclei are bluer."""
@@ -22,15 +25,18 @@ def find_ink(picture: NDArray[np.uint8], median_px: int) -> NDArray[np.bool_]:
     """Blue, green and black ink in an RGB picture ``(h, w, 3)``, smoothed by a median of ``median_px``: ``(h, w)``.
 
     Haematoxylin and eosin both absorb green more than red (optical densities in Ruifrok and Johnston, "Quantification
-    of histochemical staining by color deconvolution", 2001); blue and green ink absorb red most. Pale colours are
-    ink only where they are one piece with a strong one: rims of strokes are, mucin is not.
+    of histochemical staining by color deconvolution", 2001); blue and green ink absorb red most. Pale and greyish
+    blues, which bluish stains and mucin have too, are ink only at the rim of a stroke.
     """
     red, green, blue = (channel.astype(np.int16) for channel in cv2.split(cv2.medianBlur(picture, median_px)))
     highest = np.maximum(np.maximum(red, green), blue)
     chroma = highest - np.minimum(np.minimum(red, green), blue)
-    coloured = (chroma >= WEAK_CHROMA) & (green - red >= RED_LEAST * chroma)
+    bluish = green - red >= RED_SHARE * chroma
+    ink = (green - red >= RED_BELOW_GREEN) | (bluish & (chroma >= DEEP_CHROMA))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * RIM * median_px + 1,) * 2)
+    rim = bluish & (chroma >= PALE_CHROMA) & (cv2.dilate(ink.astype(np.uint8), disc) == 1)
     black = (highest <= BLACK_MOST) & (chroma <= BLACK_CHROMA)
-    return _pieces_with(coloured, coloured & (chroma >= STRONG_CHROMA)) | black
+    return np.asarray(ink | rim | black)
 
 
 def straight_edges(mask: NDArray[np.uint8], width: float) -> NDArray[np.bool_]:
@@ -44,11 +50,3 @@ def straight_edges(mask: NDArray[np.uint8], width: float) -> NDArray[np.bool_]:
             sides = np.array(cv2.minAreaRect(points)[1]) + 1  # between pixels' centres
             edges[label] = sides.min() <= width and sides.max() >= EDGE_LENGTH * sides.min()
     return np.asarray(edges[labels])
-
-
-def _pieces_with(mask: NDArray[np.bool_], seeds: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The 8-connected pieces of ``mask`` that hold a seed."""
-    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-    chosen = np.zeros(count, bool)
-    chosen[labels[seeds]] = True
-    return np.asarray(chosen[labels] & mask)

@@ -14,6 +14,8 @@ import pytest
 from tests.command import features_of, hidden_files, results_of, run_milsurv
 from tests.conftest import WriteConfig
 
+pytestmark = pytest.mark.acceptance
+
 PAGE = 4096
 
 

@@ -17,6 +17,8 @@ import yaml
 from tests.command import features_of, forbid_flock, hidden_files, results_of, run_milsurv, start_milsurv
 from tests.conftest import COLOUR_BACKBONE, DATA, WriteConfig, small_config
 
+pytestmark = pytest.mark.acceptance
+
 SLIDES = 17
 STAGED = {
     "plugins": [str(COLOUR_BACKBONE), str(DATA / "plugins" / "staged_reader.py")],

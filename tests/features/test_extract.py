@@ -101,16 +101,16 @@ def test_rejected_patches_are_in_no_file(write_config: WriteConfig, small_cohort
         assert torch.equal(part.features[magnification], whole.features[magnification][rows])
         parents = {tuple(place) for place in (part.grid[20] // (20 // magnification)).tolist()}
         assert {tuple(place) for place in places.tolist()} == parents
-    assert part.sizes == read_attributes_of(some)
+    attributes = read_attributes(some.path("P00-1"))
+    assert attributes["patches"] == {str(m): count for m, count in part.sizes.items()}
+    assert attributes["rejected_patches"] == {
+        str(m): whole.sizes[m] - count for m, count in part.sizes.items()
+    }
     none = _settings(write_config(), "tiling.min_sharpness=1e9")
     outcome = extract_slide(_ignore, none, "P00-1", slide, None, "cpu")
     assert str(outcome.reason).startswith(
         f"no patch left: all {whole.sizes[20]} are rejected by tiling.min_sharp"
     )
-
-
-def read_attributes_of(settings: ExtractionSettings) -> dict[int, int]:
-    return {int(m): count for m, count in read_attributes(settings.path("P00-1"))["patches"].items()}
 
 
 @pytest.mark.parametrize(

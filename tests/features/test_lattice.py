@@ -162,3 +162,24 @@ def test_micrometres_have_a_grid_although_tiles_are_whole_pixels() -> None:
     cells = np.argwhere(np.ones((150, 9)))
     places = (cells * (np.ceil(256 / 0.2527) * 0.2527)).astype(np.float32).astype(np.float64)
     _assert_right(rebuild_grid({20: places}, {20: 256.0}), {20: cells})
+
+
+def test_coarse_patches_of_another_size_have_no_grid_even_where_they_lie_on_the_lattice() -> None:
+    """10x patches of 512 px beside 20x patches of 256 px cover 4 × 4 of them, not 2 × 2."""
+    fine, coarse = np.argwhere(np.ones((8, 8))) * 512.0, np.argwhere(np.ones((2, 2))) * 2048.0
+    assert rebuild_grid({20: fine, 10: coarse}, {20: 512.0, 10: 2048.0}, PIXEL_SLACK) is None
+
+
+def test_patches_before_the_first_coarse_one_keep_their_place() -> None:
+    """The lattice begins between two multiples of the coarse side: no cell is negative, and the grids still nest."""
+    cells = {20: np.array([[-3, 0], [0, 0], [1, 1]]), 10: np.array([[0, 0]]), 5: np.array([[0, 0]])}
+    places = {m: 300.0 + of_m * float(256 * 20 // m) for m, of_m in cells.items()}
+    grid = rebuild_grid(places, {20: 256.0, 10: 512.0, 5: 1024.0}, PIXEL_SLACK)
+    _assert_right(grid, cells)
+
+
+def test_one_short_distance_is_not_the_side_of_all() -> None:
+    """Pieces of tissue whose patches overlap by half where they meet: all lie on a lattice of half a side."""
+    piece = np.argwhere(np.ones((6, 6))) * 256.0
+    places = np.concatenate([piece, piece + np.array([1280 + 128, 0])])
+    assert rebuild_grid({20: places}, {20: None}, PIXEL_SLACK) is None

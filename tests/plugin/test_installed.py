@@ -20,6 +20,8 @@ def milsurv_register_aggregators(register):
 AGGREGATOR = """
 from milsurv.aggregators.pooling import MeanPool
 
+pytestmark = pytest.mark.acceptance
+
 class Mine(MeanPool):
     "Mean of the patches."
 """

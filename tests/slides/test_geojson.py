@@ -55,7 +55,7 @@ class Size:
     share=st.sampled_from([0.2, 0.5, 0.8]),
     seed=st.integers(0, 10**6),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_what_is_written_is_read_as_the_same_mask(
     dimensions: tuple[int, int], mpp: float, share: float, seed: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -67,6 +67,9 @@ def test_what_is_written_is_read_as_the_same_mask(
     mask = np.random.default_rng(seed).random((height, width)) < share
     mask[height // 2, width // 2] = True
     write_geojson(TissueMask(mask, downsample), folder / "a.geojson")
+    for piece in json.loads((folder / "a.geojson").read_text())["features"]:
+        for ring in piece["geometry"]["coordinates"]:
+            assert len({tuple(point) for point in ring}) == len(ring) - 1  # it touches itself nowhere
     read = GeoJsonTissue(GeoJsonConfig(folder=folder)).segment(cast(Slide, slide))
     assert read.downsample == downsample
     np.testing.assert_array_equal(read.mask, mask)
@@ -87,8 +90,8 @@ def test_a_real_slides_tissue(tmp_path: Path) -> None:
             assert ring[0] == ring[-1]
 
 
-@given(st.lists(st.tuples(st.floats(-200, 1400), st.floats(-200, 1000)), min_size=3, max_size=9))
-@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.floats(-200, 1400), st.floats(-200, 1000)), min_size=3, max_size=9, unique=True))
+@settings(max_examples=25, deadline=None)
 def test_a_drawn_polygon_is_filled_where_a_ray_crosses_it_an_odd_number_of_times(
     slide_file: Path, tmp_path_factory: pytest.TempPathFactory, points: list[tuple[float, float]]
 ) -> None:
@@ -143,6 +146,14 @@ def test_all_that_qupath_writes(slide_file: Path, tmp_path: Path) -> None:
         (feature([[[1, 1], [2, 2], ["a", 3]]]), "no lists of"),
         (feature([[[1, 1], [2, 2], [float("inf"), 3]]]), "finite numbers"),
         (feature(None), "no lists of"),
+        (feature([]), "no ring of points"),
+        (feature(None, kind="MultiPolygon"), "cannot be used"),
+        (feature(7, kind="MultiPolygon"), "cannot be used"),
+        (feature([[[10**400, 1], [2, 2], [3, 5]]]), "no lists of"),
+        (feature([[[1, 1], [2, 2], [1, 1]]]), "three points or more"),
+        ({**feature(SQUARE), "properties": [1]}, "cannot be used"),
+        ({**feature(SQUARE), "properties": {"classification": "Tissue"}}, "cannot be used"),
+        ({**feature(SQUARE), "properties": {"objectType": "cell"}}, "it holds no polygon"),
     ],
 )
 def test_what_cannot_be_used_is_said(slide_file: Path, tmp_path: Path, drawn: Any, reason: str) -> None:

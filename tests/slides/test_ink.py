@@ -18,6 +18,7 @@ from tests.slides.test_reader import REAL_SLIDE
 PENS = {
     "blue": (40, 60, 170),
     "light blue": (60, 130, 210),
+    "pale green": (160, 215, 190),
     "green": (30, 140, 80),
     "yellowish green": (90, 160, 60),
     "black": (40, 38, 45),
@@ -73,10 +74,28 @@ def test_a_mark_over_tissue_is_cut_out_of_it(pen: str, tmp_path: Path) -> None:
         assert area_of(mask, box).mean() > 0.97
 
 
+@pytest.mark.parametrize(
+    "tissue", [(105, 105, 165), (100, 105, 165), (95, 100, 165), (150, 155, 190), (185, 190, 215)]
+)
+def test_a_bluish_stain_is_tissue_but_for_a_strip_along_a_stroke(
+    tissue: tuple[int, int, int], tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 4, (1200, 1600, 3))
+    picture = glass(*SIZE)
+    x, y, width, height = TISSUE
+    stained = (np.array(tissue) + noise).clip(0, 255).astype(np.uint8)
+    picture[y : y + height, x : x + width] = stained[y : y + height, x : x + width]
+    assert area_of(segment(tmp_path / "a.svs", picture), TISSUE).mean() > 0.97
+    stroke(picture, "blue", (820, 100), (820, 1100), um=200)
+    touched = segment(tmp_path / "b.svs", picture)
+    assert area_of(touched, (200, 200, 430, 700)).mean() > 0.97
+    assert not touched.mask[:, 200:].any()
+
+
 def test_marks_alone_are_no_tissue(tmp_path: Path) -> None:
     picture = glass(*SIZE)
     for index, pen in enumerate(PENS):
-        stroke(picture, pen, (100 + 300 * index, 100), (200 + 300 * index, 1000), um=200)
+        stroke(picture, pen, (100 + 230 * index, 100), (200 + 230 * index, 1000), um=200)
     assert not segment(tmp_path / "a.svs", picture).mask.any()
 
 

@@ -16,7 +16,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def acceptance(session: nox.Session) -> None:
-    """What takes long: the demo from end to end in a fresh installation, random kills, full disks, installed plugins."""
+    """What takes long: the demo in a fresh installation, random kills, full disks, installed plugins."""
     _python(session, "pytest", "-m", "acceptance", "-s", *session.posargs)
 
 

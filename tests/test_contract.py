@@ -43,8 +43,11 @@ def checks_with_weights(
 ) -> list[Check]:
     """The checks of a backbone from the hub, with random weights of its architecture in a local file."""
     file: Path = tmp_path_factory.mktemp("weights") / "random.safetensors"
-    save_file(timm.create_model(request.param.model, num_classes=0).state_dict(), file)
-    return checks_of((request.param, request.param.Config(weights=file, input_px=64)))
+    build = getattr(request.param(request.param.Config()), "build", None)
+    network = build() if build else timm.create_model(request.param.model, num_classes=0)
+    save_file(network.state_dict(), file)
+    small = {"input_px": 64} if "input_px" in request.param.Config.model_fields else {}
+    return checks_of((request.param, request.param.Config(weights=file, **small)))
 
 
 def test_contract_of_backbones_from_the_hub(checks_with_weights: list[Check]) -> None:

@@ -61,3 +61,15 @@ class ResNet50(ResNet):
 
     model = "resnet50.tv_in1k"
     dim = 2048
+
+
+class ResNet50Trunc(ResNet):
+    """ResNet-50 up to its third stage, 1024 features a patch: what CLAM (Lu et al. 2021) calls resnet50_trunc."""
+
+    model = "resnet50.tv_in1k"
+    dim = 1024
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        network = timm_network(self.model, self.weights)
+        network.layer4 = nn.Identity()
+        return PatchEncoder(network, self).to(device, dtype).eval()

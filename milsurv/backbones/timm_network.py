@@ -7,7 +7,7 @@ from pathlib import Path
 import timm
 from torch import nn
 
-from milsurv.backbones.weights import read_state
+from milsurv.backbones.weights import fill, read_state
 from milsurv.errors import WeightsError
 
 
@@ -26,8 +26,5 @@ def timm_network(model: str, weights: Path | None) -> nn.Module:
             ) from error
     network = timm.create_model(model, pretrained=False, num_classes=0)
     state = {name: value for name, value in read_state(weights).items() if not name.startswith("fc.")}
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise WeightsError(f"weights file {weights} does not fit {model}: {error}") from error
+    fill(network, state, model, weights)
     return network

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from milsurv.errors import WeightsError
 
@@ -41,11 +42,42 @@ def read_state(weights: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"weights file {weights} cannot be read, it is damaged or no weights file: {_first_line(error)}"
         ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    for container in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(container), dict):
+            state = state[container]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"weights file {weights} does not hold tensors by name")
     return state
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], model: str, source: Path) -> None:
+    """Put ``tensors`` into ``network``, which is a ``model``; nothing is left at random, and nothing left over.
+
+    Raises WeightsError with the first tensor of ``source`` that is missing, unknown to the model, of another shape or
+    type, or not finite.
+    """
+    expected = network.state_dict()
+    names = dict.fromkeys((*expected, *tensors))
+    faults = (_fault(name, tensors.get(name), expected.get(name)) for name in names)
+    fault = next((text for text in faults if text), None)
+    if fault:
+        raise WeightsError(f"weights file {source} does not fit {model}: tensor {fault}")
+    network.load_state_dict(tensors)
+
+
+def _fault(name: str, found: Tensor | None, expected: Tensor | None) -> str | None:
+    """What is wrong with a tensor, beginning with its name; None when it fits."""
+    if found is None:
+        return f"{name} is missing"
+    if expected is None:
+        return f"{name} is none of the model's"
+    if found.shape != expected.shape:
+        return f"{name} has shape {tuple(found.shape)} instead of {tuple(expected.shape)}"
+    if found.is_floating_point() != expected.is_floating_point():
+        return f"{name} has type {found.dtype} instead of {expected.dtype}"
+    if not bool(found.isfinite().all()):
+        return f"{name} holds NaN or infinity"
+    return None
 
 
 def _first_line(error: Exception) -> str:

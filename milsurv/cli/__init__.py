@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -14,8 +14,11 @@ from rich.table import Table
 
 from milsurv._version import __version__
 from milsurv.cli.features import app as features_app
-from milsurv.errors import MilsurvError, nearest
+from milsurv.errors import MilsurvError, PluginError, nearest
 from milsurv.progress import RunProgress, silence_libraries
+
+if TYPE_CHECKING:
+    from milsurv.plugin.registry import PluginInfo, Registry
 
 app = typer.Typer(
     name="milsurv",
@@ -48,6 +51,9 @@ WorkspaceOption = Annotated[
 ]
 PluginKind = Literal["aggregator", "backbone", "loss"]
 """What ``new-plugin`` writes packages for."""
+BACKBONE_FACTS = ("dim", "licence", "gated")
+"""What ``list-plugins --kind backbone`` tells of each besides."""
+SHOWN_AS = {None: "", True: "yes", False: "no"}
 
 
 def _show_version(wanted: bool) -> None:
@@ -148,25 +154,41 @@ def list_plugins(
     registry = get_registry(tuple(dict.fromkeys(file.absolute() for file in plugin or [])))
     found = registry.verified() if verify else registry.plugins
     keys = ("kind", "name", "summary", "distribution", "version", "status", "reason")
-    rows = [{key: getattr(info, key) for key in keys} for info in found if kind in (None, info.kind)]
+    shown = [info for info in found if kind in (None, info.kind)]
+    rows = [{key: getattr(info, key) for key in keys} for info in shown]
+    if kind == "backbone":
+        rows = [{**row, **_of_backbone(registry, info)} for row, info in zip(rows, shown, strict=True)]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     else:
         _print_plugins(rows)
 
 
+def _of_backbone(registry: Registry, info: PluginInfo) -> dict[str, Any]:
+    """What a backbone's class says of itself; nothing when it is broken, or says it of an instance alone."""
+    if info.status != "ok":
+        return {}
+    try:
+        plugin_class = registry.load(info.kind, info.name)
+    except PluginError:
+        return {}
+    return {key: getattr(plugin_class, key, None) for key in BACKBONE_FACTS}
+
+
 def _print_plugins(rows: list[dict[str, Any]]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("kind", "name", "what it is", "from", "status"):
+    more = [key for key in BACKBONE_FACTS if any(key in row for row in rows)]
+    for heading in ("kind", "name", *more):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("what it is", "from", "status"):
         table.add_column(heading, overflow="fold")
     for row in rows:
         status = row["status"] if row["reason"] is None else f"{row['status']}: {row['reason']}"
         source = f"{row['distribution']} {row['version']}"
         style = None if row["status"] == "ok" else "red"
-        table.add_row(
-            *(escape(str(cell)) for cell in (row["kind"], row["name"], row["summary"], source, status)),
-            style=style,
-        )
+        facts = (SHOWN_AS.get(row.get(key), row.get(key)) for key in more)
+        cells = (row["kind"], row["name"], *facts, row["summary"], source, status)
+        table.add_row(*(escape(str(cell)) for cell in cells), style=style)
     Console().print(table)
 
 

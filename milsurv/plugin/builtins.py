@@ -40,6 +40,16 @@ def milsurv_register_backbones(register: Register) -> None:
     )
     register("resnet18", "milsurv.backbones.resnet:ResNet18", summary="ResNet-18 on ImageNet, 512-d")
     register("resnet50", "milsurv.backbones.resnet:ResNet50", summary="ResNet-50 on ImageNet, 2048-d")
+    register(
+        "resnet50_trunc",
+        "milsurv.backbones.resnet:ResNet50Trunc",
+        summary="ResNet-50 up to its third stage, as in CLAM, 1024-d",
+    )
+    register(
+        "ctranspath",
+        "milsurv.backbones.ctranspath:CTransPath",
+        summary="CTransPath, Swin transformer on pathology (Wang et al. 2022), 768-d; weights from a file",
+    )
 
 
 @hookimpl

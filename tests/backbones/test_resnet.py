@@ -8,7 +8,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from milsurv.backbones.resnet import ResNet18, ResNet50, ResNetConfig
+from milsurv.backbones.resnet import ResNet18, ResNet50, ResNet50Trunc, ResNetConfig
 from milsurv.errors import WeightsError
 
 CPU = torch.device("cpu")
@@ -37,6 +37,19 @@ def test_local_weights_give_timms_own_embedding(resnet18: Any, tmp_path: Path, s
     assert expected.shape[1] == ResNet18.dim
 
 
+def test_the_truncated_resnet50_ends_with_its_third_stage(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plain = timm.create_model("resnet50", features_only=True, out_indices=(3,)).eval()
+    whole = timm.create_model("resnet50")
+    whole.load_state_dict(plain.state_dict(), strict=False)
+    save_file(whole.state_dict(), tmp_path / "w.safetensors")
+    encoder: Any = ResNet50Trunc(ResNetConfig(weights=tmp_path / "w.safetensors")).load(CPU, torch.float32)
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder.network(pixels), plain(pixels)[0].mean((2, 3)))
+    assert encoder.network(pixels).shape == (2, ResNet50Trunc.dim)
+
+
 def test_a_changed_file_has_another_identity(resnet18: Any, tmp_path: Path) -> None:
     weights = tmp_path / "w.safetensors"
     save_file(resnet18.state_dict(), weights)
@@ -58,7 +71,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_weights_of_another_model_are_refused(resnet18: Any, tmp_path: Path) -> None:
     weights = tmp_path / "w.safetensors"
     save_file(resnet18.state_dict(), weights)
-    with pytest.raises(WeightsError, match=r"does not fit resnet50"):
+    with pytest.raises(
+        WeightsError,
+        match=r"does not fit resnet50\.tv_in1k: tensor layer1\.0\.conv1\.weight has shape \(64, 64, 3, 3\)",
+    ):
         ResNet50(ResNetConfig(weights=weights)).load(CPU, torch.float32)
 
 

@@ -32,6 +32,15 @@ def test_kind_limits_the_list_and_a_wrong_one_is_refused() -> None:
         CliRunner().invoke(app, ["list-plugins", "--kind", "los"], catch_exceptions=False)
 
 
+def test_backbones_tell_dimension_licence_and_gating() -> None:
+    rows = {row["name"]: row for row in _listed("--kind", "backbone")}
+    assert rows["resnet50"] | {"dim": 2048, "licence": "BSD-3-Clause", "gated": False} == rows["resnet50"]
+    assert rows["ctranspath"] | {"dim": 768, "licence": "GPL-3.0", "gated": False} == rows["ctranspath"]
+    printed = CliRunner().invoke(app, ["list-plugins", "--kind", "backbone"]).stdout
+    assert "licence" in printed
+    assert "1024" in printed
+
+
 def test_broken_and_local_plugins_are_shown_with_their_reason(tmp_path: Path) -> None:
     broken = tmp_path / "no_good.py"
     broken.write_text("raise ValueError('not today')")

@@ -1,0 +1,83 @@
+"""CTransPath: a Swin transformer with a convolutional stem, pretrained on 15 million pathology patches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from timm.models.swin_transformer import checkpoint_filter_fn
+from torch import Tensor, nn
+
+from milsurv.backbones.base import Backbone, PatchEncoder
+from milsurv.backbones.weights import file_id, fill, read_state
+from milsurv.config import AbsolutePath
+from milsurv.errors import WeightsError
+from milsurv.plugin.base import PluginConfig
+
+PUBLISHED = "https://github.com/Xiyue-Wang/TransPath"
+
+
+class CTransPath(Backbone):
+    """CTransPath (Wang et al., Medical Image Analysis 2022), 768 features a patch. Weights: GPL-3.0."""
+
+    class Config(PluginConfig):
+        """Settings of CTransPath."""
+
+        weights: AbsolutePath | None = None
+        """The published ``ctranspath.pth``, or its tensors as safetensors; needed, no hub has it."""
+
+    model = "swin_tiny_patch4_window7_224"
+    dim = 768
+    input_px = 224
+    mean = (0.485, 0.456, 0.406)
+    std = (0.229, 0.224, 0.225)
+    licence = "GPL-3.0"
+    gated = False
+    magnification = 20
+
+    def __init__(self, config: Config):
+        self.weights = config.weights
+
+    def weights_id(self) -> str:
+        if self.weights is None:
+            raise WeightsError(
+                f"backbone ctranspath needs its weights in a file: download ctranspath.pth from {PUBLISHED} and give "
+                "backbone.weights: FILE"
+            )
+        return file_id(self.weights)
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        self.weights_id()
+        assert self.weights is not None
+        network = self.build()
+        state = checkpoint_filter_fn(read_state(self.weights), network)
+        fill(network, state, "ctranspath", self.weights)
+        return PatchEncoder(network, self).to(device, dtype).eval()
+
+    def build(self) -> nn.Module:
+        """The network with random weights."""
+        return timm.create_model(self.model, pretrained=False, num_classes=0, embed_layer=ConvStem)
+
+
+class ConvStem(nn.Module):
+    """Two strided 3×3 convolutions and a 1×1 convolution in place of Swin's patch embedding."""
+
+    def __init__(self, img_size: Any, embed_dim: int = 96, norm_layer: Any = nn.LayerNorm, **_settings: Any):
+        super().__init__()
+        side = img_size if isinstance(img_size, int) else img_size[0]
+        self.grid_size = (side // 4, side // 4)
+        layers: list[nn.Module] = []
+        for width_in, width in ((3, embed_dim // 8), (embed_dim // 8, embed_dim // 4)):
+            layers += [
+                nn.Conv2d(width_in, width, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+            ]
+        self.proj = nn.Sequential(*layers, nn.Conv2d(embed_dim // 4, embed_dim, 1))
+        self.norm = norm_layer(embed_dim)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """``(n, 3, h, w)`` -> ``(n, h / 4, w / 4, embed_dim)``."""
+        tokens: Tensor = self.norm(self.proj(pixels).permute(0, 2, 3, 1))
+        return tokens

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from milsurv.errors import MilsurvError
 
 BLOCK_ELEMENTS = 2**21
-"""Attention weights of one head that are computed at once: so many stay in a processor's cache."""
+"""Attention weights that are computed at once: so many stay in a processor's cache."""
 
 
 class MultiHeadAttention(nn.Module):
@@ -124,8 +124,8 @@ class DropoutAttention(torch.autograd.Function):
         ctx.seed = int(torch.randint(2**62, ()))
         ctx.dropped = round(dropout * 2**16)
         output = value.new_empty(*query.shape[:-1], value.shape[-1])
-        for head, rows, weights, kept in _blocks(query, key, ctx.seed, ctx.dropped):
-            torch.mm(weights.mul_(kept), value[head], out=output[head, rows])
+        for at, weights, kept in _blocks(query, key, ctx.seed, ctx.dropped):
+            torch.bmm(weights.mul_(kept), value[at[0]], out=output[at])
         output /= 1 - ctx.dropped / 2**16
         ctx.save_for_backward(query, key, value, output)
         return output
@@ -137,41 +137,51 @@ class DropoutAttention(torch.autograd.Function):
         row_sums = (d_output * output).sum(dim=-1, keepdim=True)
         d_output = d_output / (1 - ctx.dropped / 2**16)
         scale = query.shape[-1] ** -0.5
-        d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        block = query.new_empty(_rows_per_block(key), key.shape[-2])
-        for head, rows, weights, kept in _blocks(query, key, ctx.seed, ctx.dropped):
-            d_block = d_output[head, rows]
-            d_scores = torch.mm(d_block, value[head].t(), out=block[: len(weights)])
-            d_scores.mul_(kept).sub_(row_sums[head, rows]).mul_(weights)
-            d_value[head].addmm_(weights.mul_(kept).t(), d_block)
-            torch.mm(d_scores, key[head], out=d_query[head, rows])
-            d_key[head].addmm_(d_scores.t(), query[head, rows])
+        d_query, d_key, d_value = (torch.zeros(t.shape, dtype=t.dtype) for t in (query, key, value))
+        block = query.new_empty(_block_shape(query, key))
+        for at, weights, kept in _blocks(query, key, ctx.seed, ctx.dropped):
+            heads = at[0]
+            d_scores = block[: weights.shape[0], : weights.shape[1]]
+            torch.bmm(d_output[at], value[heads].transpose(1, 2), out=d_scores)
+            d_scores.mul_(kept).sub_(row_sums[at]).mul_(weights)
+            d_value[heads].baddbmm_(weights.mul_(kept).transpose(1, 2), d_output[at])
+            torch.bmm(d_scores, key[heads], out=d_query[at])
+            d_key[heads].baddbmm_(d_scores.transpose(1, 2), query[at])
         return d_query.mul_(scale), d_key.mul_(scale), d_value, None
 
 
 def _blocks(
     query: Tensor, key: Tensor, seed: int, dropped: int
-) -> Iterator[tuple[int, slice, Tensor, Tensor]]:
-    """Head and rows of each block, its attention weights, and 1 where they are kept, 0 for ``dropped`` of 2¹⁶.
+) -> Iterator[tuple[tuple[slice, slice], Tensor, Tensor]]:
+    """Heads and rows of each block, its attention weights, and 1 where they are kept, 0 for ``dropped`` of 2¹⁶.
 
     All blocks share their memory, which then stays in the processor's cache: fresh memory takes longer than the
     products.
     """
     generator = torch.Generator().manual_seed(seed)
-    heads, n, width = query.shape
-    step, m = _rows_per_block(key), key.shape[-2]
-    weights_block, kept_block = query.new_empty(step, m), query.new_empty(step, m)
+    heads, rows, m = shape = _block_shape(query, key)
+    weights_block, kept_block = query.new_empty(shape), query.new_empty(shape)
     # Four 16-bit numbers from each 64-bit draw: Tensor.bernoulli_ takes longer than the products.
-    draws = torch.empty(math.ceil(step * m / 4), dtype=torch.int64)
-    bits = draws.view(torch.int16)[: step * m].view(step, m)
-    for head in range(heads):
-        for start in range(0, n, step):
-            rows = slice(start, min(start + step, n))
-            count = rows.stop - rows.start
-            weights = torch.mm(query[head, rows] * width**-0.5, key[head].t(), out=weights_block[:count])
+    draws = torch.empty(math.ceil(heads * rows * m / 4), dtype=torch.int64)
+    for head in range(0, query.shape[0], heads):
+        for row in range(0, query.shape[1], rows):
+            at = slice(head, head + heads), slice(row, row + rows)
+            scaled = query[at] * query.shape[-1] ** -0.5
+            count = scaled.shape[0] * scaled.shape[1] * m
+            weights = weights_block[: scaled.shape[0], : scaled.shape[1]]
+            torch.bmm(scaled, key[at[0]].transpose(1, 2), out=weights)
             torch.softmax(weights, dim=-1, out=weights)
-            draws.random_(-(2**63), None, generator=generator)
-            yield head, rows, weights, torch.ge(bits[:count], dropped - 2**15, out=kept_block[:count])
+            bits = (
+                draws[: math.ceil(count / 4)].random_(-(2**63), None, generator=generator).view(torch.int16)
+            )
+            kept = kept_block[: scaled.shape[0], : scaled.shape[1]]
+            yield at, weights, torch.ge(bits[:count].view(weights.shape), dropped - 2**15, out=kept)
+
+
+def _block_shape(query: Tensor, key: Tensor) -> tuple[int, int, int]:
+    """Heads, rows and keys of a block: whole heads where several fit, else rows of one."""
+    heads, n, m = *query.shape[:2], key.shape[1]
+    return min(heads, max(1, BLOCK_ELEMENTS // (n * m))), min(n, _rows_per_block(key)), m
 
 
 def _rows_per_block(key: Tensor) -> int:

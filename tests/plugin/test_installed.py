@@ -10,6 +10,8 @@ import pytest
 from milsurv import __version__
 from tests.environment import Environment
 
+pytestmark = pytest.mark.acceptance
+
 REGISTERING = """
 from milsurv import hookimpl
 
@@ -19,8 +21,6 @@ def milsurv_register_aggregators(register):
 """
 AGGREGATOR = """
 from milsurv.aggregators.pooling import MeanPool
-
-pytestmark = pytest.mark.acceptance
 
 class Mine(MeanPool):
     "Mean of the patches."

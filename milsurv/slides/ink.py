@@ -46,7 +46,9 @@ def straight_edges(mask: NDArray[np.uint8], width: float) -> NDArray[np.bool_]:
     longest = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
     for label in np.flatnonzero(stats[:, cv2.CC_STAT_AREA] <= width * longest).tolist():
         if label:
-            points = np.argwhere(labels == label).astype(np.float32)
+            left, top, columns, rows = stats[label, : cv2.CC_STAT_AREA]
+            piece = labels[top : top + rows, left : left + columns] == label  # dust makes thousands of pieces
+            points = np.argwhere(piece).astype(np.float32)
             sides = np.array(cv2.minAreaRect(points)[1]) + 1  # between pixels' centres
             edges[label] = sides.min() <= width and sides.max() >= EDGE_LENGTH * sides.min()
     return np.asarray(edges[labels])

@@ -72,7 +72,7 @@ def read_grid(slide: Slide, grid: PatchGrid, tiling: Tiling, threads: int = 1) -
 def _in_order(
     read: Callable[[list[int]], list[Batch]], places: Sequence[list[int]], threads: int
 ) -> Iterator[list[Batch]]:
-    """``map(read, places)`` by ``threads``, at most one waiting result for each of them."""
+    """``map(read, places)`` by ``threads``, with at most twice as many under way or waiting."""
     if threads == 1:
         yield from map(read, places)
         return

@@ -50,6 +50,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
+def first_line(error: Exception) -> str:
+    """What a library's exception says first, for a message of one line."""
+    return str(error).strip().partition("\n")[0]
+
+
 @contextmanager
 def full_disk_named(path: Path) -> Iterator[None]:
     """Turn the OSError of a full disk, or a used-up quota, met in writing ``path`` into a MilsurvError."""

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from milsurv.plugin.base import PluginConfig
 
+Precision = Literal["float32", "bfloat16", "float16"]
+
 
 class Backbone(ABC):
     """Describes a pretrained network and loads it."""
@@ -28,6 +30,10 @@ class Backbone(ABC):
     gated: bool
     magnification: int
     """Recommended magnification."""
+    trained_at: tuple[int, ...] = ()
+    """Magnifications of the patches that it was trained on; empty for a network that was not trained on slides."""
+    precision: Precision = "float32"
+    """The narrowest type in which the network may compute, under autocast."""
     expected_failures: ClassVar[Mapping[str, str]] = {}
     """Promises of ``milsurv.testing`` that this class need not keep, each with the reason."""
 

@@ -2,62 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-import timm
-import torch
 from timm.models.swin_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from milsurv.backbones.base import Backbone, PatchEncoder
-from milsurv.backbones.weights import file_id, fill, read_state
+from milsurv.backbones.timm_hub import TimmBackbone
 from milsurv.config import AbsolutePath
 from milsurv.errors import WeightsError
 from milsurv.plugin.base import PluginConfig
 
 PUBLISHED = "https://github.com/Xiyue-Wang/TransPath"
-
-
-class CTransPath(Backbone):
-    """CTransPath (Wang et al., Medical Image Analysis 2022), 768 features a patch. Weights: GPL-3.0."""
-
-    class Config(PluginConfig):
-        """Settings of CTransPath."""
-
-        weights: AbsolutePath | None = None
-        """The published ``ctranspath.pth``, or its tensors as safetensors; needed, no hub has it."""
-
-    model = "swin_tiny_patch4_window7_224"
-    dim = 768
-    input_px = 224
-    mean = (0.485, 0.456, 0.406)
-    std = (0.229, 0.224, 0.225)
-    licence = "GPL-3.0"
-    gated = False
-    magnification = 20
-
-    def __init__(self, config: Config):
-        self.weights = config.weights
-
-    def weights_id(self) -> str:
-        if self.weights is None:
-            raise WeightsError(
-                f"backbone ctranspath needs its weights in a file: download ctranspath.pth from {PUBLISHED} and give "
-                "backbone.weights: FILE"
-            )
-        return file_id(self.weights)
-
-    def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
-        self.weights_id()
-        assert self.weights is not None
-        network = self.build()
-        state = checkpoint_filter_fn(read_state(self.weights), network)
-        fill(network, state, "ctranspath", self.weights)
-        return PatchEncoder(network, self).to(device, dtype).eval()
-
-    def build(self) -> nn.Module:
-        """The network with random weights."""
-        return timm.create_model(self.model, pretrained=False, num_classes=0, embed_layer=ConvStem)
 
 
 class ConvStem(nn.Module):
@@ -81,3 +37,41 @@ class ConvStem(nn.Module):
         """``(n, 3, h, w)`` -> ``(n, h / 4, w / 4, embed_dim)``."""
         tokens: Tensor = self.norm(self.proj(pixels).permute(0, 2, 3, 1))
         return tokens
+
+
+class CTransPathConfig(PluginConfig):
+    """Settings of CTransPath."""
+
+    weights: AbsolutePath | None = None
+    """The published ``ctranspath.pth``, or its tensors as safetensors; needed, no hub has it."""
+
+
+class CTransPath(TimmBackbone):
+    """CTransPath (Wang et al., Medical Image Analysis 2022), 768 features a patch. Weights: GPL-3.0."""
+
+    Config = CTransPathConfig
+    architecture = "swin_tiny_patch4_window7_224"
+    arguments = {"embed_layer": ConvStem}  # noqa: RUF012
+    dim = 768
+    input_px = 224
+    mean = (0.485, 0.456, 0.406)
+    std = (0.229, 0.224, 0.225)
+    licence = "GPL-3.0"
+    gated = False
+    magnification = 20
+    trained_at = (20,)
+
+    def __init__(self, config: CTransPathConfig):
+        self.weights = config.weights
+
+    def source(self) -> Path:
+        if self.weights is None:
+            raise WeightsError(
+                f"backbone ctranspath needs its weights in a file: download ctranspath.pth from {PUBLISHED} and give "
+                "backbone.weights: FILE"
+            )
+        return self.weights
+
+    def renamed(self, published: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = checkpoint_filter_fn(published, network)
+        return tensors

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from milsurv.errors import WeightsError
+from milsurv.errors import WeightsError, first_line
 
 
 def file_id(weights: Path) -> str:
@@ -40,7 +40,7 @@ def read_state(weights: Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:
         raise WeightsError(
-            f"weights file {weights} cannot be read, it is damaged or no weights file: {_first_line(error)}"
+            f"weights file {weights} cannot be read, it is damaged or no weights file: {first_line(error)}"
         ) from error
     for container in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(container), dict):
@@ -78,7 +78,3 @@ def _fault(name: str, found: Tensor | None, expected: Tensor | None) -> str | No
     if not bool(found.isfinite().all()):
         return f"{name} holds NaN or infinity"
     return None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

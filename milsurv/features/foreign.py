@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from milsurv.errors import SlideError
+from milsurv.errors import SlideError, first_line
 from milsurv.features.layouts import TRIDENT_FOLDER
 
 Unit = Literal["px", "µm"]
@@ -61,8 +61,8 @@ def _tensor(file: Path) -> NDArray[np.floating[Any]]:
             "(n, d) saved with torch.save is expected"
         ) from None
     except Exception as error:
-        first_line = str(error).partition("\n")[0]
-        raise SlideError(f"{file}: cannot be read, it is damaged or no .pt file: {first_line}") from error
+        reason = first_line(error)
+        raise SlideError(f"{file}: cannot be read, it is damaged or no .pt file: {reason}") from error
     if not isinstance(content, torch.Tensor):
         raise SlideError(
             f"{file}: holds a {type(content).__name__}; a floating-point tensor (n, d) is expected"

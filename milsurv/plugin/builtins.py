@@ -50,6 +50,34 @@ def milsurv_register_backbones(register: Register) -> None:
         "milsurv.backbones.ctranspath:CTransPath",
         summary="CTransPath, Swin transformer on pathology (Wang et al. 2022), 768-d; weights from a file",
     )
+    transformers = "milsurv.backbones.vision_transformers"
+    register("uni", f"{transformers}:UNI", summary="UNI, ViT-L/16 on pathology (Chen et al. 2024), 1024-d")
+    register("uni2_h", f"{transformers}:UNI2h", summary="UNI2-h, ViT-H/14 on pathology (2025), 1536-d")
+    register(
+        "virchow2",
+        f"{transformers}:Virchow2",
+        summary="Virchow2, ViT-H/14 on pathology (Zimmermann et al. 2024), class token and mean, 2560-d",
+    )
+    register(
+        "gigapath",
+        f"{transformers}:GigaPath",
+        summary="Prov-GigaPath's tile encoder, ViT-g/16 on pathology (Xu et al. 2024), 1536-d",
+    )
+    register(
+        "hoptimus1",
+        f"{transformers}:HOptimus1",
+        summary="H-optimus-1, ViT-g/14 on pathology (Bioptimus 2025), 1536-d",
+    )
+    register(
+        "phikon_v2",
+        f"{transformers}:PhikonV2",
+        summary="Phikon-v2, ViT-L/16 on pathology (Filiot et al. 2024), 1024-d",
+    )
+    register(
+        "timm",
+        "milsurv.backbones.timm_model:TimmModel",
+        summary="any network of timm, or hf-hub:owner/name",
+    )
 
 
 @hookimpl

@@ -1,0 +1,120 @@
+"""Any network of timm, or of a repository on the Hugging Face hub that timm can read, as a backbone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import timm
+import torch
+from pydantic import field_validator
+from timm.data.config import resolve_model_data_config
+from torch import nn
+
+from milsurv.backbones.base import Backbone, PatchEncoder, Precision
+from milsurv.backbones.weights import file_id, fill, read_state
+from milsurv.config import AbsolutePath
+from milsurv.errors import WeightsError, first_line, nearest
+from milsurv.plugin.base import PluginConfig
+
+HUB = "hf-hub:"
+
+
+class TimmModelConfig(PluginConfig):
+    """Which network."""
+
+    model: str
+    """A name of timm such as ``vit_small_patch16_224.dino``, or ``hf-hub:owner/name[@revision]``."""
+    weights: AbsolutePath | None = None
+    """A local file (safetensors, or .pth of tensors by name); by default the weights that timm knows for the model."""
+
+    @field_validator("model")
+    @classmethod
+    def _known(cls, model: str) -> str:
+        architecture = model.partition(".")[0]
+        if not model.startswith(HUB) and not timm.is_model(architecture):
+            raise ValueError(
+                f"timm {timm.__version__} has no model '{architecture}'{nearest(architecture, timm.list_models())}; "
+                f"give one of timm's names, or {HUB}owner/name"
+            )
+        return model
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What timm knows of a model before its weights are read."""
+
+    dim: int
+    input_px: int
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    licence: str
+    classifier: tuple[str, ...]
+
+
+@cache
+def _facts(model: str) -> _Facts:
+    """Raises WeightsError when the hub has to be asked and cannot be reached."""
+    try:
+        with torch.device("meta"):
+            network = timm.create_model(model, pretrained=False, num_classes=0).eval()
+    except Exception as error:
+        raise WeightsError(
+            f"the description of {model} cannot be fetched from the hub ({type(error).__name__}: {first_line(error)})"
+        ) from error
+    known: Any = network.pretrained_cfg
+    about: dict[str, Any] = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
+    height, width = about["input_size"][1:]
+    with torch.inference_mode():
+        embedding = network(torch.empty(1, 3, height, width, device="meta"))
+    classifier = known.get("classifier") or ()
+    return _Facts(
+        dim=embedding.shape[-1],
+        input_px=height,
+        interpolation="bicubic" if about["interpolation"] == "bicubic" else "bilinear",
+        mean=about["mean"],
+        std=about["std"],
+        licence=known.get("license") or "unknown",
+        classifier=(classifier,) if isinstance(classifier, str) else tuple(classifier),
+    )
+
+
+class TimmModel(Backbone):
+    """Any network of timm without its classifier, pooled and normalised as timm describes it."""
+
+    Config = TimmModelConfig
+    precision: Precision = "float32"
+    gated = False
+    magnification = 20
+
+    def __init__(self, config: TimmModelConfig):
+        self.model = config.model
+        self.weights = config.weights
+        self._of = _facts(self.model)
+        for name in ("dim", "input_px", "interpolation", "mean", "std", "licence"):
+            setattr(self, name, getattr(self._of, name))
+
+    def weights_id(self) -> str:
+        return f"timm:{self.model}" if self.weights is None else file_id(self.weights)
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        return PatchEncoder(self._network(), self).to(device, dtype).eval()
+
+    def _network(self) -> nn.Module:
+        if self.weights is not None:
+            network = timm.create_model(self.model, pretrained=False, num_classes=0)
+            behind = tuple(f"{layer}." for layer in self._of.classifier)
+            published = read_state(self.weights)
+            needed = {name: value for name, value in published.items() if not name.startswith(behind)}
+            fill(network, needed, self.model, self.weights)
+            return network
+        try:
+            return timm.create_model(self.model, pretrained=True, num_classes=0)
+        except Exception as error:
+            raise WeightsError(
+                f"the weights of {self.model} cannot be fetched from the hub ({type(error).__name__}: "
+                f"{first_line(error)}); if the model is gated, ask for access on its page and give a token in the "
+                "environment variable HF_TOKEN; a local copy will do: backbone.weights: FILE (.safetensors, .pth)"
+            ) from error

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,17 @@ def append_line(path: Path, line: str) -> None:
         except OSError:
             file.truncate(end)
             raise
+
+
+def append_event(path: Path, event: Mapping[str, Any]) -> None:
+    """Add a line of JSON with the time to a file of events, which is made with its folder; NaN becomes null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    finite = {
+        key: None if isinstance(value, float) and not isfinite(value) else value
+        for key, value in event.items()
+    }
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    append_line(path, json.dumps({"at": at, **finite}, allow_nan=False))
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -17,13 +17,13 @@ from milsurv.cohort.locate import SlideFolder
 from milsurv.cohort.splits import make_splits
 from milsurv.cohort.table import read_cohort
 from milsurv.config import RunConfig, TableCohort
-from milsurv.errors import MilsurvError, ProblemsError, SlideError
-from milsurv.executors.local import choose_device
+from milsurv.errors import MilsurvError, ProblemsError, SlideError, size
+from milsurv.executors.devices import choose_device
+from milsurv.features.extract import ExtractionSettings
 from milsurv.features.importing import ImportSettings
+from milsurv.features.room import bytes_of_patch, most_patches
 from milsurv.pipeline import feature_settings
 from milsurv.plugin.registry import Registry
-from milsurv.progress import size
-from milsurv.slides.grid import make_levels
 
 T = TypeVar("T")
 
@@ -52,8 +52,9 @@ def check_run(config: RunConfig, registry: Registry) -> Findings:
         needed = config.cohort.cases * BYTES_OF_SYNTHETIC_SLIDE
         _check_disk(config.workspace, needed, "the synthetic slides", findings)
         findings.facts.append(f"a synthetic cohort of {config.cohort.cases} cases, seed {config.cohort.seed}")
-    elif config.features is None:
-        _check_cohort(config, config.cohort, None, partial(_extracted_bytes, config, registry), findings)
+    elif isinstance(settings, ExtractionSettings):
+        findings.warnings += settings.warnings((), registry)
+        _check_cohort(config, config.cohort, None, partial(_extracted_bytes, settings, registry), findings)
     elif isinstance(settings, ImportSettings):
         files = settings.source.index()
         _check_cohort(config, config.cohort, files, partial(_imported_bytes, settings), findings)
@@ -112,10 +113,10 @@ def _check_slides(
     return replace(cohort, cases=tuple(usable))
 
 
-def _extracted_bytes(config: RunConfig, registry: Registry, slide: SlideRef) -> float:
+def _extracted_bytes(settings: ExtractionSettings, registry: Registry, slide: SlideRef) -> float:
     """Size of a slide's features if all of it were tissue. Raises SlideError when it is of no use."""
-    dim: int = registry.create("backbone", config.extracting_backbone).dim
-    return _most_patches(config, registry, slide) * dim * (2 if config.extraction.dtype == "float16" else 4)
+    each = bytes_of_patch(settings.dim, settings.config.extraction.dtype)
+    return most_patches(settings.config, registry, slide) * each
 
 
 def _imported_bytes(settings: ImportSettings, slide: SlideRef) -> float:
@@ -123,16 +124,6 @@ def _imported_bytes(settings: ImportSettings, slide: SlideRef) -> float:
     if slide.path is None:
         raise SlideError(slide.reason or "no file")
     return float(sum(file.stat().st_size for file in settings.files(slide.path).values()))
-
-
-def _most_patches(config: RunConfig, registry: Registry, slide: SlideRef) -> float:
-    """Patches over all magnifications if the whole slide were tissue. Raises SlideError when it is of no use."""
-    if slide.path is None:
-        raise SlideError(slide.reason or "no file")
-    with registry.create("reader", config.reader).open(slide.path, slide.mpp) as opened:
-        width, height = opened.dimensions
-        sides: list[float] = [level.patch_level0 for level in make_levels(opened.mpp, config.tiling).values()]
-        return float(sum(width * height / side**2 for side in sides))
 
 
 def _nearest_folder(workspace: Path) -> Path:

@@ -172,6 +172,14 @@ class Extraction(Section):
     """How features are computed; nothing here changes them beyond rounding."""
 
     batch_size: PositiveInt = 32
+    """Patches of all magnifications and slides in hand that go through the backbone together; halved when the
+    device's memory does not hold them. A GPU is fed better with 128 or 256."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type in which the backbone computes; auto: the narrowest that the backbone allows and the device is fast in."""
+    compile: bool = False
+    """Compile the backbone with torch.compile: a minute more at the start, faster afterwards on a GPU."""
+    decoding_threads: PositiveInt | Literal["auto"] = "auto"
+    """Threads that read each slide; auto: one on a CPU, where each core has a worker, all cores beside a GPU."""
     dtype: Literal["float16", "float32"] = "float16"
     """Type in which features are stored."""
 

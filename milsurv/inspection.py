@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from milsurv.cohort.ids import SLIDE_SUFFIXES
@@ -16,6 +15,8 @@ from milsurv.cohort.locate import index_slides
 from milsurv.cohort.table import read_cohort
 from milsurv.config import RunConfig, TableCohort, Tiling
 from milsurv.errors import MilsurvError, SlideError
+from milsurv.features.extract import ExtractionSettings, load_encoder
+from milsurv.features.room import bytes_of_patch
 from milsurv.plugin.registry import Registry
 from milsurv.slides.grid import PatchGrid, make_grid
 from milsurv.slides.patches import read_grid
@@ -26,8 +27,6 @@ SAMPLED_PLACES = 4
 """Patches of the coarsest magnification that are read to measure how fast the slide is read."""
 THUMBNAIL_PX = 1200
 TIMED_BATCHES = 3
-BYTES_OF_PLACE = 24
-"""Coordinates and grid of a patch in a feature file."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,9 @@ class SlideInspection:
         """Magnification -> number of patches."""
         return {} if self.grid is None else self.grid.counts
 
-    def disk_bytes(self, dim: int, itemsize: int) -> int:
-        """Size of the feature file with ``dim`` numbers of ``itemsize`` bytes for each patch."""
-        return sum(self.patches.values()) * (dim * itemsize + BYTES_OF_PLACE)
+    def disk_bytes(self, dim: int, dtype: str) -> int:
+        """Size of the feature file with ``dim`` numbers of ``dtype`` for each patch."""
+        return sum(self.patches.values()) * bytes_of_patch(dim, dtype)
 
 
 def slides_to_inspect(path: Path, config: RunConfig) -> dict[Path, float | None]:
@@ -140,16 +139,15 @@ def _read_seconds(slide: Slide, grid: PatchGrid, tiling: Tiling) -> float:
 
 
 def embedding_seconds(config: RunConfig, registry: Registry, device: str) -> float:
-    """Time of the backbone for a patch, measured on a batch of grey ones. Raises WeightsError without its weights."""
-    network = registry.create("backbone", config.extracting_backbone).load(
-        torch.device(device), torch.float32
-    )
-    px = config.tiling.patch_px
-    batch = torch.full((config.extraction.batch_size, 3, px, px), 128, dtype=torch.uint8, device=device)
+    """Time of the backbone for a patch, measured on batches of grey ones. Raises WeightsError without its weights."""
+    encoder = load_encoder(ExtractionSettings.of(config, registry), device)
+    n, px = config.extraction.batch_size, config.tiling.patch_px
+    patches, rows = np.full((n, px, px, 3), 128, np.uint8), np.arange(n)
+    finest = max(config.tiling.magnifications)
     times = []
-    with torch.inference_mode():
-        for _ in range(TIMED_BATCHES):
-            started = time.perf_counter()
-            network(batch).cpu()
-            times.append(time.perf_counter() - started)
-    return min(times) / len(batch)
+    for _ in range(TIMED_BATCHES):
+        started = time.perf_counter()
+        with encoder.slide("grey patches", {finest: np.zeros((n, 2), np.int64)}, "float32") as slide:
+            encoder.put(slide, finest, rows, patches)
+        times.append(time.perf_counter() - started)
+    return min(times) / n

@@ -23,15 +23,17 @@ from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.times import EvaluationTimes, evaluation_times
 from milsurv.executors.base import IN_OTHER_HANDS, Event, Executor, Unit
-from milsurv.executors.local import LocalExecutor, choose_device, count_workers
-from milsurv.features.extract import ExtractedSlide, ExtractionSettings, extract_slide, extracted
-from milsurv.features.importing import ImportSettings, import_slide, imported, require_equal_dims
+from milsurv.executors.devices import choose_device, count_workers, slides_in_hand, visible_gpus
+from milsurv.executors.local import LocalExecutor
+from milsurv.features.extract import ExtractedSlide, ExtractionSettings
+from milsurv.features.importing import ImportSettings, require_equal_dims
+from milsurv.features.tally import EVENTS, Tally
 from milsurv.plugin.lifecycle import HookFailure, LifeCycle
 from milsurv.plugin.registry import Registry
 from milsurv.progress import RunProgress, Stage
 from milsurv.report.html import write_report
 from milsurv.report.views import make_views
-from milsurv.run_folder import EVENTS, FeatureSettings, RunContent, RunFolder
+from milsurv.run_folder import FeatureSettings, RunContent, RunFolder
 from milsurv.training.data import TrainingCase
 from milsurv.training.loop import PREDICTIONS, FoldJob, read_predictions, train_fold
 
@@ -61,10 +63,11 @@ def run(
         remove_abandoned(config.workspace / part)
     if config.splits.files is None:
         _require_fold(only_fold, range(config.splits.folds))
-    with LocalExecutor(count_workers(config.executor.workers, device), config.executor.threads) as executor:
+    workers = count_workers(config.executor.workers, device)
+    with LocalExecutor(workers, config.executor.threads, visible_gpus(device)) as executor:
         settings = feature_settings(config, registry)
         cohort = prepare_cohort(config, settings, executor, progress)
-        outcomes = extract_features(cohort, settings, executor, progress, device)
+        outcomes = extract_features(cohort, settings, registry, executor, progress, device)
         usable = usable_cases(cohort, outcomes)
         splits, warnings = split_cases(usable, config, progress, only_fold)
         times = evaluation_times(
@@ -136,21 +139,38 @@ def _make_synthetic(
 
 
 def extract_features(
-    cohort: Cohort, settings: FeatureSettings, executor: Executor, progress: RunProgress, device: str
+    cohort: Cohort,
+    settings: FeatureSettings,
+    registry: Registry,
+    executor: Executor,
+    progress: RunProgress,
+    device: str,
 ) -> dict[str, ExtractedSlide]:
     """Slide id -> what became of it; slides whose feature files are whole are not read again."""
     outcomes: dict[str, ExtractedSlide] = {}
-    units = []
+    todo: list[SlideRef] = []
     for slide in (slide for case in cohort.cases for slide in case.slides):
         if slide.path is None:
             outcomes[slide.slide_id] = ExtractedSlide(slide.slide_id, {}, reason=slide.reason)
-        elif done := _done_before(settings, slide.slide_id, slide.path, slide.mpp):
+        elif done := settings.done_before(slide):
             outcomes[slide.slide_id] = done
         else:
-            units.append(_feature_unit(slide, settings, device))
-    verb = "importing" if isinstance(settings, ImportSettings) else "extracting"
-    with progress.stage(f"{verb} features", len(units), "slides") as stage:
-        fresh = executor.run(units, partial(_count, stage, "slide"))
+            todo.append(slide)
+    for warning in settings.warnings(todo, registry):
+        progress.warn(warning)
+    tally = Tally(settings.folder)
+
+    def on_event(unit: Unit, event: Event) -> None:
+        if event["event"] == "smaller batches":
+            progress.warn(
+                f"the memory of {device} holds {event['batch_size']} patches at a time, not extraction.batch_size"
+            )
+        tally.add(event)
+        _count(stage, "slide", unit, event, tally)
+
+    with progress.stage(f"{settings.verb} features", len(todo), "slides") as stage:
+        units = [settings.unit(slide, device) for slide in todo]
+        fresh = executor.run(units, on_event, slides_in_hand(device))
     outcomes |= {outcome.slide_id: outcome for outcome in fresh}
     left_out = [outcome for outcome in outcomes.values() if outcome.reason is not None]
     for outcome in left_out[:SHOWN_SLIDES]:
@@ -162,27 +182,11 @@ def extract_features(
     return outcomes
 
 
-def _done_before(
-    settings: FeatureSettings, slide_id: str, path: Path, mpp: float | None
-) -> ExtractedSlide | None:
-    if isinstance(settings, ImportSettings):
-        return imported(settings, slide_id, path, mpp)
-    return extracted(settings, slide_id, path, mpp)
-
-
-def _feature_unit(slide: SlideRef, settings: FeatureSettings, device: str) -> Unit:
-    path = settings.path(slide.slide_id)
-    arguments = {"settings": settings, "slide_id": slide.slide_id, "mpp": slide.mpp}
-    if isinstance(settings, ImportSettings):
-        return Unit(slide.slide_id, import_slide, {**arguments, "file": slide.path}, path)
-    return Unit(slide.slide_id, extract_slide, {**arguments, "slide": slide.path, "device": device}, path)
-
-
-def _count(stage: Stage, done: str, unit: Unit, event: Event) -> None:
+def _count(stage: Stage, done: str, unit: Unit, event: Event, note: object = "") -> None:
     """Advance a stage by each event named ``done``."""
     if event["event"] == IN_OTHER_HANDS:
         stage.wait_for(unit.name)
-    stage.advance(event["event"] == done)
+    stage.advance(event["event"] == done, note)
 
 
 def usable_cases(cohort: Cohort, outcomes: dict[str, ExtractedSlide]) -> Cohort:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +14,15 @@ import pandas as pd
 import yaml
 
 from milsurv._version import __version__
-from milsurv.artifacts import append_line, fingerprint, write_json, write_text
+from milsurv.artifacts import append_event, fingerprint, write_json, write_text
 from milsurv.cohort.cases import Cohort, SlideRef, Split
 from milsurv.cohort.splits import write_splits
 from milsurv.config import RunConfig
 from milsurv.executors.base import Event
-from milsurv.executors.local import choose_device
+from milsurv.executors.devices import choose_device
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings
 from milsurv.features.importing import ImportSettings
+from milsurv.features.tally import EVENTS
 from milsurv.plugin.registry import KINDS, Registry
 
 PACKAGES = (
@@ -41,7 +39,6 @@ PACKAGES = (
 )
 
 
-EVENTS = "events.jsonl"
 FeatureSettings = ExtractionSettings | ImportSettings
 """What decides a run's features, be they extracted or imported."""
 
@@ -164,13 +161,7 @@ class RunFolder:
 
     def log(self, event: Event) -> None:
         """Add a line to ``events.jsonl``."""
-        finite = {
-            key: None if isinstance(value, float) and not isfinite(value) else value
-            for key, value in event.items()
-        }
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        line = json.dumps({"at": at, **finite}, allow_nan=False)
-        append_line(self.path / EVENTS, line)
+        append_event(self.path / EVENTS, event)
 
 
 def kinds(config: RunConfig) -> tuple[str, ...]:

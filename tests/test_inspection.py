@@ -32,7 +32,7 @@ def test_what_a_run_would_make_of_a_slide(tmp_path: Path, registry: Registry) ->
     assert (found.mpp, found.mpp_source, found.read_by) == (0.5, "properties", "JPEG tiles at full scale")
     assert found.tissue_mm2 == pytest.approx(0.512 * 0.384, rel=0.1)
     assert found.patches == {20: 4 * 3, 10: 2 * 2, 5: 2 * 1}
-    assert found.disk_bytes(dim=100, itemsize=2) == 18 * (200 + 8 * 2 + 4 * 2)
+    assert found.disk_bytes(dim=100, dtype="float16") == 18 * (200 + 8 * 2 + 4 * 2)
     assert found.read_seconds is not None
     assert found.read_seconds > 0
 

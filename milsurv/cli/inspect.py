@@ -10,12 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from milsurv.config import RunConfig
-from milsurv.errors import WeightsError
-from milsurv.executors.local import choose_device, count_workers
+from milsurv.errors import WeightsError, size
+from milsurv.executors.devices import choose_device, count_workers
 from milsurv.inspection import SlideInspection, embedding_seconds, inspect_slide, slides_to_inspect
 from milsurv.loading import load_config
 from milsurv.plugin.registry import Registry
-from milsurv.progress import RunProgress, duration, size
+from milsurv.progress import RunProgress, duration
 from milsurv.report.slide_picture import slide_picture
 from milsurv.slides.geojson import write_geojson
 
@@ -57,7 +57,7 @@ class Estimate:
         self.workers = count_workers(config.executor.workers, self.device)
         self.name = config.extracting_backbone.name
         self._dim = registry.create("backbone", config.extracting_backbone).dim
-        self._itemsize = 2 if config.extraction.dtype == "float16" else 4
+        self._dtype = config.extraction.dtype
         self.without: str | None = None
         """Why the backbone's time is not known."""
         self._per_patch = 0.0
@@ -71,7 +71,7 @@ class Estimate:
         return (found.read_seconds or 0.0) + self._per_patch * sum(found.patches.values())
 
     def disk(self, found: SlideInspection) -> int:
-        return found.disk_bytes(self._dim, self._itemsize)
+        return found.disk_bytes(self._dim, self._dtype)
 
 
 def _print_slide(found: SlideInspection, estimate: Estimate, progress: RunProgress) -> None:

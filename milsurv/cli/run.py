@@ -8,7 +8,8 @@ from typing import Any
 
 from milsurv._version import __version__
 from milsurv.config import RunConfig, SyntheticCohort
-from milsurv.executors.local import choose_device, count_workers
+from milsurv.errors import MilsurvError
+from milsurv.executors.devices import choose_device, count_workers
 from milsurv.loading import load_config
 from milsurv.pipeline import RunResult, run
 from milsurv.progress import RunProgress
@@ -28,9 +29,13 @@ def run_command(
     """Exit status: 0; 1 when more slides are left out than ``max_failed_slides``; 130 when stopped by Ctrl-C."""
     progress = RunProgress(quiet)
     config, registry = load_config(source, overrides, plugins)
+    progress.log_to(config.workspace / "logs" / f"{config.name}.log")
     _print_plan(config, progress, fold)
     try:
         result = run(config, registry, progress, fold)
+    except MilsurvError as error:
+        progress.log(f"error: {error}")
+        raise
     except KeyboardInterrupt:
         progress.warn("stopped; the same command goes on where it stopped")
         return 130

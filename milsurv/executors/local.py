@@ -9,10 +9,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from multiprocessing.context import SpawnContext
 from multiprocessing.synchronize import Event as StopFlag
 from typing import Any
 
@@ -21,80 +23,71 @@ import torch
 
 from milsurv.errors import MilsurvError
 from milsurv.executors.base import IN_OTHER_HANDS, Event, Executor, Stopped, Unit
+from milsurv.executors.devices import VISIBLE_GPUS
 
-MOST_WORKERS = 8
 RETRY_SECONDS = 1.0
 """How long units in other hands are left alone before they are tried again."""
 FINISHED = None
 """Sent after a unit's last event: events travel apart from results, and may come later."""
 
 
-def choose_device(wanted: str) -> str:
-    """The device to compute on; ``auto`` takes a GPU when there is one."""
-    available = torch.cuda.is_available()
-    if wanted == "auto":
-        return "cuda" if available else "cpu"
-    if wanted.startswith("cuda") and not available:
-        raise MilsurvError(f"device '{wanted}' is asked for, but torch finds no GPU here; use --device cpu")
-    return wanted
-
-
-def count_workers(wanted: int | str, device: str) -> int:
-    """Processes side by side: as wanted; ``auto`` is one per core up to 8, or one on a GPU."""
-    if isinstance(wanted, int):
-        return wanted
-    if device.startswith("cuda"):
-        return 1
-    return min(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        MOST_WORKERS,
-    )
-
-
 class LocalExecutor(Executor):
-    """``workers`` processes of ``threads`` threads each; one worker is this process itself."""
+    """``workers`` processes of ``threads`` threads each; where one unit at a time is done, one worker is this process.
 
-    def __init__(self, workers: int, threads: int):
+    ``gpus``, if there are any, are dealt out to the workers in turn: each sees one.
+    """
+
+    def __init__(self, workers: int, threads: int, gpus: Sequence[str] = ()):
         self.workers = workers
         self.threads = threads
+        self.gpus = tuple(gpus)
         self._pool: ProcessPoolExecutor | None = None
         self._context = multiprocessing.get_context("spawn")
-        self._events: Any = self._context.Queue() if workers > 1 else None
-        self._stop: StopFlag | None = self._context.Event() if workers > 1 else None
+        self._shared: _Shared | None = None
 
     def __exit__(self, *exception: object) -> None:
         if self._pool is not None:
-            assert self._stop is not None
-            self._stop.set()
+            assert self._shared is not None
+            self._shared.stop.set()
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
 
-    def run(self, units: Sequence[Unit], on_event: Callable[[Unit, Event], None]) -> list[Any]:
-        results = self._run_once(units, on_event)
+    def run(
+        self, units: Sequence[Unit], on_event: Callable[[Unit, Event], None], side_by_side: int = 1
+    ) -> list[Any]:
+        results = self._run_once(units, on_event, side_by_side)
         told: set[int] = set()
         while waiting := [index for index, result in enumerate(results) if result == IN_OTHER_HANDS]:
             for index in set(waiting) - told:
                 on_event(units[index], {"event": IN_OTHER_HANDS})
             told.update(waiting)
             time.sleep(RETRY_SECONDS)
-            again = self._run_once([units[index] for index in waiting], on_event)
+            again = self._run_once([units[index] for index in waiting], on_event, side_by_side)
             for index, result in zip(waiting, again, strict=True):
                 results[index] = result
         return results
 
-    def _run_once(self, units: Sequence[Unit], on_event: Callable[[Unit, Event], None]) -> list[Any]:
-        if self.workers == 1:
+    def _run_once(
+        self, units: Sequence[Unit], on_event: Callable[[Unit, Event], None], side_by_side: int
+    ) -> list[Any]:
+        if self._pool is None and self.workers == side_by_side == 1:
             _pin_threads(self.threads)
             return [unit.do(partial(on_event, unit)) for unit in units]
-        return self._run_in_pool(units, on_event)
+        return self._run_in_pool(units, on_event, side_by_side)
 
-    def _run_in_pool(self, units: Sequence[Unit], on_event: Callable[[Unit, Event], None]) -> list[Any]:
+    def _run_in_pool(
+        self, units: Sequence[Unit], on_event: Callable[[Unit, Event], None], side_by_side: int
+    ) -> list[Any]:
         if self._pool is None:
-            start = partial(_start_worker, self._events, self._stop, self.threads)
-            self._pool = ProcessPoolExecutor(self.workers, self._context, start)
+            self._shared = _Shared.of(self._context, self.threads, self.gpus)
+            self._pool = ProcessPoolExecutor(self.workers, self._context, _start_worker, (self._shared,))
+        assert self._shared is not None
+        self._shared.next_unit.value = 0
         failed: list[Future[Any]] = []
         with _interrupts_held():
-            futures = [self._pool.submit(_work, index, unit) for index, unit in enumerate(units)]
+            futures = [
+                self._pool.submit(_work, units, side_by_side) for _ in range(min(self.workers, len(units)))
+            ]
         for future in futures:
             future.add_done_callback(lambda done: _note_failure(done, failed))
         unfinished = len(units)
@@ -102,14 +95,15 @@ class LocalExecutor(Executor):
             if failed:
                 _raise_of(failed[0])
             try:
-                index, event = self._events.get(timeout=0.1)
+                index, event = self._shared.events.get(timeout=0.1)
             except queue.Empty:
                 continue
             if event is FINISHED:
                 unfinished -= 1
             else:
                 on_event(units[index], event)
-        return [future.result() for future in futures]
+        by_index = {index: result for future in futures for index, result in future.result().items()}
+        return [by_index[index] for index in range(len(units))]
 
 
 @contextmanager
@@ -138,8 +132,28 @@ def _raise_of(future: Future[Any]) -> None:
         raise error
 
 
-_worker_events: Any = None
-_worker_stop: StopFlag | None = None
+@dataclass(frozen=True)
+class _Shared:
+    """What the driver and its workers have in common."""
+
+    events: Any
+    """Queue of (index of the unit, event)."""
+    stop: StopFlag
+    next_unit: Any
+    """Index of the unit that is taken next."""
+    started: Any
+    """Workers that have started."""
+    threads: int
+    gpus: tuple[str, ...]
+
+    @classmethod
+    def of(cls, context: SpawnContext, threads: int, gpus: tuple[str, ...]) -> _Shared:
+        next_unit, started = context.Value("l", 0), context.Value("l", 0)
+        return cls(context.Queue(), context.Event(), next_unit, started, threads, gpus)
+
+
+_shared: _Shared
+"""In a worker: set when it starts."""
 
 
 def _pin_threads(threads: int) -> None:
@@ -147,13 +161,22 @@ def _pin_threads(threads: int) -> None:
     cv2.setNumThreads(threads)
 
 
-def _start_worker(events: Any, stop: StopFlag | None, threads: int) -> None:
+def _start_worker(shared: _Shared) -> None:
     """Ctrl-C is the driver's to handle; a worker ends with its driver, however that ended."""
-    global _worker_events, _worker_stop
-    _worker_events, _worker_stop = events, stop
+    global _shared
+    _shared = shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _pin_threads(threads)
+    if shared.gpus:  # before anything asks for a GPU here
+        os.environ[VISIBLE_GPUS] = shared.gpus[_take_number(shared.started) % len(shared.gpus)]
+    _pin_threads(shared.threads)
     threading.Thread(target=_end_with_driver, daemon=True).start()
+
+
+def _take_number(counter: Any) -> int:
+    with counter.get_lock():
+        number: int = counter.value
+        counter.value += 1
+    return number
 
 
 def _end_with_driver() -> None:
@@ -163,12 +186,31 @@ def _end_with_driver() -> None:
         os._exit(1)
 
 
-def _work(index: int, unit: Unit) -> Any:
-    def report(event: Event) -> None:
-        if _worker_stop is not None and _worker_stop.is_set():
-            raise Stopped
-        _worker_events.put((index, event))
+def _work(units: Sequence[Unit], side_by_side: int) -> dict[int, Any]:
+    """Do units that no other worker has taken until there are none left; index -> result."""
+    results: dict[int, Any] = {}
+    failed = threading.Event()
 
-    result = unit.do(report)
-    _worker_events.put((index, FINISHED))
-    return result
+    def report(index: int, event: Event) -> None:
+        if _shared.stop.is_set() or failed.is_set():
+            raise Stopped
+        _shared.events.put((index, event))
+
+    def take() -> None:
+        while not failed.is_set() and (index := _take_number(_shared.next_unit)) < len(units):
+            try:
+                results[index] = units[index].do(partial(report, index))
+            except BaseException:
+                failed.set()
+                raise
+            _shared.events.put((index, FINISHED))
+
+    if side_by_side == 1:
+        take()
+        return results
+    with ThreadPoolExecutor(side_by_side) as threads:
+        takers = [threads.submit(take) for _ in range(side_by_side)]
+    errors = [error for taker in takers if (error := taker.exception()) is not None]
+    for error in sorted(errors, key=lambda error: isinstance(error, Stopped)):
+        raise error
+    return results

@@ -2,47 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from milsurv._version import __version__
 from milsurv.artifacts import fingerprint
-from milsurv.backbones.base import Backbone
-from milsurv.config import PluginSection, RunConfig
-from milsurv.errors import MilsurvError, SlideError
-from milsurv.executors.base import Report
+from milsurv.backbones.base import Backbone, Precision
+from milsurv.cohort.cases import SlideRef
+from milsurv.config import Extraction, PluginSection, RunConfig
+from milsurv.errors import MilsurvError, SlideError, size
+from milsurv.executors.base import Report, Unit
+from milsurv.executors.devices import choose_device, decoding_threads
+from milsurv.features.encoder import Encoder, choose_precision
+from milsurv.features.room import lacking_room
 from milsurv.features.store import ScaleFeatures, read_attributes, write_features
 from milsurv.plugin.registry import Registry, get_registry
 from milsurv.slides.grid import PatchGrid, make_grid
 from milsurv.slides.patches import read_grid
 from milsurv.slides.reader import Slide, slide_identity
 
+REPORTED_TOGETHER = 256
+"""Patches after which a slide's progress is told again."""
+
 
 @dataclass(frozen=True)
 class ExtractionSettings:
     """All that decides what a feature file holds, and how it is computed."""
 
+    verb: ClassVar = "extracting"
     config: RunConfig
     weights_id: str
     origins: tuple[str | None, ...]
     """Sources of the plugins at work, see ``Registry.origin``."""
+    precision: Precision
+    """In which the network computes on the run's device."""
+    dim: int
+    """Width of an embedding."""
+    trained_at: tuple[int, ...]
+    """The backbone's, see there."""
 
     @classmethod
     def of(cls, config: RunConfig, registry: Registry) -> ExtractionSettings:
         """Raises WeightsError when a weights file that the config names is not there."""
         section = config.extracting_backbone
-        backbone = registry.create("backbone", section)
+        backbone: Backbone = registry.create("backbone", section)
         sections = {"reader": config.reader, "tissue": config.tissue, "backbone": section}
         origins = (registry.origin(kind, section.name) for kind, section in sections.items())
-        return cls(config, backbone.weights_id(), tuple(origins))
+        device = torch.device(choose_device(config.device))
+        precision = choose_precision(config.extraction.precision, backbone.precision, device)
+        return cls(
+            config, backbone.weights_id(), tuple(origins), precision, backbone.dim, backbone.trained_at
+        )
 
     @property
     def content(self) -> dict[str, Any]:
@@ -57,6 +74,7 @@ class ExtractionSettings:
                 **_without_weights(config.extracting_backbone),
                 "weights": self.weights_id,
             },
+            "precision": self.precision,
             "dtype": config.extraction.dtype,
             "origins": self.origins,
         }
@@ -69,6 +87,29 @@ class ExtractionSettings:
 
     def path(self, slide_id: str) -> Path:
         return self.folder / f"{slide_id}.h5"
+
+    def done_before(self, slide: SlideRef) -> ExtractedSlide | None:
+        """The slide as it was extracted before, or None when that is still to do."""
+        return None if slide.path is None else extracted(self, slide.slide_id, slide.path, slide.mpp)
+
+    def unit(self, slide: SlideRef, device: str) -> Unit:
+        """The unit of work that extracts a slide."""
+        arguments = {"settings": self, "slide_id": slide.slide_id, "slide": slide.path, "mpp": slide.mpp}
+        return Unit(slide.slide_id, extract_slide, {**arguments, "device": device}, self.path(slide.slide_id))
+
+    def warnings(self, slides: Sequence[SlideRef], registry: Registry) -> Iterator[str]:
+        """What should be known before ``slides`` are extracted: magnifications new to the backbone, want of room."""
+        config, name = self.config, self.config.extracting_backbone.name
+        new = [m for m in config.tiling.magnifications if self.trained_at and m not in self.trained_at]
+        if new:
+            asked, trained = (" and ".join(f"{m}x" for m in some) for some in (new, self.trained_at))
+            yield f"backbone {name} was trained at {trained}, and is asked for patches at {asked} too"
+        if slides and (lack := lacking_room(config, registry, self.dim, slides)):
+            needed, free = map(size, lack)
+            yield (
+                f"the features of {len(slides)} slides take about {needed}, and {free} are free in "
+                f"{config.workspace}: make room, or choose another --workspace; what is finished stays if it gets full"
+            )
 
 
 def _without_weights(section: PluginSection) -> dict[str, Any]:
@@ -129,10 +170,10 @@ def extract_slide(
 
     A slide that cannot be used gives a reason in place of a file.
     """
-    outcome = extracted(settings, slide_id, slide, mpp) or _extract(
-        report, settings, slide_id, slide, mpp, device
-    )
-    report({"event": "slide", "slide": slide_id, "reason": outcome.reason})
+    outcome = extracted(settings, slide_id, slide, mpp)
+    outcome = outcome or _extract(report, settings, slide_id, slide, mpp, device)
+    written = settings.path(slide_id).stat().st_size if outcome.reason is None else 0
+    report({"event": "slide", "slide": slide_id, "reason": outcome.reason, "bytes": written})
     return outcome
 
 
@@ -147,9 +188,9 @@ def _extract(
             source = _tissue_source(config, slide)
             mask = registry.create("tissue", config.tissue).segment(opened)
             grid = make_grid(opened.dimensions, opened.mpp, mask, config.tiling)
-            encoder = _encoder(config.plugins, config.extracting_backbone.model_dump_json(), device)
             tissue_patches = grid.counts
-            grid, features = _embed(opened, grid, encoder, config, report)
+            encoder = load_encoder(settings, device)
+            grid, features = _embed(opened, grid, encoder, config, device, report)
             if slide_identity(slide) != identity:
                 raise SlideError("changed while it was read; run again when it is copied as a whole")
             attributes = {
@@ -177,84 +218,65 @@ def _extract(
     return _outcome(slide_id, attributes)
 
 
-@dataclass(frozen=True)
-class _Encoder:
-    """A backbone at work."""
+_loading = threading.Lock()
 
-    name: str
-    """With its distribution, for errors."""
-    dim: int
-    network: nn.Module
-    device: str
 
-    def embed(self, patches: NDArray[np.uint8], dtype: str, what: str) -> NDArray[Any]:
-        """``(n, h, w, 3)`` -> ``(n, dim)``. Raises MilsurvError when the network gives something else."""
-        with torch.inference_mode():
-            pixels = torch.from_numpy(patches).to(self.device).permute(0, 3, 1, 2)
-            vectors = self.network(pixels).to("cpu", torch.float32)
-        if vectors.shape != (len(patches), self.dim) or not bool(torch.isfinite(vectors).all()):
-            raise MilsurvError(
-                f"{self.name} gave for {what} values of shape {tuple(vectors.shape)}, or values that are not finite; "
-                f"({len(patches)}, {self.dim}) finite ones are expected: it breaks the promise 'dimension'"
-            )
-        stored: NDArray[Any] = vectors.numpy().astype(dtype)
-        if not np.isfinite(stored).all():
-            raise MilsurvError(
-                f"{self.name} gave for {what} values beyond {dtype}; set extraction.dtype: float32"
-            )
-        return stored
+def load_encoder(settings: ExtractionSettings, device: str) -> Encoder:
+    """The backbone with its network, loaded once per process."""
+    config = settings.config
+    with _loading:
+        return _cached_encoder(
+            config.plugins,
+            config.extracting_backbone.model_dump_json(),
+            device,
+            settings.precision,
+            config.extraction,
+            config.executor.threads,
+        )
 
 
 @cache
-def _encoder(plugins: tuple[Path, ...], backbone: str, device: str) -> _Encoder:
-    """The backbone with its network, loaded once per process."""
+def _cached_encoder(
+    plugins: tuple[Path, ...],
+    backbone: str,
+    device: str,
+    precision: Precision,
+    extraction: Extraction,
+    threads: int,
+) -> Encoder:
     section = PluginSection.model_validate_json(backbone)
     registry = get_registry(plugins)
-    plugin: Backbone = registry.create("backbone", section)
-    network = plugin.load(torch.device(device), torch.float32)
-    return _Encoder(registry.describe("backbone", section.name), plugin.dim, network, device)
+    return Encoder(
+        registry.create("backbone", section),
+        registry.describe("backbone", section.name),
+        torch.device(device),
+        precision,
+        extraction.batch_size,
+        compiled=extraction.compile,
+        threads=threads,
+    )
 
 
 def _embed(
-    slide: Slide, grid: PatchGrid, encoder: _Encoder, config: RunConfig, report: Report
+    opened: Slide, grid: PatchGrid, encoder: Encoder, config: RunConfig, device: str, report: Report
 ) -> tuple[PatchGrid, dict[int, NDArray[Any]]]:
     """The grid of the patches that are of use, and their features: magnification -> ``(n, dim)`` in its order."""
-    dtype = config.extraction.dtype
-    features = {m: np.empty((len(places), encoder.dim), dtype) for m, places in grid.coords.items()}
-    embedded = {m: np.zeros(len(places), bool) for m, places in grid.coords.items()}
-    for magnification, rows, patches in _batches(slide, grid, config):
-        what = f"{len(rows)} patches at {magnification}x of {slide.path}"
-        features[magnification][rows] = encoder.embed(patches, dtype, what)
-        embedded[magnification][rows] = True
-        report({"event": "patches", "count": len(rows)})
-    if not embedded[max(embedded)].any():
+    threads = decoding_threads(config, device)
+    told = 0
+    with encoder.slide(str(opened.path), dict(grid.coords), config.extraction.dtype) as slide:
+        for magnification, rows, patches in read_grid(opened, grid, config.tiling, threads):
+            encoder.put(slide, magnification, rows, patches)
+            told += len(rows)
+            if told >= REPORTED_TOGETHER:
+                report({"event": "patches", "count": told})
+                told = 0
+    report({"event": "patches", "count": told})
+    if smaller := encoder.smaller_batches():
+        report({"event": "smaller batches", "batch_size": smaller})
+    finest = slide.embedded[max(slide.embedded)]
+    if not finest.any():
         raise SlideError(
-            f"no patch left: all {len(embedded[max(embedded)])} are rejected by tiling.min_sharpness, "
+            f"no patch left: all {len(finest)} are rejected by tiling.min_sharpness, "
             "tiling.max_white or tiling.max_black"
         )
-    return grid.only(embedded), {m: values[embedded[m]] for m, values in features.items()}
-
-
-def _batches(
-    slide: Slide, grid: PatchGrid, config: RunConfig
-) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.uint8]]]:
-    """The slide's patches in batches of ``extraction.batch_size`` of one magnification, the last one shorter."""
-    size = config.extraction.batch_size
-    waiting: dict[int, list[tuple[NDArray[np.int64], NDArray[np.uint8]]]] = {m: [] for m in grid.coords}
-    for magnification, rows, patches in read_grid(slide, grid, config.tiling):
-        waiting[magnification].append((rows, patches))
-        if sum(len(some) for some, _ in waiting[magnification]) >= size:
-            yield from _cut(magnification, waiting[magnification], size)
-            waiting[magnification] = []
-    for magnification, blocks in waiting.items():
-        if blocks:
-            yield from _cut(magnification, blocks, size)
-
-
-def _cut(
-    magnification: int, blocks: list[tuple[NDArray[np.int64], NDArray[np.uint8]]], size: int
-) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.uint8]]]:
-    rows = np.concatenate([some for some, _ in blocks])
-    patches = np.concatenate([some for _, some in blocks])
-    for start in range(0, len(rows), size):
-        yield magnification, rows[start : start + size], patches[start : start + size]
+    return grid.only(slide.embedded), {m: slide.features[m][kept] for m, kept in slide.embedded.items()}

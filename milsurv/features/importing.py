@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from milsurv._version import __version__
 from milsurv.artifacts import fingerprint
+from milsurv.cohort.cases import SlideRef
 from milsurv.cohort.ids import some
 from milsurv.config import FeatureImport, RunConfig
 from milsurv.errors import MilsurvError, SlideError
-from milsurv.executors.base import Report
+from milsurv.executors.base import Report, Unit
 from milsurv.features.extract import ExtractedSlide
 from milsurv.features.foreign import ForeignPatches, read_foreign
 from milsurv.features.lattice import rebuild_grid
 from milsurv.features.layouts import FeatureFolders, find_folders
 from milsurv.features.store import ScaleFeatures, feature_dims, read_attributes, write_features
+from milsurv.plugin.registry import Registry
 from milsurv.slides.reader import slide_identity
 
 PIXEL_SLACK = 0.5 + 1e-6
@@ -33,6 +35,7 @@ PIXEL_SLACK = 0.5 + 1e-6
 class ImportSettings:
     """All that decides what a feature file made from features of others holds."""
 
+    verb: ClassVar = "importing"
     config: RunConfig
     section: FeatureImport
     source: FeatureFolders
@@ -62,6 +65,19 @@ class ImportSettings:
 
     def path(self, slide_id: str) -> Path:
         return self.folder / f"{slide_id}.h5"
+
+    def done_before(self, slide: SlideRef) -> ExtractedSlide | None:
+        """The slide as it was imported before, or None when that is still to do."""
+        return None if slide.path is None else imported(self, slide.slide_id, slide.path, slide.mpp)
+
+    def unit(self, slide: SlideRef, device: str) -> Unit:  # noqa: ARG002
+        """The unit of work that imports a slide's features."""
+        arguments = {"settings": self, "slide_id": slide.slide_id, "file": slide.path, "mpp": slide.mpp}
+        return Unit(slide.slide_id, import_slide, arguments, self.path(slide.slide_id))
+
+    def warnings(self, slides: Sequence[SlideRef], registry: Registry) -> Iterator[str]:  # noqa: ARG002
+        """What should be known before the features of ``slides`` are imported: nothing."""
+        yield from ()
 
     def identity(self, file: Path) -> dict[str, Any]:
         """Magnification -> name, size and quick hash of each file of the slide to which ``file`` belongs.

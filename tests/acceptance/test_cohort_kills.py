@@ -23,7 +23,7 @@ SLIDES = 100
 PX = 1500
 KILLS = 20
 MOST_ARTIFACTS, LONGEST_WAIT = 3, 0.3
-"""A start is killed up to 0.3 s after the first to third artifact that it adds, so that no machine is too fast for 20 kills."""
+"""A start is killed up to 0.3 s after the first to third artifact that it adds: no machine is too fast for 20 kills."""
 
 
 @pytest.fixture

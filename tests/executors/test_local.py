@@ -11,7 +11,8 @@ import pytest
 from milsurv.claims import claim
 from milsurv.errors import CohortError, MilsurvError
 from milsurv.executors.base import IN_OTHER_HANDS, Event, Report, Unit
-from milsurv.executors.local import LocalExecutor, choose_device, count_workers
+from milsurv.executors.devices import choose_device, count_workers
+from milsurv.executors.local import LocalExecutor
 
 
 def square(report: Report, value: int) -> int:

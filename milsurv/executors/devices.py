@@ -1,0 +1,59 @@
+"""What this machine computes on, and how its cores and GPUs are shared out."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from milsurv.config import RunConfig
+from milsurv.errors import MilsurvError
+
+MOST_WORKERS = 8
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+
+
+def choose_device(wanted: str) -> str:
+    """The device to compute on; ``auto`` takes a GPU when there is one."""
+    available = torch.cuda.is_available()
+    if wanted == "auto":
+        return "cuda" if available else "cpu"
+    if wanted.startswith("cuda") and not available:
+        raise MilsurvError(f"device '{wanted}' is asked for, but torch finds no GPU here; use --device cpu")
+    return wanted
+
+
+def count_workers(wanted: int | str, device: str) -> int:
+    """Processes side by side: as wanted; ``auto`` is one per core up to 8, or one per GPU."""
+    if isinstance(wanted, int):
+        return wanted
+    if device.startswith("cuda"):
+        return max(1, len(visible_gpus(device)))
+    return min(cores(), MOST_WORKERS)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus(device: str) -> list[str]:
+    """What each worker in turn is to see as its only GPU, in CUDA's words; empty on a CPU, or when one is named."""
+    if device != "cuda":
+        return []
+    limited = os.environ.get(VISIBLE_GPUS)
+    return limited.split(",") if limited else [str(index) for index in range(torch.cuda.device_count())]
+
+
+def slides_in_hand(device: str) -> int:
+    """Slides that a worker extracts side by side: two on a GPU, which has patches while one is opened or written."""
+    return 1 if device == "cpu" else 2
+
+
+def decoding_threads(config: RunConfig, device: str) -> int:
+    """Threads that decode a slide's patches: one on a CPU, where each core has a worker; else all of a GPU's share."""
+    if config.extraction.decoding_threads != "auto":
+        return config.extraction.decoding_threads
+    if device == "cpu":
+        return 1
+    return max(1, cores() // (count_workers(config.executor.workers, device) * slides_in_hand(device)))

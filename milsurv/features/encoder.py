@@ -1,0 +1,305 @@
+"""A backbone at work: the patches of all magnifications and slides in hand fill its batches."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from milsurv.backbones.base import Backbone, Precision
+from milsurv.errors import MilsurvError
+
+QUEUED_BATCHES = 3
+"""Batches of patches that wait for the network at most."""
+TYPES: dict[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def choose_precision(
+    wanted: Literal["auto"] | Precision, allowed: Precision, device: torch.device
+) -> Precision:
+    """The type that the network computes in; ``auto`` is the narrowest that it allows and the device is fast in."""
+    if wanted != "auto":
+        return wanted
+    if allowed == "float32":
+        return "float32"
+    if device.type == "cuda":
+        return allowed if allowed == "float16" or torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if cpu_has_bf16() else "float32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 matrices itself."""
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Patches of one magnification of a slide, on their way through the network."""
+
+    slide: SlideFeatures
+    magnification: int
+    rows: NDArray[np.int64]
+    patches: NDArray[np.uint8]
+    """``(k, h, w, 3)``."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def cut(self, at: int) -> tuple[Piece, Piece]:
+        """The first ``at`` patches, and the rest."""
+        first, rest = slice(None, at), slice(at, None)
+        return (
+            Piece(self.slide, self.magnification, self.rows[first], self.patches[first]),
+            Piece(self.slide, self.magnification, self.rows[rest], self.patches[rest]),
+        )
+
+
+@dataclass(eq=False)
+class SlideFeatures:
+    """The features of a slide, filled as its patches come out of the network."""
+
+    what: str
+    """The slide, for errors."""
+    coords: dict[int, NDArray[np.int64]]
+    features: dict[int, NDArray[Any]]
+    """Magnification -> ``(n, dim)``."""
+    embedded: dict[int, NDArray[np.bool_]]
+    """Magnification -> ``(n,)``: which patches have been through the network."""
+    waiting: int = 0
+    error: BaseException | None = None
+
+    def take(self, piece: Piece, vectors: NDArray[np.float32], backbone: str) -> None:
+        """Keep the vectors of a piece. Raises MilsurvError when one is not finite, or not in the type stored."""
+        features = self.features[piece.magnification]
+        stored = vectors.astype(features.dtype)
+        for values, advice in (
+            (vectors, "compute in a wider type with extraction.precision: float32, or mend the weights"),
+            (stored, f"they are beyond {features.dtype}: store wider ones with extraction.dtype: float32"),
+        ):
+            bad = ~np.isfinite(values).all(axis=1)
+            if bad.any():
+                x, y = self.coords[piece.magnification][piece.rows[bad.argmax()]]
+                raise MilsurvError(
+                    f"{backbone} gave features that are not finite for the {piece.magnification}x patch at "
+                    f"({x}, {y}) of {self.what}; {advice}"
+                )
+        features[piece.rows] = stored
+        self.embedded[piece.magnification][piece.rows] = True
+
+
+@dataclass
+class _Launched:
+    """A batch whose vectors are being computed."""
+
+    pieces: list[Piece]
+    vectors: Tensor | None = None
+    error: BaseException | None = None
+
+
+class Encoder:
+    """A network in a thread of its own, fed by the threads that read slides.
+
+    A batch is computed as soon as it is full, or when nobody who reads a slide could still add to it. While a batch
+    is on a GPU, the next one is gathered and the last one's vectors are taken back.
+
+    Attributes:
+        batch_size: patches of a batch; halved when the device's memory does not hold one.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        name: str,
+        device: torch.device,
+        precision: Precision,
+        batch_size: int,
+        *,
+        compiled: bool = False,
+        threads: int = 1,
+    ):
+        """Load the network. ``name`` is the backbone's with its distribution, for errors. Raises WeightsError."""
+        self.backbone, self.name, self.device, self.precision = backbone, name, device, precision
+        self.batch_size = self._known_size = batch_size
+        network: Any = backbone.load(device, torch.float32).to(memory_format=torch.channels_last)
+        self._network = torch.compile(network, dynamic=True) if compiled else network
+        self._threads = threads
+        self._pieces: deque[Piece] = deque()
+        self._queued = 0
+        self._reading = 0
+        self._changed = threading.Condition()
+        self._pinned: list[Tensor] = []
+        threading.Thread(target=self._work, name="encoder", daemon=True).start()
+
+    @contextmanager
+    def slide(self, what: str, coords: dict[int, NDArray[np.int64]], dtype: str) -> Iterator[SlideFeatures]:
+        """While the block lasts, ``put`` may be called with what it gives; all is embedded when it has ended."""
+        dim = self.backbone.dim
+        slide = SlideFeatures(
+            what,
+            coords,
+            {m: np.empty((len(places), dim), dtype) for m, places in coords.items()},
+            {m: np.zeros(len(places), bool) for m, places in coords.items()},
+        )
+        with self._changed:
+            self._reading += 1
+        try:
+            yield slide
+        except BaseException:
+            self._forget(slide)
+            raise
+        finally:
+            with self._changed:
+                self._reading -= 1
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.wait_for(lambda: slide.waiting == 0)
+        _raise(slide)
+
+    def put(
+        self, slide: SlideFeatures, magnification: int, rows: NDArray[np.int64], patches: NDArray[np.uint8]
+    ) -> None:
+        """Hand over patches ``(k, h, w, 3)``; waits while enough others wait. Raises what befell earlier ones."""
+        most = QUEUED_BATCHES * self.batch_size
+        with self._changed:
+            self._changed.wait_for(lambda: self._queued < most or slide.error is not None)
+            _raise(slide)
+            self._pieces.append(Piece(slide, magnification, rows, patches))
+            self._queued += len(rows)
+            slide.waiting += len(rows)
+            self._changed.notify_all()
+
+    def smaller_batches(self) -> int | None:
+        """The size to which batches were halved since this was asked last, or None."""
+        with self._changed:
+            known, self._known_size = self._known_size, self.batch_size
+        return self.batch_size if self.batch_size < known else None
+
+    def _forget(self, slide: SlideFeatures) -> None:
+        with self._changed:
+            self._pieces = deque(piece for piece in self._pieces if piece.slide is not slide)
+            self._queued = sum(map(len, self._pieces))
+
+    def _work(self) -> None:
+        torch.set_num_threads(self._threads)
+        under_way: _Launched | None = None
+        while True:
+            pieces = self._gather(wait=under_way is None)
+            launched = self._launch(pieces) if pieces else None
+            if under_way is not None:
+                self._collect(under_way)
+            under_way = launched
+
+    def _gather(self, wait: bool) -> list[Piece]:
+        """The next batch; empty when there is none yet and ``wait`` is not asked for."""
+
+        def ready() -> bool:
+            return self._queued >= self.batch_size or (self._reading == 0 and self._queued > 0)
+
+        with self._changed:
+            if wait:
+                self._changed.wait_for(ready)
+            elif not ready():
+                return []
+            batch, room = [], self.batch_size
+            while room and self._pieces:
+                piece, rest = self._pieces.popleft().cut(room)
+                if len(rest):
+                    self._pieces.appendleft(rest)
+                batch.append(piece)
+                room -= len(piece)
+            self._queued -= sum(map(len, batch))
+            self._changed.notify_all()
+            return batch
+
+    def _launch(self, pieces: list[Piece]) -> _Launched:
+        try:
+            patches = self._to_device(pieces)
+            narrow = self.precision != "float32"
+            with (
+                torch.inference_mode(),
+                torch.autocast(self.device.type, TYPES[self.precision], enabled=narrow),
+            ):
+                vectors = self._forward(patches)
+            expected = (len(patches), self.backbone.dim)
+            if vectors.shape != expected:
+                raise MilsurvError(
+                    f"{self.name} gave values of shape {tuple(vectors.shape)} for {len(patches)} patches; {expected} "
+                    "is expected: it breaks the promise 'dimension'"
+                )
+        except BaseException as error:
+            return _Launched(pieces, error=error)
+        return _Launched(pieces, vectors)
+
+    def _to_device(self, pieces: Sequence[Piece]) -> Tensor:
+        """uint8 ``(n, 3, h, w)``, channels last as the pixels were read."""
+        patches = [torch.from_numpy(piece.patches) for piece in pieces]
+        if self.device.type == "cpu":
+            return torch.cat(patches).permute(0, 3, 1, 2)
+        shape = (self.batch_size, *patches[0].shape[1:])
+        if not self._pinned or self._pinned[0].shape != shape:
+            self._pinned = [torch.empty(shape, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
+        self._pinned.reverse()  # the other one may still be on its way to the device
+        pinned = self._pinned[0][: sum(map(len, patches))]
+        torch.cat(patches, out=pinned)
+        return pinned.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+
+    def _forward(self, patches: Tensor) -> Tensor:
+        """The network's vectors; where memory is short, those of halves, and batches are smaller from then on."""
+        try:
+            vectors: Tensor = self._network(patches)
+            return vectors
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            if len(patches) == 1:
+                raise MilsurvError(
+                    f"the memory of {self.device} does not hold {self.name} and one patch; use a smaller backbone, "
+                    "another device, or fewer executor.workers"
+                ) from error
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.batch_size = max(1, min(self.batch_size, len(patches)) // 2)
+        return torch.cat([self._forward(some) for some in patches.split(self.batch_size)])
+
+    def _collect(self, batch: _Launched) -> None:
+        error, values = batch.error, None
+        if batch.vectors is not None:
+            try:
+                values = batch.vectors.to("cpu", torch.float32).numpy()
+            except BaseException as problem:
+                error = problem
+        start = 0
+        for piece in batch.pieces:
+            failed = error
+            if values is not None:
+                try:
+                    piece.slide.take(piece, values[start : start + len(piece)], self.name)
+                except MilsurvError as problem:
+                    failed = problem
+            start += len(piece)
+            with self._changed:
+                piece.slide.waiting -= len(piece)
+                piece.slide.error = piece.slide.error or failed
+                self._changed.notify_all()
+
+
+def _raise(slide: SlideFeatures) -> None:
+    if slide.error is not None:
+        raise slide.error
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,74 @@
+"""How much disk features take, told before the first slide is read."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from milsurv.cohort.cases import SlideRef
+from milsurv.config import RunConfig
+from milsurv.errors import SlideError
+from milsurv.plugin.registry import Registry
+from milsurv.slides.grid import make_grid, make_levels
+
+BYTES_OF_PLACE = 24
+"""Coordinates and grid of a patch in a feature file."""
+SAMPLED_SLIDES = 3
+"""Whose tissue is found to tell how much disk all slides need."""
+
+
+def bytes_of_patch(dim: int, dtype: str) -> int:
+    """Size of a patch in a feature file: its features, coordinates and place in the grid."""
+    return dim * np.dtype(dtype).itemsize + BYTES_OF_PLACE
+
+
+def most_patches(config: RunConfig, registry: Registry, slide: SlideRef) -> float:
+    """Patches over all magnifications if the whole slide were tissue. Raises SlideError when it is of no use."""
+    if slide.path is None:
+        raise SlideError(slide.reason or "no file")
+    with registry.create("reader", config.reader).open(slide.path, slide.mpp) as opened:
+        width, height = opened.dimensions
+        sides: list[float] = [level.patch_level0 for level in make_levels(opened.mpp, config.tiling).values()]
+        return float(sum(width * height / side**2 for side in sides))
+
+
+def tissue_patches(config: RunConfig, registry: Registry, slide: SlideRef) -> float:
+    """Patches of tissue over all magnifications. Raises SlideError when the slide is of no use."""
+    if slide.path is None:
+        raise SlideError(slide.reason or "no file")
+    with registry.create("reader", config.reader).open(slide.path, slide.mpp) as opened:
+        mask = registry.create("tissue", config.tissue).segment(opened)
+        return float(sum(make_grid(opened.dimensions, opened.mpp, mask, config.tiling).counts.values()))
+
+
+def free_bytes(folder: Path) -> int:
+    """Room on the disk where ``folder`` is, or will be."""
+    return shutil.disk_usage(next(part for part in (folder, *folder.parents) if part.exists())).free
+
+
+def lacking_room(
+    config: RunConfig, registry: Registry, dim: int, slides: Sequence[SlideRef]
+) -> tuple[float, int] | None:
+    """(bytes that the features of ``slides`` take, bytes that are free), or None when there is room.
+
+    Estimated from a few of the slides: first as if they were all tissue, and only if that is too much from the tissue
+    that they have.
+    """
+    free = free_bytes(config.workspace)
+    sample = [slides[at] for at in np.unique(np.linspace(0, len(slides) - 1, SAMPLED_SLIDES).astype(int))]
+    needed = 0.0
+    for count in (most_patches, tissue_patches):
+        counts = []
+        for slide in sample:
+            try:
+                counts.append(count(config, registry, slide))
+            except SlideError:
+                continue
+        mean = float(np.mean(counts)) if counts else 0.0
+        needed = mean * len(slides) * bytes_of_patch(dim, config.extraction.dtype)
+        if needed <= free:
+            return None
+    return needed, free

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +40,18 @@ def test_quiet_keeps_warnings_and_errors(capsys: pytest.CaptureFixture[str]) -> 
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == "warning: slide [a] is left out\nerror: mend this\n"
+
+
+def test_the_log_has_every_line_with_its_time_quiet_or_not(tmp_path: Path) -> None:
+    quiet = RunProgress(quiet=True)
+    quiet.log_to(tmp_path / "logs" / "run.log")
+    quiet.say("the plan")
+    with quiet.stage("extracting features", 2, "slides") as stage:
+        stage.advance(2, "3 left out")
+    quiet.warn("one\ntwo")
+    lines = (tmp_path / "logs" / "run.log").read_text().splitlines()
+    times, texts = zip(*(line.split(" ", 1) for line in lines), strict=True)
+    assert all(datetime.fromisoformat(time).tzinfo is not None for time in times)
+    assert texts[0] == "the plan"
+    assert texts[1].startswith("extracting features: 2 slides in ")
+    assert texts[2:] == ("warning: one", "two")

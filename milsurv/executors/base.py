@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from milsurv.claims import claim
 
@@ -49,7 +49,7 @@ IN_OTHER_HANDS = "in other hands"
 class Executor(ABC):
     """Runs units somewhere. A context manager: workers live between ``__enter__`` and ``__exit__``."""
 
-    def __enter__(self) -> Executor:
+    def __enter__(self) -> Self:
         return self
 
     @abstractmethod

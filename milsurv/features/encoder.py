@@ -84,7 +84,8 @@ class SlideFeatures:
     def take(self, piece: Piece, vectors: NDArray[np.float32], backbone: str) -> None:
         """Keep the vectors of a piece. Raises MilsurvError when one is not finite, or not in the type stored."""
         features = self.features[piece.magnification]
-        stored = vectors.astype(features.dtype)
+        with np.errstate(over="ignore"):
+            stored = vectors.astype(features.dtype)
         for values, advice in (
             (vectors, "compute in a wider type with extraction.precision: float32, or mend the weights"),
             (stored, f"they are beyond {features.dtype}: store wider ones with extraction.dtype: float32"),
@@ -227,12 +228,7 @@ class Encoder:
     def _launch(self, pieces: list[Piece]) -> _Launched:
         try:
             patches = self._to_device(pieces)
-            narrow = self.precision != "float32"
-            with (
-                torch.inference_mode(),
-                torch.autocast(self.device.type, TYPES[self.precision], enabled=narrow),
-            ):
-                vectors = self._forward(patches)
+            vectors = self.vectors(patches)
             expected = (len(patches), self.backbone.dim)
             if vectors.shape != expected:
                 raise MilsurvError(
@@ -256,8 +252,16 @@ class Encoder:
         torch.cat(patches, out=pinned)
         return pinned.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
 
+    def vectors(self, patches: Tensor) -> Tensor:
+        """uint8 ``(n, 3, h, w)`` on the encoder's device -> ``(n, dim)``, computed in its precision.
+
+        Where memory is short halves are computed, and batches are smaller from then on.
+        """
+        narrow = self.precision != "float32"
+        with torch.inference_mode(), torch.autocast(self.device.type, TYPES[self.precision], enabled=narrow):
+            return self._forward(patches)
+
     def _forward(self, patches: Tensor) -> Tensor:
-        """The network's vectors; where memory is short, those of halves, and batches are smaller from then on."""
         try:
             vectors: Tensor = self._network(patches)
             return vectors
@@ -271,7 +275,7 @@ class Encoder:
                 ) from error
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.batch_size = max(1, min(self.batch_size, len(patches)) // 2)
+        self.batch_size = min(self.batch_size, len(patches) // 2)
         return torch.cat([self._forward(some) for some in patches.split(self.batch_size)])
 
     def _collect(self, batch: _Launched) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -35,6 +36,13 @@ def test_a_run_prints_a_plan_numbers_and_the_report(write_config: WriteConfig, t
     assert report.is_file()
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr
+    workspace = tmp_path / "workspace"
+    log = (workspace / "logs" / "small.log").read_text()
+    assert "extracting features: 17 slides in " in log
+    (file,) = workspace.glob("features/*/events.jsonl")
+    events = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len({event["slide"] for event in events}) == 17
+    assert all(event["bytes"] > 1000 and event["reason"] is None for event in events)
     quiet = _milsurv("run", write_config(), "--quiet", cwd=tmp_path)
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from milsurv.claims import claim
 from milsurv.errors import CohortError, MilsurvError
 from milsurv.executors.base import IN_OTHER_HANDS, Event, Report, Unit
-from milsurv.executors.devices import choose_device, count_workers
+from milsurv.executors.devices import choose_device, count_workers, visible_gpus
 from milsurv.executors.local import LocalExecutor
 
 
@@ -104,6 +105,47 @@ def test_every_event_arrives_before_the_run_returns_and_none_after() -> None:
             heard: list[str] = []
             executor.run(_units(chatter, [{"count": 30}] * 3), lambda unit, _event: heard.append(unit.name))  # noqa: B023
             assert sorted(heard) == [f"unit {index}" for index in range(3) for _ in range(30)]
+
+
+def meet(report: Report, folder: Path, number: int) -> str:
+    """Ends when the other one has come too."""
+    (folder / str(number)).touch()
+    while len(list(folder.iterdir())) < 2:
+        report({"event": "waiting"})
+        time.sleep(0.01)
+    return threading.current_thread().name
+
+
+def test_a_worker_does_units_side_by_side(tmp_path: Path) -> None:
+    units = _units(meet, [{"folder": tmp_path, "number": number} for number in range(2)])
+    with LocalExecutor(1, threads=1) as executor:
+        assert len(set(executor.run(units, lambda *_: None, side_by_side=2))) == 2
+
+
+def test_a_unit_that_fails_stops_its_neighbours(tmp_path: Path) -> None:
+    units = [*_units(linger, [{"folder": tmp_path}]), *_units(fail, [{"problems": ["one"]}])]
+    with LocalExecutor(1, threads=1) as executor, pytest.raises(CohortError) as caught:
+        executor.run(units, lambda *_: None, side_by_side=2)
+    assert caught.value.problems == ("one",)
+    assert not (tmp_path / "finished").exists()
+
+
+def look(report: Report, folder: Path, number: int) -> str:
+    meet(report, folder, number)
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def test_each_worker_sees_one_gpu(tmp_path: Path) -> None:
+    units = _units(look, [{"folder": tmp_path, "number": number} for number in range(2)])
+    with LocalExecutor(2, threads=1, gpus=("3", "5")) as executor:
+        assert sorted(executor.run(units, lambda *_: None)) == ["3", "5"]
+
+
+def test_gpus_that_are_hidden_are_not_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,7")
+    assert visible_gpus("cuda") == ["2", "7"]
+    assert count_workers("auto", "cuda") == 2
+    assert visible_gpus("cuda:1") == visible_gpus("cpu") == []
 
 
 def make(report: Report, artifact: Path) -> str:

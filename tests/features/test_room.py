@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from milsurv.cohort.cases import SlideRef
+from milsurv.features.extract import ExtractionSettings
+from milsurv.features.room import lacking_room, most_patches, tissue_patches
+from milsurv.loading import load_config
+from tests.conftest import WriteConfig
+
+
+def test_room_is_estimated_from_the_tissue_of_a_few_slides(
+    write_config: WriteConfig, small_cohort: Path
+) -> None:
+    config, registry = load_config(str(write_config()))
+    files = sorted((small_cohort / "slides").glob("*.svs"))[:5]
+    slides = [SlideRef(file.stem, file) for file in files]
+    assert lacking_room(config, registry, 1000, slides) is None
+    needed, free = lacking_room(config, registry, 10**13, slides) or (0.0, 0)
+    sampled = [tissue_patches(config, registry, slides[at]) for at in (0, 2, 4)]
+    assert needed == sum(sampled) / 3 * 5 * (2 * 10**13 + 24)
+    assert 0 < free < needed
+    assert all(tissue_patches(config, registry, s) < most_patches(config, registry, s) for s in slides)
+
+
+def test_want_of_room_and_unknown_magnifications_are_said_before_the_first_slide(
+    write_config: WriteConfig, small_cohort: Path
+) -> None:
+    config, registry = load_config(str(write_config()))
+    slides = [SlideRef("P00-1", small_cohort / "slides" / "P00-1.svs")]
+    settings = ExtractionSettings.of(config, registry)
+    assert list(settings.warnings(slides, registry)) == []
+    room, *_ = replace(settings, dim=10**13).warnings(slides, registry)
+    assert "the features of 1 slides take about" in room
+    assert "TB, and" in room
+    (scales,) = replace(settings, trained_at=(20,)).warnings((), registry)
+    assert scales == "backbone colour was trained at 20x, and is asked for patches at 10x and 5x too"

@@ -106,7 +106,7 @@ def test_a_full_disk_stops_a_run_and_spoils_nothing(
     assert _whole_features(workspace, oracle) == len(oracle)
     assert results_of(workspace) == results_of(tmp_path / "workspace")
     assert len(results_of(workspace)) == 2 * 3 + 3
-    (events,) = workspace.rglob("events.jsonl")
+    (events,) = (workspace / "runs").rglob("events.jsonl")
     assert all(json.loads(line) for line in events.read_text().splitlines())
     assert hidden_files(small_disk.content) == []
 

@@ -73,7 +73,7 @@ def test_two_runs_share_the_work_and_end_with_the_same_bytes(
     assert {int(driver) for driver, _ in lines} == {process.pid for process in runs}
     assert Counter(slide for _, slide in lines).most_common(1)[0][1] == 1
     assert len(lines) == SLIDES
-    (events,) = (tmp_path / "workspace").rglob("events.jsonl")
+    (events,) = (tmp_path / "workspace" / "runs").rglob("events.jsonl")
     heard = Counter(json.loads(line)["event"] for line in events.read_text().splitlines())
     assert heard["fold finished"] == 2
     assert hidden_files(tmp_path / "workspace") == []

@@ -258,6 +258,7 @@ def test_the_encoder_gives_what_the_plain_network_gives(resnet18: ResNet18) -> N
         torch.testing.assert_close(_features(_encoder(resnet18, 3)), encoder(patches), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.acceptance
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_a_compiled_network_gives_the_same_features(resnet18: ResNet18) -> None:
     compiled = Encoder(resnet18, "resnet18", CPU, "float32", 3, compiled=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from milsurv.errors import WeightsError, first_line
@@ -16,24 +17,22 @@ def fetch(repo: str, revision: str, gated: bool) -> Path:
     Raises WeightsError when they cannot be had: no network, no access, no such file.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-    from huggingface_hub.utils import logging
+    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.utils.logging import get_verbosity, set_verbosity
 
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    before = get_verbosity()
+    set_verbosity(logging.ERROR)
     try:
         for file in WEIGHT_FILES[:-1]:
             try:
                 return Path(hf_hub_download(repo, file, revision=revision))
-            except LocalEntryNotFoundError:  # no network: the next file may be in the cache
-                continue
-            except EntryNotFoundError:
+            except EntryNotFoundError:  # in the repository, or without a network in the cache
                 continue
         return Path(hf_hub_download(repo, WEIGHT_FILES[-1], revision=revision))
     except Exception as error:
         raise WeightsError(_advice(repo, gated, error)) from error
     finally:
-        logging.set_verbosity(before)
+        set_verbosity(before)
 
 
 def _advice(repo: str, gated: bool, error: Exception) -> str:

@@ -42,6 +42,13 @@ class TimmBackbone(Backbone):
         self.weights = config.weights
         self.revision = config.revision
 
+    @property
+    def name(self) -> str:
+        """What a configuration calls the backbone."""
+        from milsurv.backbones.recognition import name_of
+
+        return name_of(type(self))
+
     def weights_id(self) -> str:
         return f"hub:{self.repo}@{self.revision}" if self.weights is None else file_id(self.weights)
 
@@ -54,11 +61,11 @@ class TimmBackbone(Backbone):
         published = read_state(source)
         network = self.build()
         try:
-            fill(network, self.renamed(published, network), type(self).__name__, source)
+            fill(network, self.renamed(published, network), self.name, source)
         except WeightsError as error:
-            from milsurv.backbones.recognition import described
+            from milsurv.backbones.recognition import explained
 
-            raise WeightsError(f"{error}; {described(published)}") from None
+            raise explained(error, published, self.name) from None
         return PatchEncoder(self.embedder(network), self).to(device, dtype).eval()
 
     def build(self) -> nn.Module:

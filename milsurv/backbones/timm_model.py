@@ -14,7 +14,7 @@ from torch import nn
 
 from milsurv.backbones.base import Backbone, PatchEncoder, Precision
 from milsurv.backbones.recognition import explained
-from milsurv.backbones.weights import file_id, fill, read_state
+from milsurv.backbones.weights import file_id, fill_network, read_state
 from milsurv.config import AbsolutePath
 from milsurv.errors import WeightsError, first_line, nearest
 from milsurv.plugin.base import PluginConfig
@@ -127,7 +127,7 @@ class TimmModel(Backbone):
             published = read_state(self.weights)
             needed = {name: value for name, value in published.items() if not name.startswith(behind)}
             try:
-                fill(network, needed, self.model, self.weights)
+                fill_network(network, needed, self.model, self.weights)
             except WeightsError as error:
                 raise explained(error, published, self.model) from None
             return network

@@ -12,16 +12,16 @@ from threading import Thread
 
 import pytest
 
-from milsurv.backbones.hub import fetch
+from milsurv.backbones.hub import fetch_weights
 from milsurv.errors import WeightsError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FETCH = """
 import sys
-from milsurv.backbones.hub import fetch
+from milsurv.backbones.hub import fetch_weights
 from milsurv.errors import WeightsError
 try:
-    fetch("owner/name", "main", gated=sys.argv[1] == "gated")
+    fetch_weights("owner/name", "main", gated=sys.argv[1] == "gated")
 except WeightsError as error:
     print(error)
 """
@@ -44,23 +44,23 @@ def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
 def test_what_is_in_the_cache_is_found_without_a_network(snapshot: Path, file: str, revision: str) -> None:
     (snapshot / file).write_bytes(b"weights")
-    assert fetch("owner/name", revision, gated=True).read_bytes() == b"weights"
+    assert fetch_weights("owner/name", revision, gated=True).read_bytes() == b"weights"
 
 
 def test_safetensors_go_first(snapshot: Path) -> None:
     for file in ("pytorch_model.bin", "model.safetensors"):
         (snapshot / file).write_text(file)
-    assert fetch("owner/name", "main", gated=False).name == "model.safetensors"
+    assert fetch_weights("owner/name", "main", gated=False).name == "model.safetensors"
 
 
 def test_another_revision_is_not_taken_for_it(snapshot: Path) -> None:
     (snapshot / "model.safetensors").write_bytes(b"weights")
     with pytest.raises(WeightsError, match=r"the weights of owner/name cannot be fetched from the hub"):
-        fetch("owner/name", "v2", gated=False)
+        fetch_weights("owner/name", "v2", gated=False)
 
 
 def _message(cache: Path, kind: str, **environment: str) -> str:
-    """What ``fetch`` says, in one line, in a process of its own that prints nothing else."""
+    """What ``fetch_weights`` says, in one line, in a process of its own that prints nothing else."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     done = subprocess.run(
         [sys.executable, "-c", FETCH, kind],
@@ -79,7 +79,10 @@ def _is_advice_on_a_gated_model(message: str) -> None:
     assert message.startswith("the weights of owner/name cannot be fetched from the hub (")
     assert "ask for access at https://huggingface.co/owner/name" in message
     assert "HF_TOKEN" in message
-    assert "a local copy of its weights will do as well: backbone.weights: FILE" in message
+    assert (
+        "a local copy of its model.safetensors or pytorch_model.bin will do as well: backbone.weights: FILE"
+        in message
+    )
 
 
 def test_without_a_network_a_gated_model_says_how_to_get_it(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from milsurv.plugin.spec import Register, hookimpl
 if TYPE_CHECKING:
     from milsurv.aggregators.base import Aggregator, require_magnification
     from milsurv.backbones.base import Backbone, PatchEncoder
-    from milsurv.backbones.weights import file_id, read_state
+    from milsurv.backbones.hub import fetch_weights
+    from milsurv.backbones.weights import file_id, fill_network, read_state
     from milsurv.features.bag import Bag
     from milsurv.losses.base import Loss
     from milsurv.plugin.base import PluginConfig
@@ -34,7 +35,9 @@ _LAZY = {
     "Slide": "milsurv.slides.reader",
     "TissueMask": "milsurv.slides.tissue",
     "TissueSegmenter": "milsurv.slides.tissue",
+    "fetch_weights": "milsurv.backbones.hub",
     "file_id": "milsurv.backbones.weights",
+    "fill_network": "milsurv.backbones.weights",
     "read_state": "milsurv.backbones.weights",
     "require_magnification": "milsurv.aggregators.base",
 }
@@ -55,7 +58,9 @@ __all__ = [
     "TissueSegmenter",
     "WeightsError",
     "__version__",
+    "fetch_weights",
     "file_id",
+    "fill_network",
     "hookimpl",
     "read_state",
     "require_magnification",

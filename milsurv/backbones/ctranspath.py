@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
-from timm.models.swin_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from milsurv.backbones.timm_hub import TimmBackbone
+from milsurv.backbones.weights import file_id
 from milsurv.config import AbsolutePath
 from milsurv.errors import WeightsError
 from milsurv.plugin.base import PluginConfig
@@ -64,6 +65,9 @@ class CTransPath(TimmBackbone):
     def __init__(self, config: CTransPathConfig):
         self.weights = config.weights
 
+    def weights_id(self) -> str:
+        return file_id(self.source())
+
     def source(self) -> Path:
         if self.weights is None:
             raise WeightsError(
@@ -72,6 +76,16 @@ class CTransPath(TimmBackbone):
             )
         return self.weights
 
-    def renamed(self, published: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = checkpoint_filter_fn(published, network)
-        return tensors
+    def renamed(self, published: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:  # noqa: ARG002
+        """The published file is of a timm that computed more buffers and halved the grid at the end of a stage."""
+        kept = {name: tensor for name, tensor in published.items() if not name.endswith(COMPUTED)}
+        if "layers.0.downsample.reduction.weight" not in kept:
+            return kept
+        return {_next_stage(name): tensor for name, tensor in kept.items()}
+
+
+COMPUTED = ("relative_position_index", "attn_mask")
+
+
+def _next_stage(name: str) -> str:
+    return re.sub(r"^layers\.(\d+)\.downsample", lambda found: f"layers.{int(found[1]) + 1}.downsample", name)

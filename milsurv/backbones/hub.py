@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from milsurv.errors import WeightsError, first_line
@@ -10,33 +12,37 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Where a repository keeps its weights, the first that is there."""
 
 
-def fetch(repo: str, revision: str, gated: bool) -> Path:
-    """The weights of ``owner/name`` in the hub's cache, downloaded when they are not there yet.
+def fetch_weights(repo: str, revision: str, gated: bool, files: Sequence[str] = WEIGHT_FILES) -> Path:
+    """The weights of a repository of the hub in the hub's cache, downloaded when they are not there yet.
 
-    Raises WeightsError when they cannot be had: no network, no access, no such file.
+    Args:
+        repo: ``owner/name``.
+        revision: branch, tag or commit.
+        gated: whether access has to be asked for.
+        files: where the repository may keep its weights; the first that is there is taken.
+
+    Raises WeightsError when they cannot be had, no network, no access, no such file: it says what to do.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-    from huggingface_hub.utils import logging
+    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.utils.logging import get_verbosity, set_verbosity
 
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    before = get_verbosity()
+    set_verbosity(logging.ERROR)
     try:
-        for file in WEIGHT_FILES[:-1]:
+        for file in files[:-1]:
             try:
                 return Path(hf_hub_download(repo, file, revision=revision))
-            except LocalEntryNotFoundError:  # no network: the next file may be in the cache
+            except EntryNotFoundError:  # in the repository, or without a network in the cache
                 continue
-            except EntryNotFoundError:
-                continue
-        return Path(hf_hub_download(repo, WEIGHT_FILES[-1], revision=revision))
+        return Path(hf_hub_download(repo, files[-1], revision=revision))
     except Exception as error:
-        raise WeightsError(_advice(repo, gated, error)) from error
+        raise WeightsError(_advice(repo, gated, files, error)) from error
     finally:
-        logging.set_verbosity(before)
+        set_verbosity(before)
 
 
-def _advice(repo: str, gated: bool, error: Exception) -> str:
+def _advice(repo: str, gated: bool, files: Sequence[str], error: Exception) -> str:
     page = f"https://huggingface.co/{repo}"
     access = (
         f"the model is gated: ask for access at {page}, make a token at https://huggingface.co/settings/tokens and "
@@ -46,5 +52,5 @@ def _advice(repo: str, gated: bool, error: Exception) -> str:
     )
     return (
         f"the weights of {repo} cannot be fetched from the hub ({type(error).__name__}: {first_line(error)}); "
-        f"{access}; a local copy of its weights will do as well: backbone.weights: FILE (safetensors or .pth)"
+        f"{access}; a local copy of its {' or '.join(files)} will do as well: backbone.weights: FILE"
     )

@@ -1,4 +1,4 @@
-"""Tells whose weights a file holds, for the message about a file that does not fit."""
+"""Tells which backbone it is and whose weights a file holds, for the message about a file that does not fit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,21 @@ import torch
 from torch import Tensor
 
 from milsurv.backbones.timm_hub import TimmBackbone
+from milsurv.errors import WeightsError
 from milsurv.plugin.registry import get_registry
+
+
+def name_of(backbone: type[TimmBackbone]) -> str:
+    """The name under which a backbone is registered; that of its class when it is not."""
+    target = f"{backbone.__module__}:{backbone.__qualname__}"
+    names = [info.name for info in get_registry().plugins if info.target == target]
+    return names[0] if names else backbone.__name__
+
+
+def explained(misfit: WeightsError, published: Mapping[str, Tensor], asked: str) -> WeightsError:
+    """The error about a file that does not fit the backbone ``asked``, with whose weights it holds instead."""
+    found = described(published)
+    return misfit if found == _whose(asked) else WeightsError(f"{misfit}; {found}")
 
 
 def described(published: Mapping[str, Tensor]) -> str:
@@ -18,8 +32,12 @@ def described(published: Mapping[str, Tensor]) -> str:
             network = backbone.build()
         found = backbone.renamed(dict(published), network)
         if _shapes(found) == _shapes(network.state_dict()):
-            return f"the file holds weights for {name}"
+            return _whose(name)
     return "the file holds weights for none of the backbones that milsurv lists"
+
+
+def _whose(name: str) -> str:
+    return f"the file holds weights for {name}"
 
 
 def _timm_backbones() -> Iterator[tuple[str, TimmBackbone]]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from milsurv.backbones.base import Backbone, PatchEncoder
-from milsurv.backbones.hub import fetch
-from milsurv.backbones.weights import file_id, fill, read_state
+from milsurv.backbones.hub import fetch_weights
+from milsurv.backbones.weights import file_id, fill_network, read_state
 from milsurv.config import AbsolutePath
 from milsurv.errors import WeightsError
 from milsurv.plugin.base import PluginConfig
@@ -42,23 +42,30 @@ class TimmBackbone(Backbone):
         self.weights = config.weights
         self.revision = config.revision
 
+    @property
+    def name(self) -> str:
+        """What a configuration calls the backbone."""
+        from milsurv.backbones.recognition import name_of
+
+        return name_of(type(self))
+
     def weights_id(self) -> str:
         return f"hub:{self.repo}@{self.revision}" if self.weights is None else file_id(self.weights)
 
     def source(self) -> Path:
         """The file with the published tensors. Raises WeightsError when it cannot be had."""
-        return fetch(self.repo, self.revision, self.gated) if self.weights is None else self.weights
+        return fetch_weights(self.repo, self.revision, self.gated) if self.weights is None else self.weights
 
     def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         source = self.source()
         published = read_state(source)
         network = self.build()
         try:
-            fill(network, self.renamed(published, network), type(self).__name__, source)
+            fill_network(network, self.renamed(published, network), self.name, source)
         except WeightsError as error:
-            from milsurv.backbones.recognition import described
+            from milsurv.backbones.recognition import explained
 
-            raise WeightsError(f"{error}; {described(published)}") from None
+            raise explained(error, published, self.name) from None
         return PatchEncoder(self.embedder(network), self).to(device, dtype).eval()
 
     def build(self) -> nn.Module:

@@ -13,7 +13,8 @@ from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from milsurv.backbones.base import Backbone, PatchEncoder, Precision
-from milsurv.backbones.weights import file_id, fill, read_state
+from milsurv.backbones.recognition import explained
+from milsurv.backbones.weights import file_id, fill_network, read_state
 from milsurv.config import AbsolutePath
 from milsurv.errors import WeightsError, first_line, nearest
 from milsurv.plugin.base import PluginConfig
@@ -32,11 +33,19 @@ class TimmModelConfig(PluginConfig):
     @field_validator("model")
     @classmethod
     def _known(cls, model: str) -> str:
-        architecture = model.partition(".")[0]
-        if not model.startswith(HUB) and not timm.is_model(architecture):
+        if model.startswith(HUB):
+            return model
+        architecture, _, training = model.partition(".")
+        if not timm.is_model(architecture):
             raise ValueError(
                 f"timm {timm.__version__} has no model '{architecture}'{nearest(architecture, timm.list_models())}; "
                 f"give one of timm's names, or {HUB}owner/name"
+            )
+        trainings = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
+        if training and training not in trainings:
+            raise ValueError(
+                f"timm {timm.__version__}'s {architecture} has no weights '{training}'{nearest(training, trainings)}; "
+                f"it has {', '.join(trainings) or 'none'}"
             )
         return model
 
@@ -52,6 +61,8 @@ class _Facts:
     std: tuple[float, float, float]
     licence: str
     classifier: tuple[str, ...]
+    weights: str
+    """The model with the training that timm takes by default, which another version of timm may change."""
 
 
 @cache
@@ -65,19 +76,25 @@ def _facts(model: str) -> _Facts:
             f"the description of {model} cannot be fetched from the hub ({type(error).__name__}: {first_line(error)})"
         ) from error
     known: Any = network.pretrained_cfg
+    training = "" if "." in model or model.startswith(HUB) else known.get("tag") or ""
     about: dict[str, Any] = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
     height, width = about["input_size"][1:]
     with torch.inference_mode():
         embedding = network(torch.empty(1, 3, height, width, device="meta"))
+    if embedding.ndim != 2:
+        raise WeightsError(
+            f"{model} gives no vector for a patch: its output has shape {tuple(embedding.shape)}"
+        )
     classifier = known.get("classifier") or ()
     return _Facts(
         dim=embedding.shape[-1],
         input_px=height,
         interpolation="bicubic" if about["interpolation"] == "bicubic" else "bilinear",
-        mean=about["mean"],
-        std=about["std"],
+        mean=tuple(about["mean"]),
+        std=tuple(about["std"]),
         licence=known.get("license") or "unknown",
         classifier=(classifier,) if isinstance(classifier, str) else tuple(classifier),
+        weights=f"{model}.{training}" if training else model,
     )
 
 
@@ -88,6 +105,7 @@ class TimmModel(Backbone):
     precision: Precision = "float32"
     gated = False
     magnification = 20
+    expected_failures = {"config_round_trip": "there is no model that it could be by default"}  # noqa: RUF012
 
     def __init__(self, config: TimmModelConfig):
         self.model = config.model
@@ -97,7 +115,7 @@ class TimmModel(Backbone):
             setattr(self, name, getattr(self._of, name))
 
     def weights_id(self) -> str:
-        return f"timm:{self.model}" if self.weights is None else file_id(self.weights)
+        return f"timm:{self._of.weights}" if self.weights is None else file_id(self.weights)
 
     def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         return PatchEncoder(self._network(), self).to(device, dtype).eval()
@@ -108,7 +126,10 @@ class TimmModel(Backbone):
             behind = tuple(f"{layer}." for layer in self._of.classifier)
             published = read_state(self.weights)
             needed = {name: value for name, value in published.items() if not name.startswith(behind)}
-            fill(network, needed, self.model, self.weights)
+            try:
+                fill_network(network, needed, self.model, self.weights)
+            except WeightsError as error:
+                raise explained(error, published, self.model) from None
             return network
         try:
             return timm.create_model(self.model, pretrained=True, num_classes=0)

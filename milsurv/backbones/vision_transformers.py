@@ -140,19 +140,17 @@ class PhikonV2(PathologyTransformer):
     gated = False
 
     def renamed(self, published: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:  # noqa: ARG002
-        tensors = {}
-        for name, tensor in published.items():
-            if name != "embeddings.mask_token":
-                tensors[_timm_name(name)] = tensor
-        for name in [name for name in tensors if name.endswith("attn.query.weight")]:
-            block = name.removesuffix("query.weight")
-            for part in ("weight", "bias"):
-                parts = [tensors.pop(f"{block}{which}.{part}", None) for which in ("query", "key", "value")]
-                found = [tensor for tensor in parts if tensor is not None]
-                tensors[f"{block}qkv.{part}"] = torch.cat(found)
+        tensors = {_timm_name(name): value for name, value in published.items() if name != MASK_TOKEN}
+        for name in [name for name in tensors if ".attn.query." in name]:
+            parts = [name.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
+            if all(part in tensors for part in parts):
+                merged = torch.cat([tensors.pop(part) for part in parts])
+                tensors[name.replace(".query.", ".qkv.")] = merged
         return tensors
 
 
+MASK_TOKEN = "embeddings.mask_token"
+"""Of use in training alone."""
 DINOV2_NAMES = (
     (r"^embeddings\.cls_token$", "cls_token"),
     (r"^embeddings\.position_embeddings$", "pos_embed"),

@@ -50,18 +50,27 @@ def read_state(weights: Path) -> dict[str, Tensor]:
     return state
 
 
-def fill(network: nn.Module, tensors: Mapping[str, Tensor], model: str, source: Path) -> None:
-    """Put ``tensors`` into ``network``, which is a ``model``; nothing is left at random, and nothing left over.
+def fill_network(
+    network: nn.Module, tensors: Mapping[str, Tensor], model: str, source: Path, prefix: str = ""
+) -> None:
+    """Put all of ``tensors`` into ``network``, so that nothing is left at random, and nothing left over.
 
-    Raises WeightsError with the first tensor of ``source`` that is missing, unknown to the model, of another shape or
-    type, or not finite.
+    Args:
+        network: filled in place.
+        tensors: by the names of the network.
+        model: what the network is, for messages.
+        source: the file that the tensors were read from, for messages.
+        prefix: how their names begin in that file, for messages.
+
+    Raises WeightsError with the first tensor of ``source`` that is missing, unknown to the network, of another shape
+    or type, or not finite.
     """
     expected = network.state_dict()
     names = dict.fromkeys((*expected, *tensors))
     faults = (_fault(name, tensors.get(name), expected.get(name)) for name in names)
     fault = next((text for text in faults if text), None)
     if fault:
-        raise WeightsError(f"weights file {source} does not fit {model}: tensor {fault}")
+        raise WeightsError(f"weights file {source} does not fit {model}: tensor {prefix}{fault}")
     network.load_state_dict(tensors)
 
 

@@ -1,17 +1,15 @@
 from __future__ import annotations
 
 import json
-import math
-import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from milsurv.backbones.ctranspath import CTransPath
 from milsurv.errors import WeightsError
+from tests.backbones.formula import published_tensors
 from tests.conftest import DATA
 
 CPU = torch.device("cpu")
@@ -22,23 +20,10 @@ def parity() -> Any:
     return json.loads((DATA / "parity" / "ctranspath.json").read_text())
 
 
-def _tensor(name: str, shape: list[int], dtype: str) -> Tensor:
-    """A tensor of the published layout, by the formula that the reference embedding was made with."""
-    if dtype == "int64":
-        return torch.zeros(shape, dtype=torch.int64)
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
-    if len(shape) >= 2 and "bias_table" not in name:
-        return values / math.sqrt(values[0].numel())
-    if name.endswith("running_var"):
-        return 1 + 0.1 * values.abs()
-    return 1 + 0.1 * values if name.endswith("weight") else 0.1 * values
-
-
 @pytest.fixture(scope="module")
 def published(parity: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("weights") / "ctranspath.pth"
-    tensors = {name: _tensor(name, *about) for name, about in parity["keys"].items()}
-    torch.save({"model": tensors}, path)
+    torch.save({"model": published_tensors(parity["keys"])}, path)
     return path
 
 

@@ -57,7 +57,7 @@ def test_a_changed_file_has_another_identity(resnet18: Any, tmp_path: Path) -> N
     before = backbone.weights_id()
     save_file({**resnet18.state_dict(), "fc.bias": torch.ones(1000)}, weights)
     assert backbone.weights_id() != before
-    assert ResNet50(ResNetConfig()).weights_id() == "hub:timm/resnet50.tv_in1k"
+    assert ResNet50(ResNetConfig()).weights_id() == "hub:timm/resnet50.tv_in1k@main"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -73,7 +73,8 @@ def test_weights_of_another_model_are_refused(resnet18: Any, tmp_path: Path) -> 
     save_file(resnet18.state_dict(), weights)
     with pytest.raises(
         WeightsError,
-        match=r"does not fit resnet50\.tv_in1k: tensor layer1\.0\.conv1\.weight has shape \(64, 64, 3, 3\)",
+        match=r"does not fit resnet50: tensor layer1\.0\.conv1\.weight has shape \(64, 64, 3, 3\) instead of "
+        r"\(64, 64, 1, 1\); the file holds weights for resnet18$",
     ):
         ResNet50(ResNetConfig(weights=weights)).load(CPU, torch.float32)
 

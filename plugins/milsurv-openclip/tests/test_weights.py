@@ -76,7 +76,7 @@ def test_numbers_that_are_not_finite_are_refused(
 
 def test_numbers_that_are_not_of_floating_point_are_refused(tower: ConchTower, conch_zeros: State) -> None:
     state = {**conch_zeros, "visual.trunk.norm.bias": torch.zeros(768, dtype=torch.int8)}
-    assert "visual.trunk.norm.bias has type torch.int8 instead of floating point" in _refusal(tower, state)
+    assert "visual.trunk.norm.bias has type torch.int8 instead of torch.float32" in _refusal(tower, state)
 
 
 def test_a_vision_tensor_that_the_tower_lacks_is_refused(tower: ConchTower, conch_zeros: State) -> None:
@@ -136,7 +136,7 @@ def test_without_a_network_the_error_says_what_to_do() -> None:
         Conch(Conch.Config()).load(CPU, torch.float32)
     message = str(caught.value)
     assert "\n" not in message
-    assert "weights of CONCH cannot be fetched" in message
+    assert "weights of MahmoodLab/CONCH cannot be fetched" in message
     assert "ask for access at https://huggingface.co/MahmoodLab/CONCH" in message
     assert "HF_TOKEN" in message
     assert "local copy of its pytorch_model.bin" in message
@@ -197,4 +197,4 @@ def test_without_access_to_a_gated_model_the_error_says_where_to_ask(
     message = str(caught.value)
     assert "\n" not in message
     assert "GatedRepoError" in message
-    assert "ask for access at https://huggingface.co/MahmoodLab/CONCH and give your token" in message
+    assert "ask for access at https://huggingface.co/MahmoodLab/CONCH, make a token" in message

@@ -41,7 +41,9 @@ def choose_precision(
 
 def cpu_has_bf16() -> bool:
     """Whether the processor multiplies bfloat16 matrices itself."""
-    able = torch.cpu.get_capabilities()
+    able: dict[str, Any] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # older versions of torch cannot tell
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
@@ -107,6 +109,8 @@ class _Launched:
 
     pieces: list[Piece]
     vectors: Tensor | None = None
+    """float32 on the host; of a GPU, they are there once they have ``arrived``."""
+    arrived: torch.cuda.Event | None = None
     error: BaseException | None = None
 
 
@@ -235,9 +239,13 @@ class Encoder:
                     f"{self.name} gave values of shape {tuple(vectors.shape)} for {len(patches)} patches; {expected} "
                     "is expected: it breaks the promise 'dimension'"
                 )
+            if self.device.type == "cpu":
+                return _Launched(pieces, vectors.float())
+            host = torch.empty(vectors.shape, dtype=torch.float32, pin_memory=True)
+            host.copy_(vectors.float(), non_blocking=True)
+            return _Launched(pieces, host, torch.cuda.current_stream(self.device).record_event())
         except BaseException as error:
             return _Launched(pieces, error=error)
-        return _Launched(pieces, vectors)
 
     def _to_device(self, pieces: Sequence[Piece]) -> Tensor:
         """uint8 ``(n, 3, h, w)``, channels last as the pixels were read."""
@@ -282,7 +290,9 @@ class Encoder:
         error, values = batch.error, None
         if batch.vectors is not None:
             try:
-                values = batch.vectors.to("cpu", torch.float32).numpy()
+                if batch.arrived is not None:
+                    batch.arrived.synchronize()
+                values = batch.vectors.numpy()
             except BaseException as problem:
                 error = problem
         start = 0

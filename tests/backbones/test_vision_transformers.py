@@ -25,14 +25,15 @@ from tests.conftest import DATA
 
 CPU = torch.device("cpu")
 PUBLISHED = {
-    UNI: (1024, 303_350_784),  # model card: ViT-L/16, 0.3 B parameters
-    UNI2h: (1536, 681_394_176),  # model card: ViT-H/14, 681 M parameters
-    Virchow2: (2560, 631_239_424),  # model card and paper: ViT-H/14, 631 M parameters (632 M in the paper)
-    GigaPath: (1536, 1_134_953_984),  # printed by the model card's own example
-    HOptimus1: (1536, 1_134_774_272),  # model card: ViT-g/14, 1.1 B parameters
-    PhikonV2: (1024, 303_350_784),  # model card: ViT-L/16, 0.3 B parameters
+    UNI: (1024, 303_350_784),
+    UNI2h: (1536, 681_394_176),
+    Virchow2: (2560, 631_239_424),
+    GigaPath: (1536, 1_134_953_984),
+    HOptimus1: (1536, 1_134_774_272),
+    PhikonV2: (1024, 303_350_784),
 }
-"""Width of an embedding and number of parameters; where a card rounds, the number is that of its recipe."""
+"""Width of an embedding and number of parameters. Prov-GigaPath's model card prints its number; the others' round
+theirs (0.3 B, 681 M, 631 M, 1.1 B, 0.3 B), and the numbers are those of the networks that their recipes give."""
 
 
 Made = dict[type[PathologyTransformer], PathologyTransformer]

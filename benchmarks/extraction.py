@@ -71,6 +71,8 @@ def _of_backbone(backbone: str, slides: list[Path], size: Size, device: str) -> 
             f"{what}: end to end, plain is the network alone", "/s", rates[precision], rates["alone"], True
         )
         yield Row(f"{what}: decoding alone, one thread", "/s", rates["decoding"], None, True)
+        share = 100 * rates[precision] / (workers * rates["decoding"])
+        yield Row(f"{what}: share of a worker's time spent decoding", "%", share, None)
     if narrow != "float32":
         yield Row(f"{backbone}: {narrow}, plain is float32", "/s", rates[narrow], rates["float32"], True)
     if device == "cpu":

@@ -7,7 +7,7 @@ a number and the second is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
@@ -103,21 +103,25 @@ def _local_plugins(document: _Document, plugin_files: Sequence[Path]) -> list[Pa
 def find_config(source: str) -> Path:
     """The file that ``source`` names: a path, or a configuration that comes with milsurv."""
     path = Path(source)
-    if path.is_file():
-        return path
-    known = {file.stem: file for file in _bundled_configs()}
-    if source in known:
-        return known[source]
-    raise MilsurvError(
-        f"{source}: no such file, and no configuration of that name comes with milsurv{nearest(source, known)}; "
-        f"there are: {', '.join(sorted(known))}"
-    )
+    return path if path.is_file() else find_bundled(source)
 
 
-def _bundled_configs() -> Iterator[Path]:
+def find_bundled(name: str) -> Path:
+    """The file of a configuration that comes with milsurv. Raises MilsurvError when there is none of that name."""
+    known = bundled_configs()
+    if name not in known:
+        raise MilsurvError(
+            f"{name}: no such file, and no configuration of that name comes with milsurv{nearest(name, known)}; "
+            f"there are: {', '.join(known)}"
+        )
+    return known[name]
+
+
+def bundled_configs() -> dict[str, Path]:
+    """Name -> file of the configurations that come with milsurv."""
     installed = Path(str(files("milsurv"))) / "configs"
     folder = installed if installed.is_dir() else installed.parent.parent / "configs"
-    yield from sorted(folder.glob("*.yaml"))
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
 def _plugin_settings(

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from milsurv._version import __version__
+from milsurv.cli.configs import app as configs_app
 from milsurv.cli.features import app as features_app
 from milsurv.errors import MilsurvError, PluginError, nearest
 from milsurv.progress import RunProgress, silence_libraries
@@ -30,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(features_app, name="features")
+app.add_typer(configs_app, name="configs")
 
 ConfigArgument = Annotated[
     str,

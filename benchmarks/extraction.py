@@ -117,7 +117,7 @@ def embed_ready(report: Report, settings: ExtractionSettings, device: str, patch
     """Unit of work: the network's vectors of as many patches, which are on the device before."""
     encoder = load_encoder(settings, device)
     n, px = settings.config.extraction.batch_size, settings.config.tiling.patch_px
-    batch = torch.randint(0, 256, (n, px, px, 3), dtype=torch.uint8).to(device).permute(0, 3, 1, 2)
+    batch = torch.randint(0, 256, (n, px, px, 3), dtype=torch.uint8).to(device)
     done = 0
     while done < patches:
         vectors = encoder.vectors(batch[: patches - done])

@@ -165,7 +165,7 @@ def extract_features(
             progress.warn(
                 f"the memory of {device} holds {event['batch_size']} patches at a time, not extraction.batch_size"
             )
-        tally.add(event)
+        tally.add({"slide": unit.name, **event})
         _count(stage, "slide", unit, event, tally)
 
     with progress.stage(f"{settings.verb} features", len(todo), "slides") as stage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import takewhile
 
 import torch
 
@@ -42,7 +43,9 @@ def visible_gpus(device: str) -> list[str]:
     if device != "cuda":
         return []
     limited = os.environ.get(VISIBLE_GPUS)
-    return limited.split(",") if limited else [str(index) for index in range(torch.cuda.device_count())]
+    if not limited:
+        return [str(index) for index in range(torch.cuda.device_count())]
+    return list(takewhile(lambda entry: entry not in ("", "-1"), map(str.strip, limited.split(","))))
 
 
 def slides_in_hand(device: str) -> int:

@@ -83,27 +83,37 @@ class LocalExecutor(Executor):
             self._pool = ProcessPoolExecutor(self.workers, self._context, _start_worker, (self._shared,))
         assert self._shared is not None
         self._shared.next_unit.value = 0
-        failed: list[Future[Any]] = []
         with _interrupts_held():
-            futures = [
-                self._pool.submit(_work, units, side_by_side) for _ in range(min(self.workers, len(units)))
-            ]
-        for future in futures:
-            future.add_done_callback(lambda done: _note_failure(done, failed))
+            workers = min(self.workers, len(units))
+            futures = [self._pool.submit(_work, units, side_by_side) for _ in range(workers)]
+        try:
+            self._hear(self._shared.events, futures, units, on_event)
+        except BaseException:
+            self.__exit__()  # what is under way stops, and hands out no unit of another run
+            raise
+        by_index = {index: result for future in futures for index, result in future.result().items()}
+        return [by_index[index] for index in range(len(units))]
+
+    def _hear(
+        self,
+        events: Any,
+        futures: Sequence[Future[Any]],
+        units: Sequence[Unit],
+        on_event: Callable[[Unit, Event], None],
+    ) -> None:
+        """Pass on what the workers tell until all units are finished and the workers are idle."""
         unfinished = len(units)
-        while unfinished:
-            if failed:
-                _raise_of(failed[0])
+        while unfinished or not all(future.done() for future in futures):
+            _raise_failure(futures)
             try:
-                index, event = self._shared.events.get(timeout=0.1)
+                index, event = events.get(timeout=0.1 if unfinished else 0.01)
             except queue.Empty:
                 continue
             if event is FINISHED:
                 unfinished -= 1
             else:
                 on_event(units[index], event)
-        by_index = {index: result for future in futures for index, result in future.result().items()}
-        return [by_index[index] for index in range(len(units))]
+        _raise_failure(futures)
 
 
 @contextmanager
@@ -116,13 +126,8 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _note_failure(done: Future[Any], failed: list[Future[Any]]) -> None:
-    if not done.cancelled() and done.exception() is not None:
-        failed.append(done)
-
-
-def _raise_of(future: Future[Any]) -> None:
-    error = future.exception()
+def _raise_failure(futures: Sequence[Future[Any]]) -> None:
+    error = next((future.exception() for future in futures if future.done() and future.exception()), None)
     if isinstance(error, BrokenProcessPool):
         raise MilsurvError(
             "a worker process died, perhaps for want of memory; what is finished is kept: run the same command "
@@ -197,7 +202,9 @@ def _work(units: Sequence[Unit], side_by_side: int) -> dict[int, Any]:
         _shared.events.put((index, event))
 
     def take() -> None:
-        while not failed.is_set() and (index := _take_number(_shared.next_unit)) < len(units):
+        while not (failed.is_set() or _shared.stop.is_set()) and (
+            index := _take_number(_shared.next_unit)
+        ) < len(units):
             try:
                 results[index] = units[index].do(partial(report, index))
             except BaseException:

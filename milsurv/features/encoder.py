@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +20,10 @@ from milsurv.errors import MilsurvError
 
 QUEUED_BATCHES = 3
 """Batches of patches that wait for the network at most."""
+HEEDED_EVERY = 1.0
+"""Seconds of waiting after which a reader looks whether it is to stop."""
+AMPERE = 8
+"""Compute capability of the first GPUs that multiply bfloat16 matrices themselves."""
 TYPES: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -35,7 +40,8 @@ def choose_precision(
     if allowed == "float32":
         return "float32"
     if device.type == "cuda":
-        return allowed if allowed == "float16" or torch.cuda.is_bf16_supported() else "float32"
+        fast = allowed == "float16" or torch.cuda.get_device_capability(device)[0] >= AMPERE
+        return allowed if fast else "float32"
     return "bfloat16" if cpu_has_bf16() else "float32"
 
 
@@ -80,6 +86,8 @@ class SlideFeatures:
     """Magnification -> ``(n, dim)``."""
     embedded: dict[int, NDArray[np.bool_]]
     """Magnification -> ``(n,)``: which patches have been through the network."""
+    heed: Callable[[], None]
+    """Called while its reader waits."""
     waiting: int = 0
     error: BaseException | None = None
 
@@ -146,40 +154,73 @@ class Encoder:
         self._reading = 0
         self._changed = threading.Condition()
         self._pinned: list[Tensor] = []
-        threading.Thread(target=self._work, name="encoder", daemon=True).start()
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="encoder", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """End the thread, after the batch in hand: Python may not end while it is in the network."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
 
     @contextmanager
-    def slide(self, what: str, coords: dict[int, NDArray[np.int64]], dtype: str) -> Iterator[SlideFeatures]:
-        """While the block lasts, ``put`` may be called with what it gives; all is embedded when it has ended."""
+    def slide(
+        self,
+        what: str,
+        coords: dict[int, NDArray[np.int64]],
+        dtype: str,
+        heed: Callable[[], None] = lambda: None,
+    ) -> Iterator[SlideFeatures]:
+        """While the block lasts, ``put`` may be called with what it gives; all is embedded when it has ended.
+
+        ``heed`` is called every second of waiting; what it raises ends the wait, and the slide is given up.
+        """
         dim = self.backbone.dim
         slide = SlideFeatures(
             what,
             coords,
             {m: np.empty((len(places), dim), dtype) for m, places in coords.items()},
             {m: np.zeros(len(places), bool) for m, places in coords.items()},
+            heed,
         )
-        with self._changed:
-            self._reading += 1
         try:
-            yield slide
+            with self._reads():
+                yield slide
+            with self._changed:
+                self._wait_for(lambda: slide.waiting == 0, slide)
+            _raise(slide)
         except BaseException:
             self._forget(slide)
             raise
+
+    @contextmanager
+    def _reads(self) -> Iterator[None]:
+        """While the block lasts, a batch waits to be full."""
+        with self._changed:
+            self._reading += 1
+        try:
+            yield
         finally:
             with self._changed:
                 self._reading -= 1
                 self._changed.notify_all()
-        with self._changed:
-            self._changed.wait_for(lambda: slide.waiting == 0)
-        _raise(slide)
+
+    def _wait_for(self, condition: Callable[[], bool], slide: SlideFeatures) -> None:
+        while not self._changed.wait_for(condition, HEEDED_EVERY):
+            slide.heed()
 
     def put(
         self, slide: SlideFeatures, magnification: int, rows: NDArray[np.int64], patches: NDArray[np.uint8]
     ) -> None:
         """Hand over patches ``(k, h, w, 3)``; waits while enough others wait. Raises what befell earlier ones."""
+        if not len(rows):
+            return
         most = QUEUED_BATCHES * self.batch_size
         with self._changed:
-            self._changed.wait_for(lambda: self._queued < most or slide.error is not None)
+            self._wait_for(lambda: self._queued < most or slide.error is not None, slide)
             _raise(slide)
             self._pieces.append(Piece(slide, magnification, rows, patches))
             self._queued += len(rows)
@@ -200,7 +241,7 @@ class Encoder:
     def _work(self) -> None:
         torch.set_num_threads(self._threads)
         under_way: _Launched | None = None
-        while True:
+        while not self._closing:
             pieces = self._gather(wait=under_way is None)
             launched = self._launch(pieces) if pieces else None
             if under_way is not None:
@@ -215,7 +256,7 @@ class Encoder:
 
         with self._changed:
             if wait:
-                self._changed.wait_for(ready)
+                self._changed.wait_for(lambda: ready() or self._closing)
             elif not ready():
                 return []
             batch, room = [], self.batch_size
@@ -231,7 +272,7 @@ class Encoder:
 
     def _launch(self, pieces: list[Piece]) -> _Launched:
         try:
-            patches = self._to_device(pieces)
+            patches = self._together(pieces)
             vectors = self.vectors(patches)
             expected = (len(patches), self.backbone.dim)
             if vectors.shape != expected:
@@ -247,21 +288,21 @@ class Encoder:
         except BaseException as error:
             return _Launched(pieces, error=error)
 
-    def _to_device(self, pieces: Sequence[Piece]) -> Tensor:
-        """uint8 ``(n, 3, h, w)``, channels last as the pixels were read."""
+    def _together(self, pieces: Sequence[Piece]) -> Tensor:
+        """uint8 ``(n, h, w, 3)``, for a GPU in memory from which it can copy while others compute."""
         patches = [torch.from_numpy(piece.patches) for piece in pieces]
         if self.device.type == "cpu":
-            return torch.cat(patches).permute(0, 3, 1, 2)
+            return torch.cat(patches)
         shape = (self.batch_size, *patches[0].shape[1:])
         if not self._pinned or self._pinned[0].shape != shape:
             self._pinned = [torch.empty(shape, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
         self._pinned.reverse()  # the other one may still be on its way to the device
         pinned = self._pinned[0][: sum(map(len, patches))]
         torch.cat(patches, out=pinned)
-        return pinned.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        return pinned
 
     def vectors(self, patches: Tensor) -> Tensor:
-        """uint8 ``(n, 3, h, w)`` on the encoder's device -> ``(n, dim)``, computed in its precision.
+        """uint8 ``(n, h, w, 3)`` -> ``(n, dim)`` on the encoder's device, computed in its precision.
 
         Where memory is short halves are computed, and batches are smaller from then on.
         """
@@ -271,7 +312,8 @@ class Encoder:
 
     def _forward(self, patches: Tensor) -> Tensor:
         try:
-            vectors: Tensor = self._network(patches)
+            pixels = patches.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # channels last
+            vectors: Tensor = self._network(pixels)
             return vectors
         except RuntimeError as error:
             if not _out_of_memory(error):
@@ -301,7 +343,7 @@ class Encoder:
             if values is not None:
                 try:
                     piece.slide.take(piece, values[start : start + len(piece)], self.name)
-                except MilsurvError as problem:
+                except BaseException as problem:
                     failed = problem
             start += len(piece)
             with self._changed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,8 +29,8 @@ from milsurv.slides.grid import PatchGrid, make_grid
 from milsurv.slides.patches import read_grid
 from milsurv.slides.reader import Slide, slide_identity
 
-REPORTED_TOGETHER = 256
-"""Patches after which a slide's progress is told again."""
+TOLD_EVERY = 0.5
+"""Seconds after which a slide's progress is told again, and a unit that is to stop stops."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,14 @@ class ExtractionSettings:
 
     def unit(self, slide: SlideRef, device: str) -> Unit:
         """The unit of work that extracts a slide."""
-        arguments = {"settings": self, "slide_id": slide.slide_id, "slide": slide.path, "mpp": slide.mpp}
-        return Unit(slide.slide_id, extract_slide, {**arguments, "device": device}, self.path(slide.slide_id))
+        arguments: dict[str, Any] = {
+            "settings": self,
+            "slide_id": slide.slide_id,
+            "slide": slide.path,
+            "mpp": slide.mpp,
+        }
+        arguments |= {"device": device, "threads": decoding_threads(self.config, device)}
+        return Unit(slide.slide_id, extract_slide, arguments, self.path(slide.slide_id))
 
     def warnings(self, slides: Sequence[SlideRef], registry: Registry) -> Iterator[str]:
         """What should be known before ``slides`` are extracted: magnifications new to the backbone, want of room."""
@@ -164,21 +171,33 @@ def _outcome(slide_id: str, attributes: dict[str, Any]) -> ExtractedSlide:
 
 
 def extract_slide(
-    report: Report, settings: ExtractionSettings, slide_id: str, slide: Path, mpp: float | None, device: str
+    report: Report,
+    settings: ExtractionSettings,
+    slide_id: str,
+    slide: Path,
+    mpp: float | None,
+    device: str,
+    threads: int = 1,
 ) -> ExtractedSlide:
     """Unit of work: read a slide's patches, embed them, write its feature file, unless it is there already.
 
-    A slide that cannot be used gives a reason in place of a file.
+    ``threads`` decode patches. A slide that cannot be used gives a reason in place of a file.
     """
     outcome = extracted(settings, slide_id, slide, mpp)
-    outcome = outcome or _extract(report, settings, slide_id, slide, mpp, device)
+    outcome = outcome or _extract(report, settings, slide_id, slide, mpp, device, threads)
     written = settings.path(slide_id).stat().st_size if outcome.reason is None else 0
     report({"event": "slide", "slide": slide_id, "reason": outcome.reason, "bytes": written})
     return outcome
 
 
 def _extract(
-    report: Report, settings: ExtractionSettings, slide_id: str, slide: Path, mpp: float | None, device: str
+    report: Report,
+    settings: ExtractionSettings,
+    slide_id: str,
+    slide: Path,
+    mpp: float | None,
+    device: str,
+    threads: int,
 ) -> ExtractedSlide:
     config = settings.config
     registry = get_registry(config.plugins)
@@ -190,7 +209,7 @@ def _extract(
             grid = make_grid(opened.dimensions, opened.mpp, mask, config.tiling)
             tissue_patches = grid.counts
             encoder = load_encoder(settings, device)
-            grid, features = _embed(opened, grid, encoder, config, device, report)
+            grid, features = _embed(opened, grid, encoder, config, threads, report)
             if slide_identity(slide) != identity:
                 raise SlideError("changed while it was read; run again when it is copied as a whole")
             attributes = {
@@ -258,19 +277,23 @@ def _cached_encoder(
 
 
 def _embed(
-    opened: Slide, grid: PatchGrid, encoder: Encoder, config: RunConfig, device: str, report: Report
+    opened: Slide, grid: PatchGrid, encoder: Encoder, config: RunConfig, threads: int, report: Report
 ) -> tuple[PatchGrid, dict[int, NDArray[Any]]]:
     """The grid of the patches that are of use, and their features: magnification -> ``(n, dim)`` in its order."""
-    threads = decoding_threads(config, device)
-    told = 0
-    with encoder.slide(str(opened.path), dict(grid.coords), config.extraction.dtype) as slide:
+    untold, told_at = 0, time.monotonic()
+
+    def tell() -> None:
+        nonlocal untold, told_at
+        report({"event": "patches", "count": untold})
+        untold, told_at = 0, time.monotonic()
+
+    with encoder.slide(str(opened.path), dict(grid.coords), config.extraction.dtype, tell) as slide:
         for magnification, rows, patches in read_grid(opened, grid, config.tiling, threads):
             encoder.put(slide, magnification, rows, patches)
-            told += len(rows)
-            if told >= REPORTED_TOGETHER:
-                report({"event": "patches", "count": told})
-                told = 0
-    report({"event": "patches", "count": told})
+            untold += len(rows)
+            if time.monotonic() - told_at > TOLD_EVERY:
+                tell()
+    tell()
     if smaller := encoder.smaller_batches():
         report({"event": "smaller batches", "batch_size": smaller})
     finest = slide.embedded[max(slide.embedded)]

@@ -13,6 +13,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -241,7 +242,16 @@ def _load_file(file: Path) -> ModuleType:
     return module
 
 
-@cache
+_loading = threading.RLock()
+"""Held while plugins are imported: a thread that finds a module half imported would take it for an empty one."""
+
+
 def get_registry(files: tuple[Path, ...] = ()) -> Registry:
     """The registry of this process, with these local plugin files."""
+    with _loading:
+        return _cached_registry(files)
+
+
+@cache
+def _cached_registry(files: tuple[Path, ...]) -> Registry:
     return Registry(files)

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import random
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import numpy as np
@@ -19,10 +22,12 @@ from milsurv.backbones.base import Backbone, PatchEncoder, Precision
 from milsurv.backbones.efficientnet_lite0 import EfficientNetLite0
 from milsurv.backbones.resnet import ResNet18, ResNetConfig
 from milsurv.errors import MilsurvError
+from milsurv.executors.base import Stopped
 from milsurv.features.encoder import Encoder, choose_precision, cpu_has_bf16
 
 CPU = torch.device("cpu")
 SIDE = 4
+ROOT = Path(__file__).parents[2]
 
 
 class Colours(Backbone):
@@ -208,6 +213,60 @@ def test_a_slide_given_up_leaves_nothing_behind() -> None:
         give_up()
     _embed(encoder, {20: 8}, 1)
     assert backbone.batches == [8]
+
+
+def test_a_reader_that_waits_can_be_stopped() -> None:
+    """The network comes back only when the slide has been given up."""
+    given_up = threading.Event()
+
+    def wait(vectors: Tensor) -> Tensor:
+        assert given_up.wait(timeout=60)
+        return vectors
+
+    def stop() -> None:
+        raise Stopped
+
+    encoder = _encoder(Colours(wait))
+
+    def read() -> None:
+        with encoder.slide("s.svs", {20: np.zeros((3, 2), int)}, "float32", stop) as slide:
+            encoder.put(slide, 20, np.arange(3), _patches(3, 0))
+
+    with pytest.raises(Stopped):
+        read()
+    given_up.set()
+    _embed(encoder, {20: 5}, 1)
+
+
+def test_nothing_is_queued_for_a_place_without_a_patch_of_use() -> None:
+    encoder = _encoder(Colours())
+    with encoder.slide("s.svs", {20: np.zeros((3, 2), int)}, "float32") as slide:
+        encoder.put(slide, 20, np.arange(0), _patches(0, 0))
+    assert not slide.embedded[20].any()
+    assert not encoder._pieces
+
+
+def test_a_program_may_end_while_the_network_computes() -> None:
+    """Python 3.11 aborts when it ends while a daemon thread comes back from a network."""
+    script = """
+        import sys, time
+        import numpy as np, torch
+        from tests.features.test_encoder import Colours, _encoder
+        convolution = torch.nn.Conv2d(3, 64, 3, padding=1)
+        def long(vectors):
+            for _ in range(30):
+                convolution(torch.rand(16, 3, 128, 128))
+            return vectors
+        encoder = _encoder(Colours(long))
+        with encoder.slide("s", {20: np.zeros((8, 2), int)}, "float32") as slide:
+            encoder.put(slide, 20, np.arange(8), np.zeros((8, 4, 4, 3), np.uint8))
+            time.sleep(0.2)
+            sys.exit(7)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", dedent(script)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (7, "")
 
 
 def test_precision_follows_the_backbone_and_the_device() -> None:

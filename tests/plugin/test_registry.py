@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from milsurv import __version__
 from milsurv.errors import PluginError
-from milsurv.plugin.registry import KINDS, Registry
+from milsurv.plugin.registry import KINDS, Registry, get_registry
 from tests.conftest import COLOUR_BACKBONE
 
 REGISTER = """
@@ -36,6 +37,17 @@ def test_built_ins_have_a_summary_of_one_line_and_a_docstring() -> None:
         assert info.summary
         assert "\n" not in info.summary
         assert registry.load(info.kind, info.name).__doc__, info
+
+
+def test_threads_that_ask_at_once_get_the_same_registry(tmp_path: Path) -> None:
+    """The file takes its time to import: the second thread finds the module half imported."""
+    slow = "import time\ntime.sleep(0.2)\n"
+    text = slow + REGISTER.format(kind="losses", name="mine", target="slow_plugin:Mine")
+    files = (_plugin(tmp_path, "slow_plugin", text),)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(get_registry, [files] * 2)
+    assert first is second
+    assert first.find("loss", "mine").status == "ok"
 
 
 def test_a_local_file_registers_and_its_source_is_its_origin(tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ class RunContent:
             "folds": len(self.splits),
             "seeds": list(self.config.seeds),
             "imported": self.settings.source.name if isinstance(self.settings, ImportSettings) else None,
+            "precision": None if isinstance(self.settings, ImportSettings) else self.settings.precision,
         }
 
     def slides(self) -> pd.DataFrame:

@@ -120,7 +120,11 @@ def _feature_facts(config: RunConfig, cohort: dict[str, Any]) -> list[tuple[str,
             f"{tiling.patch_px} px at {scales}, "
             f"kept where at least {100 * tiling.min_tissue:g} % of the finest is {config.tissue.name} tissue",
         ),
-        ("Features", f"backbone {config.extracting_backbone.name}, stored as {config.extraction.dtype}"),
+        (
+            "Features",
+            f"backbone {config.extracting_backbone.name}, computed in {cohort['precision']}, "
+            f"stored as {config.extraction.dtype}",
+        ),
     ]
 
 

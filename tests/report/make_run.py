@@ -233,4 +233,5 @@ def _cohort(follow_up: pd.DataFrame, config: RunConfig) -> dict[str, Any]:
         "dropped": [],
         "warnings": [],
         "selection": config.training.selection,
+        "precision": "bfloat16",
     }

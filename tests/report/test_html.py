@@ -116,6 +116,10 @@ def test_a_screen_reader_finds_its_way(page: Page) -> None:
     assert len(figures) == len(page.all("svg")) == 1 + 3
 
 
+def test_the_page_says_what_made_the_features(page: Page) -> None:
+    assert "backbone efficientnet_lite0, computed in bfloat16, stored as float16" in page.text
+
+
 def test_the_first_sentence_is_the_result(page: Page, metrics: dict[str, Any]) -> None:
     pooled = metrics["pooled"][0]
     c_index = pooled["metrics"]["harrell_c_index"]

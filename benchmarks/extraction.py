@@ -116,7 +116,7 @@ def _rates(
 def embed_ready(report: Report, settings: ExtractionSettings, device: str, patches: int) -> None:
     """Unit of work: the network's vectors of as many patches, which are on the device before."""
     encoder = load_encoder(settings, device)
-    n, px = settings.config.extraction.batch_size, settings.config.tiling.patch_px
+    n, px = encoder.batch_size, settings.config.tiling.patch_px
     batch = torch.randint(0, 256, (n, px, px, 3), dtype=torch.uint8).to(device)
     done = 0
     while done < patches:

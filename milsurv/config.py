@@ -171,9 +171,9 @@ class Tiling(Section):
 class Extraction(Section):
     """How features are computed; nothing here changes them beyond rounding."""
 
-    batch_size: PositiveInt = 32
+    batch_size: PositiveInt | Literal["auto"] = "auto"
     """Patches of all magnifications and slides in hand that go through the backbone together; halved when the
-    device's memory does not hold them. A GPU is fed better with 128 or 256."""
+    device's memory does not hold them. auto: 32 on a CPU, 256 on a GPU."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type in which the backbone computes; auto: the narrowest that the backbone allows and the device is fast in."""
     compile: bool = False

@@ -20,6 +20,7 @@ from milsurv.errors import MilsurvError
 
 QUEUED_BATCHES = 3
 """Batches of patches that wait for the network at most."""
+AUTOMATIC_BATCH = {"cpu": 32, "cuda": 256}
 HEEDED_EVERY = 1.0
 """Seconds of waiting after which a reader looks whether it is to stop."""
 AMPERE = 8
@@ -138,13 +139,15 @@ class Encoder:
         name: str,
         device: torch.device,
         precision: Precision,
-        batch_size: int,
+        batch_size: int | Literal["auto"],
         *,
         compiled: bool = False,
         threads: int = 1,
     ):
         """Load the network. ``name`` is the backbone's with its distribution, for errors. Raises WeightsError."""
         self.backbone, self.name, self.device, self.precision = backbone, name, device, precision
+        if batch_size == "auto":
+            batch_size = AUTOMATIC_BATCH["cpu" if device.type == "cpu" else "cuda"]
         self.batch_size = self._known_size = batch_size
         network: Any = backbone.load(device, torch.float32).to(memory_format=torch.channels_last)
         self._network = torch.compile(network, dynamic=True) if compiled else network

@@ -103,6 +103,10 @@ def test_slides_side_by_side_fill_each_others_batches_and_get_their_own_vectors(
     assert len(backbone.batches) < alone
 
 
+def test_a_cpus_batches_are_small_unless_said_otherwise() -> None:
+    assert Encoder(Colours(), "colours", CPU, "float32", "auto").batch_size == 32
+
+
 def test_one_slide_after_the_other_gives_the_same_batches_each_time() -> None:
     batches = []
     for _ in range(2):

@@ -163,7 +163,7 @@ def extract_features(
     def on_event(unit: Unit, event: Event) -> None:
         if event["event"] == "smaller batches":
             progress.warn(
-                f"the memory of {device} holds batches of {event['batch_size']} patches: set extraction.batch_size to that"
+                f"the memory of {device} holds batches of {event['batch_size']}: set extraction.batch_size to that"
             )
         tally.add({"slide": unit.name, **event})
         _count(stage, "slide", unit, event, tally)

@@ -229,12 +229,26 @@ class Training(Section):
     learning_rate: PositiveFloat = 1e-4
     weight_decay: NonNegativeFloat = 1e-5
     schedule: Literal["constant", "cosine", "one_cycle"] = "cosine"
+    warmup: float = Field(default=0, ge=0, lt=1)
+    """Share of the training over which the rate first rises linearly from 0; ``one_cycle`` has a rise of its own."""
+    clip_norm: PositiveFloat | None = None
+    """Norm to which a step's gradient is scaled down when it is larger."""
+
     selection: Literal["inner_validation", "last_epoch"] = "inner_validation"
-    """Which epoch is kept: the one with the lowest loss on inner validation cases, or the last."""
+    """Which epoch is kept: the one that is best on inner validation cases, or the last."""
+    select_by: Literal["loss", "c_index"] = "loss"
+    """What is best on inner validation cases: the lowest loss, or the highest C-index; the earlier of equals."""
     patience: PositiveInt | None = None
     """Stop when the validation loss has not improved for so many epochs."""
     standardize: bool = False
     """Standardise features by mean and deviation over training patches, by magnification."""
+
+    @field_validator("warmup")
+    @classmethod
+    def _one_rise(cls, warmup: float, info: ValidationInfo) -> float:
+        if warmup and info.data.get("schedule") == "one_cycle":
+            raise ValueError("one_cycle has a rise of its own; leave warmup out, or take another schedule")
+        return warmup
 
 
 class Evaluation(Section):

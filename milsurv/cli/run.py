@@ -63,11 +63,9 @@ def _print_plan(config: RunConfig, progress: RunProgress, fold: int | None) -> N
     if fold is not None:
         folds = f"fold {fold} of {folds}"
     seeds = f"seed{'s' if len(config.seeds) > 1 else ''} {', '.join(map(str, config.seeds))}"
-    chooser = (
-        "epoch chosen by inner validation loss"
-        if config.training.selection == "inner_validation"
-        else "last epoch kept"
-    )
+    by = "C-index" if config.training.select_by == "c_index" else "loss"
+    honest = config.training.selection == "inner_validation"
+    chooser = f"epoch chosen by inner validation {by}" if honest else "last epoch kept"
     progress.say(f"milsurv {__version__}: run '{config.name}' on {device}, {workers} worker(s)")
     progress.say(f"  cohort     {cohort}")
     if config.features is not None:

@@ -130,7 +130,7 @@ def limits(results: RunResults, views: int) -> list[str]:
         "are no standard errors of the pooled numbers.",
         "Risks of different folds come from different models, so cases are compared within folds alone; pooled "
         "numbers add up what was compared within folds.",
-        _selection_limit(cohort["selection"]),
+        _selection_limit(cohort["selection"], cohort["select_by"]),
     ]
     if cohort["synthetic"]:
         lines.append(
@@ -153,11 +153,12 @@ def limits(results: RunResults, views: int) -> list[str]:
     return lines
 
 
-def _selection_limit(selection: str) -> str:
+def _selection_limit(selection: str, select_by: str) -> str:
     if selection == "inner_validation":
+        chooser = "C-index" if select_by == "c_index" else "loss"
         return (
-            "The epoch of each fold was chosen by the loss on inner validation cases, which neither train nor are "
-            "reported. The reported cases chose nothing."
+            f"The epoch of each fold was chosen by the {chooser} on inner validation cases, which neither train nor "
+            "are reported. The reported cases chose nothing."
         )
     if selection == "last_epoch":
         return "The last epoch was kept: no cases chose it, and the reported cases had no part in it."

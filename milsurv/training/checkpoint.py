@@ -20,16 +20,17 @@ class FoldState:
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
-    best_loss: float = math.inf
+    best_score: float = math.inf
+    """Of ``best_epoch``; lower is better."""
     best: dict[str, Tensor] = field(default_factory=dict)
 
-    def record(self, row: dict[str, float], model: nn.Module, *, by_validation: bool) -> None:
-        """Add an epoch; it is the best when its validation loss is the lowest, or else when it is the last."""
+    def record(self, row: dict[str, float], model: nn.Module, score: float | None) -> None:
+        """Add an epoch; it is the best when its score is the lowest so far, or when there is no score."""
         self.epoch = int(row["epoch"])
         self.history.append(row)
-        if not by_validation or not self.best or row["validation_loss"] < self.best_loss:
+        if score is None or not self.best or score < self.best_score:
             self.best_epoch = self.epoch
-            self.best_loss = row["validation_loss"]
+            self.best_score = math.inf if score is None else score
             self.best = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
@@ -40,7 +41,7 @@ def save_state(path: Path, state: FoldState, model: nn.Module, optimizer: torch.
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
     about = {"epoch": state.epoch, "history": state.history, "best_epoch": state.best_epoch}
-    save_tensors(path, tensors, {**about, "best_loss": state.best_loss})
+    save_tensors(path, tensors, {**about, "best_score": state.best_score})
 
 
 def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> FoldState | None:

@@ -88,10 +88,12 @@ class FoldTraining:
         self.registry = get_registry(job.config.plugins)
         self.loss: Loss = self.registry.create("loss", job.config.loss)
         self.loss.fit(*follow_up(job.train))
-        if job.validation and self.loss.couples_cases and not any(case.event for case in job.validation):
+        by_events = self.loss.couples_cases or self.settings.select_by == "c_index"
+        if job.validation and by_events and not any(case.event for case in job.validation):
+            chooser = "C-index" if self.settings.select_by == "c_index" else f"loss '{job.config.loss.name}'"
             raise MilsurvError(
-                f"fold {job.fold}: no inner validation case has an event, so loss '{job.config.loss.name}' cannot "
-                "choose the epoch by them; raise splits.validation or set training.selection: last_epoch"
+                f"fold {job.fold}: no inner validation case has an event, so the epoch cannot be chosen by their "
+                f"{chooser}; raise splits.validation or set training.selection: last_epoch"
             )
         first = self.bags.read(job.train[0].slides[0][1])
         dims = {magnification: features.shape[1] for magnification, features in first.features.items()}
@@ -118,9 +120,18 @@ class FoldTraining:
             row = {"epoch": epoch, "learning_rate": self._learning_rate(epoch, 0)}
             row |= self._train_epoch(epoch, report)
             row |= self._validate()
-            self.state.record(row, self.model, by_validation=bool(self.job.validation))
+            self.state.record(row, self.model, self._score(row))
             save_state(self.job.folder / STATE, self.state, self.model, self.optimizer)
             yield row
+
+    def _score(self, row: dict[str, float]) -> float | None:
+        """What chooses the epoch, lower is better; None when the last is kept."""
+        if not self.job.validation:
+            return None
+        if self.settings.select_by == "loss":
+            return row["validation_loss"]
+        c = row["validation_c_index"]
+        return math.inf if math.isnan(c) else -c
 
     def finish(self) -> None:
         """Predict with the chosen epoch and write what stays; the state is no longer needed."""
@@ -155,6 +166,7 @@ class FoldTraining:
                 group["lr"] = self._learning_rate(epoch, step / steps)
             self.optimizer.zero_grad()
             batch_outputs, batch_loss = self._accumulate(batch, epoch)
+            self._clip_gradient(batch, epoch)
             self.optimizer.step()
             outputs.append(batch_outputs)
             losses.append(batch_loss * len(batch))
@@ -162,6 +174,20 @@ class FoldTraining:
         time, event = follow_up(cases)
         risk = self._risk(torch.cat(outputs))
         return {"train_loss": sum(losses) / len(cases), "train_c_index": c_index(time, event, risk)}
+
+    def _clip_gradient(self, batch: Sequence[TrainingCase], epoch: int) -> None:
+        """Scale the gradient down to ``clip_norm``. Raises MilsurvError when it is not finite."""
+        most = self.settings.clip_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), most)
+        if not bool(torch.isfinite(norm)):
+            cases = ", ".join(
+                f"{case.case_id} ({', '.join(slide for slide, _ in case.slides)})" for case in batch[:5]
+            )
+            raise MilsurvError(
+                f"seed {self.job.seed}, fold {self.job.fold}: the gradient is not finite in epoch {epoch} after cases "
+                f"{cases}{' and more' * (len(batch) > 5)}; try a lower training.learning_rate or "
+                "training.clip_norm: 1; the epoch before is kept"
+            )
 
     def _order(self, epoch: int) -> list[int]:
         """Which training cases an epoch takes, one after the other."""
@@ -303,7 +329,8 @@ class FoldTraining:
     def _learning_rate(self, epoch: int, share: float) -> float:
         """The rate after ``share`` of epoch ``epoch`` (counted from 1)."""
         progress = (epoch - 1 + share) / self.settings.epochs
-        return self.settings.learning_rate * schedule_factor(self.settings.schedule, progress)
+        factor = schedule_factor(self.settings.schedule, progress, self.settings.warmup)
+        return self.settings.learning_rate * factor
 
     def _out_of_patience(self, epoch: int) -> bool:
         patience = self.settings.patience
@@ -315,12 +342,16 @@ def read_predictions(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"case_id": str}, float_precision="round_trip")
 
 
-def schedule_factor(schedule: str, progress: float) -> float:
+def schedule_factor(schedule: str, progress: float, warmup: float = 0.0) -> float:
     """Share of the learning rate at ``progress`` in [0, 1) of the training.
 
+    It rises linearly from 0 during ``warmup``, a share of the training; the schedule takes the rest.
     ``cosine`` falls from 1 to 0; ``one_cycle`` rises from 1/25 to 1 over the first 30 %, then falls to 0, both along
     half a cosine (Smith & Topin 2019).
     """
+    if progress < warmup:
+        return progress / warmup
+    progress = (progress - warmup) / (1 - warmup)
     if schedule == "constant":
         return 1.0
     if schedule == "cosine":

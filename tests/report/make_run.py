@@ -234,4 +234,5 @@ def _cohort(follow_up: pd.DataFrame, config: RunConfig) -> dict[str, Any]:
         "warnings": [],
         "selection": config.training.selection,
         "precision": "bfloat16",
+        "select_by": config.training.select_by,
     }

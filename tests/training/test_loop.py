@@ -16,7 +16,7 @@ import torch
 from lifelines.utils import concordance_index
 
 from milsurv import Bag
-from milsurv.errors import MilsurvError
+from milsurv.errors import ConfigError, MilsurvError
 from milsurv.executors.base import Event
 from milsurv.features.store import read_bag
 from milsurv.losses.nll import NLL
@@ -116,6 +116,69 @@ def test_the_epoch_with_the_lowest_validation_loss_is_kept(make_job: MakeJob) ->
     ).detach()
     expected = float(history["validation_loss"].min())
     assert float(loss(outputs, *follow_up(job.validation))) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_epoch_with_the_highest_validation_c_index_is_kept_when_asked_for(make_job: MakeJob) -> None:
+    settings = {"training.epochs": 12, "training.learning_rate": 0.05}
+    chosen = {}
+    for by in ("loss", "c_index"):
+        job = make_job(by, **settings, **{"training.select_by": by})
+        _train(job)
+        history = pd.read_csv(job.folder / HISTORY)
+        chosen[by] = int(history.loc[history["chosen"] == 1, "epoch"].item())
+    assert chosen["c_index"] == int(
+        history.sort_values("validation_c_index", ascending=False, kind="stable")["epoch"].iloc[0]
+    )
+    assert chosen["c_index"] != chosen["loss"]
+
+
+def _gradient(training: FoldTraining) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in training.model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("most", [None, 1e6, 0.01])
+def test_a_gradient_is_scaled_down_to_clip_norm_and_else_left_alone(
+    make_job: MakeJob, most: float | None
+) -> None:
+    training = FoldTraining(make_job(**({} if most is None else {"training.clip_norm": most})))
+    batch = training.job.train[:5]
+    training.model.train()
+    training._accumulate(batch, epoch=1)
+    whole = _gradient(training).clone()
+    training._clip_gradient(batch, epoch=1)
+    if most == 0.01:
+        assert float(whole.norm()) > most
+        torch.testing.assert_close(_gradient(training), whole * most / whole.norm(), rtol=1e-4, atol=1e-9)
+    else:
+        assert torch.equal(_gradient(training), whole)
+
+
+class _SteepAtZero(torch.nn.Module):
+    """Finite outputs whose gradient is not."""
+
+    requires_grid = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(3))
+
+    def forward(self, _bag: object) -> torch.Tensor:
+        return self.weight.abs().sqrt()
+
+
+def test_a_gradient_that_is_not_finite_stops_the_fold_and_keeps_the_epoch_before(make_job: MakeJob) -> None:
+    job = make_job()
+    training = FoldTraining(job)
+    next(training.epochs(lambda _event: None))
+    before = (job.folder / STATE).read_bytes()
+    training.model.aggregator = _SteepAtZero()  # type: ignore[assignment]
+    case = training.job.train[training._order(2)[0]]
+    with pytest.raises(
+        MilsurvError,
+        match=rf"gradient is not finite in epoch 2 after cases {case.case_id} \({case.slides[0][0]}",
+    ):
+        list(training.epochs(lambda _event: None))
+    assert (job.folder / STATE).read_bytes() == before
 
 
 def test_test_cases_have_no_influence_on_the_model(make_job: MakeJob) -> None:
@@ -241,6 +304,25 @@ def test_the_state_is_one_readable_file(make_job: MakeJob) -> None:
 )
 def test_schedules(schedule: str, progress: float, factor: float) -> None:
     assert schedule_factor(schedule, progress) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "progress", "factor"),
+    [
+        ("constant", 0.0, 0.0),
+        ("constant", 0.05, 0.5),
+        ("constant", 0.1, 1.0),
+        ("cosine", 0.1, 1.0),
+        ("cosine", 0.55, 0.5),
+    ],
+)
+def test_the_rate_first_rises_linearly(schedule: str, progress: float, factor: float) -> None:
+    assert schedule_factor(schedule, progress, warmup=0.1) == pytest.approx(factor)
+
+
+def test_two_rises_are_refused(make_job: MakeJob) -> None:
+    with pytest.raises(ConfigError, match="one_cycle has a rise of its own"):
+        make_job(**{"training.schedule": "one_cycle", "training.warmup": 0.1})
 
 
 class _Outputs(torch.nn.Module):

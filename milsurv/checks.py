@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from milsurv.errors import MilsurvError, ProblemsError, SlideError, size
 from milsurv.executors.devices import choose_device
 from milsurv.features.extract import ExtractionSettings
 from milsurv.features.importing import ImportSettings
-from milsurv.features.room import bytes_of_patch, most_patches
+from milsurv.features.room import bytes_of_patch, free_bytes, most_patches, nearest_folder
 from milsurv.pipeline import feature_settings
 from milsurv.plugin.registry import Registry
 
@@ -126,13 +125,8 @@ def _imported_bytes(settings: ImportSettings, slide: SlideRef) -> float:
     return float(sum(file.stat().st_size for file in settings.files(slide.path).values()))
 
 
-def _nearest_folder(workspace: Path) -> Path:
-    """The workspace, or as much of its path as is there."""
-    return next(folder for folder in (workspace, *workspace.parents) if folder.exists())
-
-
 def _check_workspace(workspace: Path, findings: Findings) -> None:
-    there = _nearest_folder(workspace)
+    there = nearest_folder(workspace)
     try:
         with tempfile.TemporaryFile(dir=there):
             pass
@@ -141,8 +135,7 @@ def _check_workspace(workspace: Path, findings: Findings) -> None:
 
 
 def _check_disk(workspace: Path, needed: int, what: str, findings: Findings) -> None:
-    there = _nearest_folder(workspace)
-    free = shutil.disk_usage(there).free
+    there, free = nearest_folder(workspace), free_bytes(workspace)
     line = f"{what} take at most {size(needed)}; {size(free)} are free in {there}"
     if needed > free:
         findings.warnings.append(line)

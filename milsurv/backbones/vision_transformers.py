@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from milsurv.backbones.timm_hub import TimmBackbone
 
+VIT = {"init_values": 1e-5, "dynamic_img_size": True, "weight_init": "skip"}
+"""What timm is told of most of them; weights are read, so none need be drawn."""
+
 
 class PathologyTransformer(TimmBackbone):
     """A vision transformer for patches of 224 px at 0.5 µm/px; by default the class token is the embedding."""
@@ -27,7 +30,7 @@ class UNI(PathologyTransformer):
     """UNI (Chen et al., Nature Medicine 2024), ViT-L/16: 1024 features a patch."""
 
     architecture = "vit_large_patch16_224"
-    arguments = {"init_values": 1e-5, "dynamic_img_size": True, "weight_init": "skip"}  # noqa: RUF012
+    arguments = VIT
     repo = "MahmoodLab/UNI"
     dim = 1024
     precision = "float16"
@@ -39,17 +42,15 @@ class UNI2h(PathologyTransformer):
 
     architecture = "vit_giant_patch14_224"
     arguments = {  # noqa: RUF012
+        **VIT,
         "depth": 24,
         "num_heads": 24,
         "embed_dim": 1536,
         "mlp_ratio": 2.66667 * 2,
-        "init_values": 1e-5,
         "reg_tokens": 8,
         "no_embed_class": True,
         "mlp_layer": SwiGLUPacked,
         "act_layer": nn.SiLU,
-        "dynamic_img_size": True,
-        "weight_init": "skip",
     }
     repo = "MahmoodLab/UNI2-h"
     dim = 1536
@@ -62,14 +63,12 @@ class Virchow2(PathologyTransformer):
 
     architecture = "vit_huge_patch14_224"
     arguments = {  # noqa: RUF012
+        **VIT,
         "mlp_ratio": 5.3375,
-        "init_values": 1e-5,
         "reg_tokens": 4,
         "global_pool": "",
         "mlp_layer": SwiGLUPacked,
         "act_layer": nn.SiLU,
-        "dynamic_img_size": True,
-        "weight_init": "skip",
     }
     repo = "paige-ai/Virchow2"
     dim = 2560
@@ -132,7 +131,7 @@ class PhikonV2(PathologyTransformer):
     """Phikon-v2 (Filiot et al. 2024), ViT-L/16: 1024 features a patch."""
 
     architecture = "vit_large_patch16_224"
-    arguments = {"init_values": 1e-5, "dynamic_img_size": True, "weight_init": "skip"}  # noqa: RUF012
+    arguments = VIT
     repo = "owkin/phikon-v2"
     dim = 1024
     interpolation = "bicubic"

@@ -46,6 +46,10 @@ class LocalExecutor(Executor):
         self._shared: _Shared | None = None
 
     def __exit__(self, *exception: object) -> None:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Stop what is under way, and end the workers."""
         if self._pool is not None:
             assert self._shared is not None
             self._shared.stop.set()
@@ -89,7 +93,7 @@ class LocalExecutor(Executor):
         try:
             self._hear(self._shared.events, futures, units, on_event)
         except BaseException:
-            self.__exit__()  # what is under way stops, and hands out no unit of another run
+            self._let_go()  # lest they take units of another run
             raise
         by_index = {index: result for future in futures for index, result in future.result().items()}
         return [by_index[index] for index in range(len(units))]
@@ -202,9 +206,10 @@ def _work(units: Sequence[Unit], side_by_side: int) -> dict[int, Any]:
         _shared.events.put((index, event))
 
     def take() -> None:
-        while not (failed.is_set() or _shared.stop.is_set()) and (
-            index := _take_number(_shared.next_unit)
-        ) < len(units):
+        while not (failed.is_set() or _shared.stop.is_set()):
+            index = _take_number(_shared.next_unit)
+            if index >= len(units):
+                return
             try:
                 results[index] = units[index].do(partial(report, index))
             except BaseException:

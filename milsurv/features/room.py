@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from milsurv.config import RunConfig
 from milsurv.errors import SlideError
 from milsurv.plugin.registry import Registry
 from milsurv.slides.grid import make_grid, make_levels
+from milsurv.slides.reader import Slide
 
 BYTES_OF_PLACE = 24
 """Coordinates and grid of a patch in a feature file."""
@@ -27,9 +29,7 @@ def bytes_of_patch(dim: int, dtype: str) -> int:
 
 def most_patches(config: RunConfig, registry: Registry, slide: SlideRef) -> float:
     """Patches over all magnifications if the whole slide were tissue. Raises SlideError when it is of no use."""
-    if slide.path is None:
-        raise SlideError(slide.reason or "no file")
-    with registry.create("reader", config.reader).open(slide.path, slide.mpp) as opened:
+    with _open(config, registry, slide) as opened:
         width, height = opened.dimensions
         sides: list[float] = [level.patch_level0 for level in make_levels(opened.mpp, config.tiling).values()]
         return float(sum(width * height / side**2 for side in sides))
@@ -37,16 +37,27 @@ def most_patches(config: RunConfig, registry: Registry, slide: SlideRef) -> floa
 
 def tissue_patches(config: RunConfig, registry: Registry, slide: SlideRef) -> float:
     """Patches of tissue over all magnifications. Raises SlideError when the slide is of no use."""
-    if slide.path is None:
-        raise SlideError(slide.reason or "no file")
-    with registry.create("reader", config.reader).open(slide.path, slide.mpp) as opened:
+    with _open(config, registry, slide) as opened:
         mask = registry.create("tissue", config.tissue).segment(opened)
         return float(sum(make_grid(opened.dimensions, opened.mpp, mask, config.tiling).counts.values()))
 
 
+@contextmanager
+def _open(config: RunConfig, registry: Registry, slide: SlideRef) -> Iterator[Slide]:
+    if slide.path is None:
+        raise SlideError(slide.reason or "no file")
+    with registry.create("reader", config.reader).open(slide.path, slide.mpp) as opened:
+        yield opened
+
+
+def nearest_folder(path: Path) -> Path:
+    """``path``, or as much of it as is there."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
 def free_bytes(folder: Path) -> int:
     """Room on the disk where ``folder`` is, or will be."""
-    return shutil.disk_usage(next(part for part in (folder, *folder.parents) if part.exists())).free
+    return shutil.disk_usage(nearest_folder(folder)).free
 
 
 def lacking_room(

@@ -55,6 +55,8 @@ PluginKind = Literal["aggregator", "backbone", "loss"]
 """What ``new-plugin`` writes packages for."""
 BACKBONE_FACTS = ("dim", "licence", "gated")
 """What ``list-plugins --kind backbone`` tells of each besides."""
+FOLDED = {"licence", "what it is", "from", "status"}
+"""Columns of ``list-plugins`` that may be folded; the status only where it gives a reason."""
 SHOWN_AS = {None: "", True: "yes", False: "no"}
 
 
@@ -178,12 +180,11 @@ def _of_backbone(registry: Registry, info: PluginInfo) -> dict[str, Any]:
 
 
 def _print_plugins(rows: list[dict[str, Any]]) -> None:
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     more = [key for key in BACKBONE_FACTS if any(key in row for row in rows)]
-    for heading in ("kind", "name", *more):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("what it is", "from", "status"):
-        table.add_column(heading, overflow="fold")
+    folded = FOLDED if any(row["reason"] for row in rows) else FOLDED - {"status"}
+    for heading in ("kind", "name", *more, "what it is", "from", "status"):
+        table.add_column(heading, no_wrap=heading not in folded, overflow="fold")
     for row in rows:
         status = row["status"] if row["reason"] is None else f"{row['status']}: {row['reason']}"
         source = f"{row['distribution']} {row['version']}"

@@ -41,6 +41,25 @@ def test_backbones_tell_dimension_licence_and_gating() -> None:
     assert "1024" in printed
 
 
+def test_no_column_is_squeezed_away_on_a_narrow_terminal() -> None:
+    printed = CliRunner().invoke(app, ["list-plugins", "--kind", "backbone"], env={"COLUMNS": "80"}).stdout
+    heading, first, *_ = printed.splitlines()
+    assert heading.split() == [
+        "kind",
+        "name",
+        "dim",
+        "licence",
+        "gated",
+        "what",
+        "it",
+        "is",
+        "from",
+        "status",
+    ]
+    assert first.split()[-1] == "ok"
+    assert max(map(len, printed.splitlines())) <= 80
+
+
 def test_broken_and_local_plugins_are_shown_with_their_reason(tmp_path: Path) -> None:
     broken = tmp_path / "no_good.py"
     broken.write_text("raise ValueError('not today')")

@@ -12,8 +12,10 @@ import torch
 from benchmarks.measure import Row, fresh, in_turn, rows_of
 from milsurv.config import RunConfig
 from milsurv.features.store import ScaleFeatures, write_features
+from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase, follow_up
-from milsurv.training.loop import FoldJob, FoldTraining
+from milsurv.training.job import FoldJob
+from milsurv.training.loop import FoldTraining
 
 PATCHES_SIDE, FEATURES = 20, 256
 
@@ -43,9 +45,9 @@ def all_graphs(folder: str, cases: int) -> Callable[[], object]:
 
     def work() -> None:
         batch = training.job.train
-        bags = (training.bags.read(path) for case in batch for _, path in case.slides)
+        bags = (training.outputs.bags.read(path) for case in batch for _, path in case.slides)
         outputs = torch.stack([training.model(bag) for bag in bags])
-        training.loss(outputs, *follow_up(batch)).backward()
+        training.outputs.loss(outputs, *follow_up(batch)).backward()
         training.optimizer.step()
 
     return work
@@ -75,7 +77,7 @@ def _training(folder: Path, cases: int) -> FoldTraining:
         test=(),
         times=(),
         device="cpu",
-        cache_bytes=0,
+        cache=CachePlan("host", 2**30),
     )
     return FoldTraining(job)
 

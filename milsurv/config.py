@@ -17,7 +17,6 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -28,13 +27,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from milsurv.config_training import Executor, Section, Training
+
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
-
-
-class Section(BaseModel):
-    """A section of the YAML: unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class PluginSection(BaseModel):
@@ -216,41 +211,6 @@ class FeatureImport(Section):
         return ", ".join(f"{folder} at {magnification}x" for magnification, folder in self.folders.items())
 
 
-class Training(Section):
-    """The training loop."""
-
-    epochs: PositiveInt = 30
-    batch_cases: PositiveInt = 64
-    """Cases per optimiser step; gradients are accumulated bag by bag."""
-    sampling: Literal["uniform", "balanced"] = "uniform"
-    """``balanced`` draws each epoch's cases with replacement, by the inverse frequency of their quarter of event
-    times and event; not with a loss that couples cases."""
-    optimizer: Literal["adam", "adamw"] = "adam"
-    learning_rate: PositiveFloat = 1e-4
-    weight_decay: NonNegativeFloat = 1e-5
-    schedule: Literal["constant", "cosine", "one_cycle"] = "cosine"
-    warmup: float = Field(default=0, ge=0, lt=1)
-    """Share of the training over which the rate first rises linearly from 0; ``one_cycle`` has a rise of its own."""
-    clip_norm: PositiveFloat | None = None
-    """Norm to which a step's gradient is scaled down when it is larger."""
-
-    selection: Literal["inner_validation", "last_epoch"] = "inner_validation"
-    """Which epoch is kept: the one that is best on inner validation cases, or the last."""
-    select_by: Literal["loss", "c_index"] = "loss"
-    """What is best on inner validation cases: the lowest loss, or the highest C-index; the earlier of equals."""
-    patience: PositiveInt | None = None
-    """Stop when the validation loss has not improved for so many epochs."""
-    standardize: bool = False
-    """Standardise features by mean and deviation over training patches, by magnification."""
-
-    @field_validator("warmup")
-    @classmethod
-    def _one_rise(cls, warmup: float, info: ValidationInfo) -> float:
-        if warmup and info.data.get("schedule") == "one_cycle":
-            raise ValueError("one_cycle has a rise of its own; leave warmup out, or take another schedule")
-        return warmup
-
-
 class Evaluation(Section):
     """What is measured."""
 
@@ -258,15 +218,6 @@ class Evaluation(Section):
     """Times of AUC and survival probabilities; by default the quartiles of the cohort's event times."""
     bootstraps: int = Field(default=1000, ge=0)
     seed: NonNegativeInt = 1
-
-
-class Executor(Section):
-    """Where units of work run."""
-
-    workers: PositiveInt | Literal["auto"] = "auto"
-    """Processes side by side; auto: one per core, at most 8 (one per GPU on GPUs)."""
-    threads: PositiveInt = 1
-    """Threads of each unit of work; sums differ between counts, so it is part of a run's fingerprint."""
 
 
 class RunConfig(Section):

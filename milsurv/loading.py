@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from milsurv.config import COHORT_SOURCES, PluginSection, RunConfig
+from milsurv.config_training import Training
 from milsurv.errors import ConfigError, MilsurvError, PluginError, nearest
 from milsurv.plugin.registry import KINDS, LOCAL, Registry, get_registry
 
@@ -71,21 +72,30 @@ def load_config(
     except ValidationError as error:
         problems += [document.describe(detail, RunConfig) for detail in error.errors()]
     settings = _plugin_settings(document, registry, problems)
-    if config is not None and "loss" in settings and config.training.sampling == "balanced":
-        problems += _problem_of_sampling(document, registry, settings["loss"][0])
+    if config is not None and "loss" in settings:
+        problems += _problems_of_coupling(document, registry, settings["loss"][0], config.training)
     if problems or config is None:
         raise ConfigError(problems)
     sections = {section: PluginSection(name=name, **values) for section, (name, values) in settings.items()}
     return config.model_copy(update=sections), registry
 
 
-def _problem_of_sampling(document: _Document, registry: Registry, loss: str) -> list[str]:
+def _problems_of_coupling(
+    document: _Document, registry: Registry, loss: str, training: Training
+) -> list[str]:
+    """Settings that a loss cannot take which compares the cases of a batch with each other."""
     if not registry.load("loss", loss).couples_cases:
         return []
+    told = {
+        "sampling": ("balanced", "draws some cases several times", "uniform"),
+        "rows": ("slide", "lets a case stand as several rows", "case"),
+    }
     return [
-        f"{document.where(('training', 'sampling'))}: training.sampling: balanced draws some cases several times, but "
-        f"loss '{loss}' compares the cases of a batch with each other, where each may stand once; set it to uniform, "
-        "or take a loss that does not couple cases, such as nll"
+        f"{document.where(('training', key))}: training.{key}: {value} {effect}, but loss '{loss}' compares the cases "
+        f"of a batch with each other, where each may stand once; set it to {instead}, or take a loss that does not "
+        "couple cases, such as nll"
+        for key, (value, effect, instead) in told.items()
+        if getattr(training, key) == value
     ]
 
 

@@ -23,7 +23,13 @@ from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.times import EvaluationTimes, evaluation_times
 from milsurv.executors.base import IN_OTHER_HANDS, Event, Executor, Unit
-from milsurv.executors.devices import choose_device, count_workers, slides_in_hand, visible_gpus
+from milsurv.executors.devices import (
+    choose_device,
+    count_workers,
+    slides_in_hand,
+    visible_gpus,
+    workers_on_device,
+)
 from milsurv.executors.local import LocalExecutor
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings
 from milsurv.features.importing import ImportSettings, require_equal_dims
@@ -34,12 +40,13 @@ from milsurv.progress import RunProgress, Stage
 from milsurv.report.html import write_report
 from milsurv.report.views import make_views
 from milsurv.run_folder import FeatureSettings, RunContent, RunFolder
+from milsurv.training.bags import CachePlan, plan_cache, shared_cache
 from milsurv.training.data import TrainingCase
-from milsurv.training.loop import PREDICTIONS, FoldJob, read_predictions, train_fold
+from milsurv.training.job import OPTIMISTIC, PREDICTIONS, FoldJob
+from milsurv.training.loop import train_fold
+from milsurv.training.results import read_predictions
 
 SHOWN_SLIDES = 20
-CACHE_BYTES = 8 * 2**30
-"""Memory that the bags of all folds in training may take together."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ def run(
             config, registry, settings, cohort, usable, outcomes, tuple(splits), tuple(warnings)
         )
         folder = RunFolder.lay_out(content, times.times)
-        jobs = fold_jobs(content, folder, times, device)
+        jobs = fold_jobs(content, folder, times, device, plan_bags(content, device, workers, progress))
         todo = [job for job in jobs if only_fold in (None, job.fold)]
         life_cycle = tell_plugins(registry, folder, progress)
         train(todo, folder, executor, progress, life_cycle, config)
@@ -214,7 +221,7 @@ def split_cases(
     for warning in warnings:
         progress.warn(warning)
     _require_fold(only_fold, [split.fold for split in splits])
-    if config.training.selection == "last_epoch":
+    if config.training.selection in ("last_epoch", "reported_fold"):
         splits = [replace(split, train=split.train + split.validation, validation=()) for split in splits]
     return splits, warnings
 
@@ -224,7 +231,19 @@ def _require_fold(only_fold: int | None, folds: Sequence[int]) -> None:
         raise MilsurvError(f"--fold {only_fold}: there are folds {', '.join(map(str, folds))}")
 
 
-def fold_jobs(content: RunContent, folder: RunFolder, times: EvaluationTimes, device: str) -> list[FoldJob]:
+def plan_bags(content: RunContent, device: str, workers: int, progress: RunProgress) -> CachePlan:
+    """Where each worker keeps the bags that its folds train on."""
+    files = [content.settings.path(s.slide_id) for case in content.usable.cases for s in case.slides]
+    plan, told = plan_cache(
+        files, content.config.executor, device, workers_on_device(workers, device), workers
+    )
+    progress.say(f"bags: {told}")
+    return plan
+
+
+def fold_jobs(
+    content: RunContent, folder: RunFolder, times: EvaluationTimes, device: str, cache: CachePlan
+) -> list[FoldJob]:
     """A unit's task for each seed and fold."""
     config, settings = content.config, content.settings
     by_id = {
@@ -251,7 +270,7 @@ def fold_jobs(content: RunContent, folder: RunFolder, times: EvaluationTimes, de
             test=chosen(split.test),
             times=times.all,
             device=device,
-            cache_bytes=CACHE_BYTES // count_workers(config.executor.workers, device),
+            cache=cache,
         )
         for seed in config.seeds
         for split in content.splits
@@ -288,15 +307,15 @@ def train(
     life_cycle.tell(
         "milsurv_run_started", config=config.model_dump(mode="json", by_alias=True), folder=folder.path
     )
-    total = sum(len(unit.arguments["job"].train) for unit in units) * config.training.epochs
+    total = sum(len(unit.arguments["job"].rows) for unit in units) * config.training.epochs
 
     def on_event(unit: Unit, event: Event) -> None:
         job: FoldJob = unit.arguments["job"]
         if event["event"] == IN_OTHER_HANDS:
             stage.wait_for(unit.name)
             return
-        if event["event"] == "cases":
-            stage.advance(event["count"])
+        if event["event"] in ("cases", "bag"):
+            stage.advance(event.get("count", 0))
             return
         folder.log(event)
         fold = {"seed": job.seed, "fold": job.fold, "folder": job.folder}
@@ -308,6 +327,7 @@ def train(
 
     with progress.stage("training folds", total, "cases") as stage:
         executor.run(units, on_event)
+    shared_cache.cache_clear()
 
 
 def measure(
@@ -315,17 +335,21 @@ def measure(
 ) -> dict[str, Any]:
     """Metrics of the folds that are finished; all of them also give the run's ``predictions.csv``."""
     finished = [job for job in jobs if job.finished]
-    predictions = pd.concat(
-        [read_predictions(job.folder / PREDICTIONS) for job in finished], ignore_index=True
-    )
     true_risk = {case.case_id: case.true_risk for case in content.usable.cases if case.true_risk is not None}
-    if true_risk:
-        predictions.insert(7, "true_risk", predictions["case_id"].map(true_risk))
     follow_up = {case.case_id: case for case in content.usable.cases}
     training = {split.fold: _training_follow_up(split, follow_up) for split in content.splits}
-    metrics = {"cohort": content.summary, **evaluate(predictions, training, times, content.config.evaluation)}
+    accounts = {}
+    for prefix in ("", OPTIMISTIC) if content.config.training.selection == "both" else ("",):
+        predictions = pd.concat(
+            [read_predictions(job.folder / f"{prefix}{PREDICTIONS}") for job in finished], ignore_index=True
+        )
+        if true_risk:
+            predictions.insert(7, "true_risk", predictions["case_id"].map(true_risk))
+        accounts[prefix] = evaluate(predictions, training, times, content.config.evaluation)
+        if len(finished) == len(jobs):
+            write_text(folder.path / f"{prefix}{PREDICTIONS}", predictions.to_csv(index=False))
+    metrics = {"cohort": content.summary, **accounts[""], "optimistic": accounts.get(OPTIMISTIC)}
     if len(finished) == len(jobs):
-        write_text(folder.path / PREDICTIONS, predictions.to_csv(index=False))
         write_json(folder.path / "metrics.json", metrics)
     return metrics
 

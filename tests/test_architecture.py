@@ -13,7 +13,7 @@ import pytest
 import milsurv
 
 PACKAGE = Path(milsurv.__file__).parent
-HALLWAY = {"_version", "artifacts", "claims", "config", "errors", "plugin", "executors"}
+HALLWAY = {"_version", "artifacts", "claims", "config", "config_training", "errors", "plugin", "executors"}
 ROOMS = [
     "cohort",
     "slides",

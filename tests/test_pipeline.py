@@ -80,7 +80,12 @@ def test_the_run_folder_holds_what_was_run(finished: RunResult) -> None:
         "seed_2",
     }
     fold = finished.folder / "seed_2" / "fold_0"
-    assert {path.name for path in fold.iterdir()} == {"model.safetensors", "history.csv", "predictions.csv"}
+    assert {path.name for path in fold.iterdir()} == {
+        "model.safetensors",
+        "history.csv",
+        "training_risks.csv",
+        "predictions.csv",
+    }
     plugins = json.loads((finished.folder / "plugins.json").read_text())
     assert [plugin["name"] for plugin in plugins] == ["jpeg_tiles", "otsu", "colour", "crossfusion", "nll"]
     assert finished.folder.parent.name == "small"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -32,11 +33,26 @@ class Bag:
         """Number of patches by magnification."""
         return {magnification: len(features) for magnification, features in self.features.items()}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        parts = (self.features, self.coords, self.grid)
+        return sum(tensor.nbytes for part in parts if part is not None for tensor in part.values())
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Bag:
-        """The bag on ``device``; ``dtype`` applies to the features alone."""
+        """The bag on ``device``; ``dtype`` applies to the features alone. A GPU copies pinned memory without a wait."""
+        ahead = torch.device(device).type == "cuda"
+        features = {m: t.to(device, dtype, non_blocking=ahead) for m, t in self.features.items()}
+        move = partial(Tensor.to, device=device, non_blocking=ahead)
+        return Bag(features, _each(self.coords, move), _each(self.grid, move))
 
-        def move(tensors: Mapping[int, Tensor] | None) -> dict[int, Tensor] | None:
-            return None if tensors is None else {m: t.to(device) for m, t in tensors.items()}
+    def pinned(self) -> Bag:
+        """The bag in memory from which a GPU copies while the host works on."""
+        features = {m: t.pin_memory() for m, t in self.features.items()}
+        return Bag(features, _each(self.coords, Tensor.pin_memory), _each(self.grid, Tensor.pin_memory))
 
-        features = {m: t.to(device, dtype) for m, t in self.features.items()}
-        return Bag(features, move(self.coords), move(self.grid))
+
+def _each(
+    tensors: Mapping[int, Tensor] | None, change: Callable[[Tensor], Tensor]
+) -> dict[int, Tensor] | None:
+    return None if tensors is None else {m: change(tensor) for m, tensor in tensors.items()}

@@ -58,8 +58,8 @@ def milsurv_run_started(config: dict[str, Any], folder: Path) -> None:
 def milsurv_epoch_finished(seed: int, fold: int, epoch: int, values: dict[str, float], folder: Path) -> None:
     """Called in the driving process after each epoch of each fold, with the numbers of its row in ``history.csv``.
 
-    ``folder`` is the fold's. An epoch that was saved just before a kill is not told again: ``history.csv`` has all
-    of them when the fold is finished.
+    ``folder`` is the fold's. After a kill, an epoch that was saved is not told again, and one that was not is told once
+    more with the same numbers; ``history.csv`` has each once when the fold is finished.
     """
 
 

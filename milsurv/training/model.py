@@ -88,11 +88,11 @@ def load_model(
     """The model in evaluation mode, its loss, and what was said about it."""
     tensors, about = load_tensors(path)
     loss: Loss = registry.create("loss", PluginSection.model_validate(about["loss"]))
-    loss.load_state_dict(_under("loss.", tensors))
+    loss.load_state_dict(under("loss.", tensors))
     feature_dims = {int(magnification): dim for magnification, dim in about["feature_dims"].items()}
     aggregator = PluginSection.model_validate(about["aggregator"])
     model = build_model(registry, aggregator, feature_dims, about["n_outputs"])
-    model.load_state_dict(_under("model.", tensors))
+    model.load_state_dict(under("model.", tensors))
     return model.to(device).eval(), loss, about
 
 
@@ -118,5 +118,6 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, about
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, which is cut off."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -12,8 +12,9 @@ import pytest
 from milsurv.config import RunConfig
 from milsurv.features.store import ScaleFeatures, write_features
 from milsurv.loading import load_config
+from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase
-from milsurv.training.loop import FoldJob
+from milsurv.training.job import FoldJob
 
 MakeJob = Callable[..., FoldJob]
 DIM = 6
@@ -69,7 +70,7 @@ def make_job(cases: list[TrainingCase], tmp_path: Path) -> MakeJob:
             test=tuple(cases[18:]),
             times=(5.0, 10.0, 20.0),
             device="cpu",
-            cache_bytes=2**20,
+            cache=CachePlan("host", 2**20),
         )
 
     return make

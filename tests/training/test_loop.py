@@ -21,18 +21,12 @@ from milsurv.executors.base import Event
 from milsurv.features.store import read_bag
 from milsurv.losses.nll import NLL
 from milsurv.plugin.registry import get_registry
+from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase, follow_up
-from milsurv.training.loop import (
-    HISTORY,
-    MODEL,
-    PREDICTIONS,
-    STATE,
-    FoldJob,
-    FoldTraining,
-    schedule_factor,
-    train_fold,
-)
+from milsurv.training.job import HISTORY, MODEL, PREDICTIONS, STATE, FoldJob
+from milsurv.training.loop import FoldTraining, train_fold
 from milsurv.training.model import load_model, load_tensors
+from milsurv.training.results import write_results
 from tests.training.conftest import MakeJob
 
 LEFT_BEHIND = (MODEL, HISTORY, PREDICTIONS)
@@ -52,7 +46,14 @@ def _train(job: FoldJob) -> dict[str, bytes]:
 def test_a_fold_learns_what_its_bags_tell(
     make_job: MakeJob, cases: Sequence[TrainingCase], loss: str
 ) -> None:
-    job = make_job(**{"loss.name": loss, "training.epochs": 30, "aggregator.name": "abmil"})
+    job = make_job(
+        **{
+            "loss.name": loss,
+            "training.epochs": 30,
+            "aggregator.name": "abmil",
+            "training.selection": "last_epoch",
+        }
+    )
     job = replace(job, train=tuple(cases[:18]), validation=(), test=tuple(cases[18:]))
     _train(job)
     history = pd.read_csv(job.folder / HISTORY)
@@ -77,7 +78,7 @@ def test_a_stopped_fold_ends_with_the_bytes_of_an_undisturbed_one(make_job: Make
     job = make_job("stopped", **overrides)
     rng = random.Random(4)
     for _ in range(5):
-        reports = rng.randrange(1, 8)
+        reports = rng.randrange(8, 60)
 
         def stop_after(_event: Event) -> None:
             nonlocal reports
@@ -166,10 +167,11 @@ class _SteepAtZero(torch.nn.Module):
         return self.weight.abs().sqrt()
 
 
-def test_a_gradient_that_is_not_finite_stops_the_fold_and_keeps_the_epoch_before(make_job: MakeJob) -> None:
+def test_a_gradient_that_is_not_finite_stops_the_fold_and_keeps_the_state_before(make_job: MakeJob) -> None:
     job = make_job()
     training = FoldTraining(job)
     next(training.epochs(lambda _event: None))
+    training._save()
     before = (job.folder / STATE).read_bytes()
     training.model.aggregator = _SteepAtZero()  # type: ignore[assignment]
     case = training.job.train[training._order(2)[0]]
@@ -239,8 +241,8 @@ def test_the_gradient_of_coupled_cases_is_that_of_all_graphs_at_once(make_job: M
         name: p.grad.clone() for name, p in training.model.named_parameters() if p.grad is not None
     }
     training.optimizer.zero_grad()
-    outputs = torch.stack([training._case_output(case, epoch=3) for case in batch])
-    training.loss(outputs, *follow_up(batch)).backward()
+    outputs = torch.stack([training.outputs.of_case(case, epoch=3) for case in batch])
+    training.outputs.loss(outputs, *follow_up(batch)).backward()
     whole = {name: p.grad for name, p in training.model.named_parameters() if p.grad is not None}
     assert accumulated.keys() == whole.keys()
     assert any(float(gradient.abs().sum()) > 0 for gradient in whole.values())
@@ -253,8 +255,8 @@ def test_the_gradient_of_a_short_last_batch_is_its_own_mean(make_job: MakeJob) -
     training.model.eval()
     batch = training.job.train[:3]
     _, value = training._accumulate(batch, epoch=1)
-    outputs = torch.stack([training._case_output(case, epoch=1) for case in batch]).detach()
-    assert value == pytest.approx(float(training.loss(outputs, *follow_up(batch))), rel=1e-5)
+    outputs = torch.stack([training.outputs.of_case(case, epoch=1) for case in batch]).detach()
+    assert value == pytest.approx(float(training.outputs.loss(outputs, *follow_up(batch))), rel=1e-5)
 
 
 def test_features_without_the_grid_that_an_aggregator_needs_are_refused_by_slide(
@@ -275,49 +277,23 @@ def test_features_without_the_grid_that_an_aggregator_needs_are_refused_by_slide
 
 
 def test_bags_beyond_the_cache_give_the_same_bytes(make_job: MakeJob) -> None:
-    assert _train(make_job("cached")) == _train(replace(make_job("read each time"), cache_bytes=0))
+    assert _train(make_job("cached")) == _train(
+        replace(make_job("read each time"), cache=CachePlan("none", 0))
+    )
 
 
 def test_the_state_is_one_readable_file(make_job: MakeJob) -> None:
     job = make_job()
     training = FoldTraining(job)
-    next(training.epochs(_ignore))
+    list(training.epochs(_ignore))
+    training._step(training.rows[:5], epoch=5)
+    training._save()
     tensors, about = load_tensors(job.folder / STATE)
-    assert about["epoch"] == 1
-    assert {name.partition(".")[0] for name in tensors} == {"model", "best", "optimizer"}
+    assert about["epoch"] == 4
+    assert len(about["losses"]) == 1
+    assert {name.partition(".")[0] for name in tensors} == {"model", "best", "optimizer", "outputs"}
     assert json.dumps(about)
     assert [path.name for path in Path(job.folder).iterdir()] == [STATE]
-
-
-@pytest.mark.parametrize(
-    ("schedule", "progress", "factor"),
-    [
-        ("constant", 0.7, 1.0),
-        ("cosine", 0.0, 1.0),
-        ("cosine", 0.5, 0.5),
-        ("cosine", 1.0, 0.0),
-        ("one_cycle", 0.0, 1 / 25),
-        ("one_cycle", 0.3, 1.0),
-        ("one_cycle", 0.65, 0.5),
-        ("one_cycle", 1.0, 0.0),
-    ],
-)
-def test_schedules(schedule: str, progress: float, factor: float) -> None:
-    assert schedule_factor(schedule, progress) == pytest.approx(factor)
-
-
-@pytest.mark.parametrize(
-    ("schedule", "progress", "factor"),
-    [
-        ("constant", 0.0, 0.0),
-        ("constant", 0.05, 0.5),
-        ("constant", 0.1, 1.0),
-        ("cosine", 0.1, 1.0),
-        ("cosine", 0.55, 0.5),
-    ],
-)
-def test_the_rate_first_rises_linearly(schedule: str, progress: float, factor: float) -> None:
-    assert schedule_factor(schedule, progress, warmup=0.1) == pytest.approx(factor)
 
 
 def test_two_rises_are_refused(make_job: MakeJob) -> None:
@@ -416,11 +392,11 @@ class _Wrong(NLL):
 )
 def test_a_losss_broken_promise_is_named(make_job: MakeJob, wrong: str, message: str) -> None:
     training = FoldTraining(make_job())
-    training.loss = _Wrong(wrong)
+    training.outputs.loss = _Wrong(wrong)
 
     def train() -> None:
         list(training.epochs(_ignore))
-        training.finish()
+        write_results(training.job, training.outputs, training.state.history, training.state.best)
 
     with pytest.raises(MilsurvError, match=message):
         train()

@@ -1,0 +1,66 @@
+"""One fold with one seed: who trains, who chooses, who is reported, and the files that it leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from milsurv.config import RunConfig
+from milsurv.training.bags import CachePlan
+from milsurv.training.data import TrainingCase, rows_of
+
+MODEL = "model.safetensors"
+HISTORY = "history.csv"
+PREDICTIONS = "predictions.csv"
+TRAINING_RISKS = "training_risks.csv"
+OPTIMISTIC = "optimistic_"
+"""How the names of a second model and its predictions begin, whose epoch the reported cases chose."""
+STATE = "state.safetensors"
+REFIT_STATE = "refit_state.safetensors"
+COLUMN_OF = {"inner_validation": "validation", "reported_fold": "reported"}
+"""Who chooses -> how the history's columns of their loss and C-index begin."""
+
+
+@dataclass(frozen=True)
+class FoldJob:
+    """All that one fold with one seed needs to know."""
+
+    config: RunConfig
+    seed: int
+    fold: int
+    folder: Path
+    train: tuple[TrainingCase, ...]
+    validation: tuple[TrainingCase, ...]
+    """Cases that choose the epoch; empty when the last is kept, or when the reported cases alone choose."""
+    test: tuple[TrainingCase, ...]
+    times: tuple[float, ...]
+    """Times at which survival is predicted."""
+    device: str
+    cache: CachePlan
+
+    @property
+    def finished(self) -> bool:
+        """Predictions are written last."""
+        return (self.folder / PREDICTIONS).is_file()
+
+    @property
+    def rows(self) -> tuple[TrainingCase, ...]:
+        """What an epoch goes through."""
+        return rows_of(self.train, self.config.training.rows)
+
+    @property
+    def choosers(self) -> dict[str, tuple[TrainingCase, ...]]:
+        """Who chooses an epoch, and by which rows; none when the last is kept."""
+        of = {
+            "inner_validation": {"inner_validation": self.validation},
+            "last_epoch": {},
+            "reported_fold": {"reported_fold": self.test},
+            "both": {"inner_validation": self.validation, "reported_fold": self.test},
+        }[self.config.training.selection]
+        return {chooser: rows_of(cases, self.config.training.rows) for chooser, cases in of.items()}
+
+    def refit(self) -> FoldJob:
+        """The same fold, with all of its training cases training, and none choosing."""
+        settings = self.config.training.model_copy(update={"selection": "last_epoch"})
+        config = self.config.model_copy(update={"training": settings})
+        return replace(self, config=config, train=self.train + self.validation, validation=())

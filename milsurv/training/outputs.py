@@ -1,0 +1,145 @@
+"""What a fold's model gives for cases, and that it is what the plugins' contracts promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from milsurv.config import RunConfig
+from milsurv.errors import MilsurvError
+from milsurv.features.bag import Bag
+from milsurv.losses.base import Loss
+from milsurv.plugin.registry import Registry
+from milsurv.training.bags import BagCache
+from milsurv.training.data import SlideFiles, TrainingCase, files_of, follow_up, one_bag, sample_patches
+from milsurv.training.model import SurvivalModel
+from milsurv.training.seeds import generator_of, seed_of
+
+SHOWN_CASES = 5
+
+
+class Outputs:
+    """Runs a model over the bags of cases; every error names the fold, the plugin and the slide."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        registry: Registry,
+        model: SurvivalModel,
+        loss: Loss,
+        bags: BagCache,
+        where: str,
+        seed: int,
+    ):
+        self.config = config
+        self.registry = registry
+        self.model = model
+        self.loss = loss
+        self.bags = bags
+        self.where = where
+        """The fold and its seed, as messages say it."""
+        self.seed = seed
+        self.on_bag: Callable[[], None] = lambda: None
+        """Called before each bag."""
+        self.device = next(model.parameters()).device
+        precision = getattr(torch, config.training.precision)
+        self._autocast = torch.autocast(self.device.type, precision, enabled=precision != torch.float32)
+
+    def of_cases(self, cases: Sequence[TrainingCase]) -> Tensor:
+        """``(n, n_outputs)`` float32 of the model as it predicts, on the host."""
+        self.model.eval()
+        self.bags.expect(files_of(cases))
+        with torch.no_grad():
+            return torch.stack([self.of_case(case, epoch=0) for case in cases]).cpu()
+
+    def of_case(self, case: TrainingCase, epoch: int) -> Tensor:
+        """``(n_outputs,)``: the mean of the outputs of the case's bags, on the device."""
+        bags = case.bags(self.config.training.bag)
+        return torch.stack([self.of_bag(slides, epoch) for slides in bags]).mean(0)
+
+    def of_bag(self, slides: SlideFiles, epoch: int) -> Tensor:
+        """``(n_outputs,)`` float32, on the device; what is drawn at random follows from seed, epoch and slides."""
+        self.on_bag()
+        bag = self._read(slides, epoch)
+        names = [slide for slide, _ in slides]
+        which = f"slide{'s' * (len(names) > 1)} {', '.join(names)}"
+        sizes = ", ".join(f"{n} at {magnification}x" for magnification, n in bag.sizes.items())
+        torch.manual_seed(seed_of(self.seed, epoch, *names))
+        try:
+            with self._autocast:
+                output: Tensor = self.model(bag)
+        except Exception as error:
+            error.add_note(f"raised by {self.plugin('aggregator')} for {which} ({sizes} patches)")
+            raise
+        if output.shape != (self.loss.n_outputs,) or not bool(torch.isfinite(output).all()):
+            wrong = f"values of shape {tuple(output.shape)}, not ({self.loss.n_outputs},)"
+            if output.shape == (self.loss.n_outputs,):
+                wrong = f"values that are not finite in epoch {epoch} (try a lower training.learning_rate)"
+            raise MilsurvError(
+                f"{self.where}: {self.plugin('aggregator')} gave for {which} ({sizes} patches) {wrong}: it breaks "
+                "the promise 'any_number_of_patches'"
+            )
+        return output.float()
+
+    def _read(self, slides: SlideFiles, epoch: int) -> Bag:
+        settings = self.config.training
+        bags = [self.bags.read(path) for _, path in slides]
+        bag = one_bag(bags) if settings.bag == "case" else bags[0]
+        if bag.grid is None and self.model.aggregator.requires_grid:
+            raise MilsurvError(self._lack_of_grid(slides))
+        if self.model.training and settings.max_patches is not None:
+            drawn = generator_of(self.seed, epoch, "patches", *(slide for slide, _ in slides))
+            bag = sample_patches(bag, settings.max_patches, drawn)
+        return bag
+
+    def _lack_of_grid(self, slides: SlideFiles) -> str:
+        needs = (
+            f"aggregator '{self.config.aggregator.name}' with these settings needs the patches' grid, which "
+        )
+        if self.config.training.bag == "case":
+            return (
+                f"{needs}a bag of several slides has not; set training.bag: slide, or take another aggregator"
+            )
+        return (
+            f"{needs}the features of slide {slides[0][0]} lack; extract them with milsurv, or take settings or an "
+            "aggregator that need none"
+        )
+
+    def loss_of(self, outputs: Tensor, cases: Sequence[TrainingCase], epoch: int) -> Tensor:
+        """The loss of ``(n, n_outputs)``, a finite scalar. Raises MilsurvError when it is not finite."""
+        value = self.loss(outputs, *follow_up(cases))
+        if not bool(torch.isfinite(value)):
+            names = ", ".join(case.case_id for case in cases[:SHOWN_CASES])
+            raise MilsurvError(
+                f"{self.where}: {self.plugin('loss')} is {value.item()} in epoch {epoch} at case {names}, of outputs "
+                "that are finite (try a lower training.learning_rate): it breaks the promise 'extreme_outputs'"
+            )
+        return value
+
+    def risk(self, outputs: Tensor) -> Tensor:
+        """``(n, n_outputs)`` -> ``(n,)``. Raises MilsurvError when the loss gives something else."""
+        risk = self.loss.risk(outputs)
+        if risk.shape != (len(outputs),) or not bool(torch.isfinite(risk).all()):
+            raise MilsurvError(
+                f"{self.where}: {self.plugin('loss')} gave risk of shape {tuple(risk.shape)} for {len(outputs)} "
+                "cases, or risk that is not finite: it breaks the promise 'higher_risk_is_worse'"
+            )
+        return risk
+
+    def survival(self, outputs: Tensor, times: Sequence[float]) -> Tensor:
+        """``(n, n_outputs)`` -> ``(n, times)``. Raises MilsurvError when the loss gives something else."""
+        survival = self.loss.survival(outputs, torch.tensor(times, dtype=torch.float64))
+        within = (survival >= 0) & (survival <= 1)
+        if survival.shape != (len(outputs), len(times)) or not bool(within.all()):
+            raise MilsurvError(
+                f"{self.where}: {self.plugin('loss')} gave survival of shape {tuple(survival.shape)} for "
+                f"{len(outputs)} cases and {len(times)} times, or survival beyond 0 and 1: it breaks the promise "
+                "'survival_properties'"
+            )
+        return survival
+
+    def plugin(self, kind: str) -> str:
+        """The plugin that this run has of a kind, in an error message."""
+        return self.registry.describe(kind, getattr(self.config, kind).name)

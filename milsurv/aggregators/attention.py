@@ -107,8 +107,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
     """
     if dropout == 0 or query.is_cuda:
         return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-    attended: Tensor = DropoutAttention.apply(query[0], key[0], value[0], dropout)
-    return attended.unsqueeze(0)
+    attended: Tensor = _attend_by_blocks(query, key, value, dropout)
+    return attended
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _attend_by_blocks(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+    by_head: Tensor = DropoutAttention.apply(query[0], key[0], value[0], dropout)
+    return by_head.unsqueeze(0)
 
 
 class DropoutAttention(torch.autograd.Function):

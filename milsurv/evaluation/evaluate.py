@@ -13,6 +13,7 @@ import pandas as pd
 from milsurv.config import Evaluation
 from milsurv.evaluation.brier import brier_score, integrated_brier_score, integrated_brier_score_kaplan_meier
 from milsurv.evaluation.concordance import area_under_roc, harrell_c_index, truncation, uno_c_index
+from milsurv.evaluation.ensemble import ensemble
 from milsurv.evaluation.metric import Metric, NotComputableError, measured, metric
 from milsurv.evaluation.risk_groups import risk_groups
 from milsurv.evaluation.strata import Stratum, TrainingFollowUp, strata_of_seed
@@ -31,8 +32,9 @@ def evaluate(
 
     ``predictions`` has a row per case and seed: ``case_id``, ``fold``, ``seed``, ``time``, ``event`` (1 or
     0), ``risk``, ``high_risk`` (1 when the risk is above the median of the fold's training cases, else 0),
-    a :func:`survival_column` for each of ``times.all``, and ``true_risk`` where it is known. ``training``
-    has the follow-up of each fold's training cases, to which the censoring weights are fitted.
+    a :func:`survival_column` for each of ``times.all``, ``standardized_risk`` for the ensemble of several seeds,
+    and ``true_risk`` where it is known. ``training`` has the follow-up of each fold's training cases, to which the
+    censoring weights are fitted.
 
     A metric is ``{"value", "interval", "reason"}``; what cannot be computed is None with the reason, never
     NaN. The interval is a 95 % percentile bootstrap over the reported cases, within folds; models and
@@ -54,9 +56,21 @@ def evaluate(
         "integration_times": list(times.integration),
         "folds": folds,
         "pooled": pooled,
+        "ensemble": _ensemble(predictions, training, times, settings) if len(seeds) > 1 else None,
         "summary": _summary([fold["metrics"] for fold in folds]),
         "true_risk": _true_risk(predictions, training, settings),
     }
+
+
+def _ensemble(
+    predictions: pd.DataFrame,
+    training: Mapping[int, TrainingFollowUp],
+    times: EvaluationTimes,
+    settings: Evaluation,
+) -> dict[str, Any]:
+    rows = ensemble(predictions)
+    strata = strata_of_seed(rows, training, times.all, settings)
+    return {**_account(strata, times), "risk_groups": risk_groups(rows)}
 
 
 def _account(strata: Sequence[Stratum], times: EvaluationTimes) -> dict[str, Any]:

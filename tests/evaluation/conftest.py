@@ -66,6 +66,7 @@ def make_study(
             "event": event,
             "risk": risk.round(1) if ties else risk,
             "high_risk": (risk > 0).astype(int),
+            "standardized_risk": risk,
             **{survival_column(t): np.exp(-t / 15 * np.exp(risk / 2)) for t in evaluated_at.all},
         }
     )

@@ -1,0 +1,173 @@
+"""Rows, bags, patches, precision: what a training may be told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from milsurv import Bag
+from milsurv.errors import ConfigError, MilsurvError
+from milsurv.executors.base import Event
+from milsurv.training.data import TrainingCase, one_bag
+from milsurv.training.job import HISTORY, MODEL, PREDICTIONS, STATE, FoldJob
+from milsurv.training.loop import FoldTraining, train_fold
+from milsurv.training.model import load_tensors
+from tests.training.conftest import MakeJob
+
+
+def _gradient(training: FoldTraining, batch: Sequence[TrainingCase]) -> torch.Tensor:
+    training.model.train()
+    training.model.zero_grad()
+    training._accumulate(batch, epoch=1)
+    return torch.cat([p.grad.flatten() for p in training.model.parameters() if p.grad is not None])
+
+
+def test_rows_of_slides_give_each_slide_a_loss_of_its_own(make_job: MakeJob) -> None:
+    job = make_job(**{"training.rows": "slide"})
+    training = FoldTraining(job)
+    assert len(training.rows) == sum(len(case.slides) for case in job.train) > len(job.train)
+    two = [row for row in training.rows if row.case_id == "case 0"]
+    assert len(two) == 2
+    each = [_gradient(training, [row]) for row in two]
+    torch.testing.assert_close(_gradient(training, two), sum(each) / 2)
+    train_fold(lambda _event: None, job)
+    assert list(pd.read_csv(job.folder / PREDICTIONS)["case_id"]) == [case.case_id for case in job.test]
+
+
+def test_rows_of_slides_are_refused_with_a_loss_that_couples_cases(make_job: MakeJob) -> None:
+    with pytest.raises(
+        ConfigError, match=r"training.rows: slide lets .* loss 'cox' compares .* set it to case"
+    ):
+        make_job(**{"training.rows": "slide", "loss.name": "cox"})
+    with pytest.raises(ConfigError, match=r"training.bag: .* set rows to case"):
+        make_job(**{"training.rows": "slide", "training.bag": "case"})
+
+
+def test_a_bag_of_a_case_holds_the_patches_of_all_its_slides(make_job: MakeJob) -> None:
+    training = FoldTraining(make_job(**{"training.bag": "case", "aggregator.name": "abmil"}))
+    case = training.rows[0]
+    assert len(case.slides) == 2
+    training.model.eval()
+    whole = one_bag([training.outputs.bags.read(path) for _, path in case.slides])
+    with torch.no_grad():
+        torch.testing.assert_close(training.outputs.of_case(case, epoch=0), training.model(whole))
+
+
+def test_a_bag_of_a_case_is_refused_by_an_aggregator_that_needs_a_grid(make_job: MakeJob) -> None:
+    training = FoldTraining(make_job(**{"training.bag": "case", "aggregator.attention": "local"}))
+    with pytest.raises(
+        MilsurvError, match=r"grid, which a bag of several slides has not; set training.bag: slide"
+    ):
+        training.outputs.of_case(training.rows[0], epoch=0)
+
+
+class _Counting(torch.nn.Module):
+    """Notes how many patches it sees at 20x."""
+
+    requires_grid = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+        self.weight = torch.nn.Parameter(torch.zeros(3))
+
+    def forward(self, bag: Bag) -> torch.Tensor:
+        self.seen.append(bag.sizes[20])
+        return self.weight + bag.features[20].mean()
+
+
+def test_only_training_is_limited_to_max_patches(make_job: MakeJob) -> None:
+    job = make_job(**{"training.max_patches": 7, "tiling.magnifications": "[20, 10]"})
+    training = FoldTraining(job)
+    aggregator = _Counting()
+    training.model.aggregator = aggregator  # type: ignore[assignment]
+    case = job.train[3]
+    first = _gradient(training, [case])
+    assert max(aggregator.seen) <= 16
+    assert torch.equal(first, _gradient(training, [case]))
+    aggregator.seen.clear()
+    training.outputs.of_cases([case])
+    assert aggregator.seen == [16] * len(case.slides)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("loss", ["nll", "cox"])
+def test_narrow_types_come_near_the_gradient_of_the_wide_one(
+    make_job: MakeJob, precision: str, loss: str
+) -> None:
+    settings = {"loss.name": loss, "aggregator.dropout": 0, "aggregator.attention_dropout": 0}
+    wide = FoldTraining(make_job(**settings))
+    narrow = FoldTraining(make_job(**settings, **{"training.precision": precision}))
+    if precision == "float16":
+        narrow.scaler.load_state_dict({**narrow.scaler.state_dict(), "scale": 256.0})
+    expected = _gradient(wide, wide.rows[:5])
+    found = _gradient(narrow, narrow.rows[:5]) / narrow.scaler.get_scale()
+    assert torch.nn.functional.cosine_similarity(found, expected, dim=0) > 0.99
+    assert float(found.norm() / expected.norm()) == pytest.approx(1, abs=0.05)
+    assert not torch.equal(found, expected)
+
+
+class _KilledError(Exception):
+    pass
+
+
+def _bags_of(job: FoldJob, stops: Sequence[int] = ()) -> int:
+    """Train, stopping after so many bags each time; how many bags were seen in the last go."""
+    seen = 0
+
+    def count(event: Event, stop: float = float("inf")) -> None:
+        nonlocal seen
+        if event["event"] == "bag":
+            seen += 1
+            if seen > stop:
+                raise _KilledError
+
+    for stop in stops:
+        seen = 0
+        with pytest.raises(_KilledError):
+            train_fold(lambda event, stop=stop: count(event, stop), job)  # type: ignore[misc]
+    seen = 0
+    train_fold(count, job)
+    return seen
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_stopped_fold_goes_on_from_the_step_before(make_job: MakeJob, precision: str) -> None:
+    settings = {"aggregator.name": "abmil", "training.precision": precision}
+    undisturbed, stopped = make_job("undisturbed", **settings), make_job("stopped", **settings)
+    whole = _bags_of(undisturbed)
+    rest = _bags_of(stopped, stops=[whole // 3, whole // 4])
+    in_a_step = 2 * 5  # bags of a step, some cases having two slides
+    assert rest <= whole - whole // 3 - whole // 4 + 2 * in_a_step
+    for name in (MODEL, HISTORY, PREDICTIONS):
+        assert (stopped.folder / name).read_bytes() == (undisturbed.folder / name).read_bytes()
+
+
+def test_the_scale_of_float16_is_saved_and_halved_when_a_gradient_overflows(make_job: MakeJob) -> None:
+    job = make_job(**{"training.precision": "float16", "aggregator.name": "abmil"})
+    training = FoldTraining(job)
+    training.scaler.load_state_dict({**training.scaler.state_dict(), "scale": 1e38})
+    before = [p.detach().clone() for p in training.model.parameters()]
+    training._step(training.rows[:5], epoch=1)
+    assert all(torch.equal(p, old) for p, old in zip(training.model.parameters(), before, strict=True))
+    training._save()
+    assert load_tensors(job.folder / STATE)[1]["scaler"]["scale"] == pytest.approx(0.5e38, rel=1e-3)
+    assert FoldTraining(job).scaler.get_scale() == pytest.approx(0.5e38, rel=1e-3)
+
+
+def test_deterministic_algorithms_are_asked_for_only_then(make_job: MakeJob) -> None:
+    FoldTraining(make_job(**{"training.deterministic": True}))
+    assert torch.are_deterministic_algorithms_enabled()
+    FoldTraining(make_job())
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_case_without_events_among_those_who_choose_is_told(make_job: MakeJob) -> None:
+    job = make_job(**{"training.selection": "both", "training.select_by": "c_index"})
+    silent = tuple(replace(case, event=0) for case in job.test)
+    with pytest.raises(MilsurvError, match=r"no reported case has an event, so the epoch cannot be chosen"):
+        FoldTraining(replace(job, test=silent))

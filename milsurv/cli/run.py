@@ -64,8 +64,12 @@ def _print_plan(config: RunConfig, progress: RunProgress, fold: int | None) -> N
         folds = f"fold {fold} of {folds}"
     seeds = f"seed{'s' if len(config.seeds) > 1 else ''} {', '.join(map(str, config.seeds))}"
     by = "C-index" if config.training.select_by == "c_index" else "loss"
-    honest = config.training.selection == "inner_validation"
-    chooser = f"epoch chosen by inner validation {by}" if honest else "last epoch kept"
+    chooser = {
+        "inner_validation": f"epoch chosen by inner validation {by}",
+        "last_epoch": "last epoch kept",
+        "reported_fold": f"epoch chosen by the reported cases' {by}: optimistic",
+        "both": f"epoch chosen by inner validation {by}, and by the reported cases' to compare",
+    }[config.training.selection]
     progress.say(f"milsurv {__version__}: run '{config.name}' on {device}, {workers} worker(s)")
     progress.say(f"  cohort     {cohort}")
     if config.features is not None:
@@ -87,10 +91,14 @@ def _print_result(result: RunResult, progress: RunProgress) -> None:
         f"{cohort['cases']} cases, {cohort['events']} events, {cohort['slides']} slides used, "
         f"{cohort['slides_left_out']} left out"
     )
+    optimistic = ", optimistic: the reported cases chose the epoch"
+    mark = optimistic if cohort["selection"] == "reported_fold" else ""
     for pooled in metrics["pooled"]:
-        progress.say(f"seed {pooled['seed']}, {_folds(metrics, pooled['seed'])}:")
-        for name, title in TITLES.items():
-            progress.say(f"  {title:<24}{_estimate(pooled['metrics'][name])}")
+        _print_account(f"seed {pooled['seed']}, {_folds(metrics, pooled['seed'])}{mark}", pooled, progress)
+    if metrics["ensemble"]:
+        _print_account(f"ensemble of the seeds{mark}", metrics["ensemble"], progress)
+    for pooled in metrics["optimistic"]["pooled"] if metrics["optimistic"] else ():
+        _print_account(f"seed {pooled['seed']}{optimistic}", pooled, progress)
     summary = metrics["summary"]["harrell_c_index"]
     if summary["mean"] is not None:
         spread = "" if summary["standard_deviation"] is None else f", SD {summary['standard_deviation']:.3f}"
@@ -107,6 +115,12 @@ def _print_result(result: RunResult, progress: RunProgress) -> None:
     progress.say(
         f"Report: {result.report}" if result.report else f"Not all folds are trained yet: {result.folder}"
     )
+
+
+def _print_account(title: str, account: dict[str, Any], progress: RunProgress) -> None:
+    progress.say(f"{title}:")
+    for name, metric in TITLES.items():
+        progress.say(f"  {metric:<24}{_estimate(account['metrics'][name])}")
 
 
 def _folds(metrics: dict[str, Any], seed: int) -> str:

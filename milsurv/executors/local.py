@@ -76,7 +76,7 @@ class LocalExecutor(Executor):
     ) -> list[Any]:
         if self._pool is None and self.workers == side_by_side == 1:
             _pin_threads(self.threads)
-            return [unit.do(partial(on_event, unit)) for unit in units]
+            return [_do_here(unit, on_event) for unit in units]
         return self._run_in_pool(units, on_event, side_by_side)
 
     def _run_in_pool(
@@ -118,6 +118,45 @@ class LocalExecutor(Executor):
             else:
                 on_event(units[index], event)
         _raise_failure(futures)
+
+
+def _do_here(unit: Unit, on_event: Callable[[Unit, Event], None]) -> Any:
+    """Do a unit in this process; Ctrl-C reaches it where it reports, so that it stops between two steps."""
+    with _interrupts_asked_for() as check:
+
+        def report(event: Event) -> None:
+            check()
+            on_event(unit, event)
+
+        result = unit.do(report)
+        check()
+    return result
+
+
+@contextmanager
+def _interrupts_asked_for() -> Iterator[Callable[[], None]]:
+    """A first Ctrl-C is raised by the next call of what this gives, a second one at once."""
+    asked = False
+
+    def on_interrupt(_signal: int, _frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    def check() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    heard = threading.current_thread() is threading.main_thread()
+    if not heard or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield check
+        return
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from milsurv.report.wording import p_value, time
 
 HIGH, LOW = "#d55e00", "#0072b2"
-TRAINING, VALIDATION = "#767676", "#00735c"
+PART_NAMES = {"train": "training", "validation": "validation", "reported": "reported"}
+PART_COLOURS = {"train": "#767676", "validation": "#00735c", "reported": HIGH}
 INK = "#222222"
 WIDTH = 5.6
 """Inches, so narrow that the text stays readable on a phone."""
@@ -51,6 +52,12 @@ def kaplan_meier(groups: Mapping[str, Any], time_unit: str, endpoint: str) -> Fi
     axes.set_title(f"log-rank {p_value(groups['log_rank_p_value']['value'])}", loc="right", fontsize=11)
     _numbers_at_risk(axes, groups)
     _plain(axes)
+    return figure
+
+
+def mark_optimistic(figure: Figure) -> Figure:
+    """Say in the figure itself that the reported cases chose the epoch."""
+    figure.text(0.01, 0.99, "optimistic", color=HIGH, va="top", fontsize=10, fontweight="bold")
     return figure
 
 
@@ -99,32 +106,52 @@ def training_curves(history: pd.DataFrame, folds: Sequence[int]) -> Figure:
             _plain(axes)
             if quantity == "loss":
                 axes.set_title(f"Fold {fold}", loc="left", fontsize=11, fontweight="bold")
-    has_validation = history["validation_loss"].notna().any()
-    legend = (
-        [("training", TRAINING), ("validation", VALIDATION)] if has_validation else [("training", TRAINING)]
-    )
     top = 1 - 0.14 / height
-    for place, (text, colour) in zip((0.40, 0.55), legend, strict=False):
-        figure.text(place, top, text, color=colour, va="top")
+    for place, part in zip((0.27, 0.42, 0.57), _parts(history), strict=False):
+        figure.text(place, top, PART_NAMES[part], color=PART_COLOURS[part], va="top")
     figure.text(0.98, top, "● epoch kept", color=INK, va="top", ha="right")
     return figure
+
+
+def _parts(history: pd.DataFrame) -> list[str]:
+    """Whose loss and C-index the history has: the cases that train, that choose, that are reported."""
+    known = [part for part in PART_NAMES if f"{part}_loss" in history]
+    return [part for part in known if history[f"{part}_loss"].notna().any()]
 
 
 def _history(axes: Axes, history: pd.DataFrame, quantity: str) -> None:
     if quantity == "c_index":
         axes.axhline(0.5, color=INK, linewidth=0.8, linestyle=":")
+    parts = _parts(history)
+    chooser = {"chosen": parts[1 if len(parts) > 1 else 0], "optimistic_chosen": parts[-1]}
     for _, run in history.groupby("seed"):
-        chosen = run[run["chosen"] == 1]
         marker = "." if len(run) == 1 else ""
-        train, validation = run[f"train_{quantity}"], run[f"validation_{quantity}"]
-        axes.plot(run["epoch"], train, color=TRAINING, linewidth=1.2, linestyle="--", marker=marker)
-        axes.plot(run["epoch"], validation, color=VALIDATION, linewidth=1.4, marker=marker)
-        part = "validation" if chosen[f"validation_{quantity}"].notna().any() else "train"
-        axes.plot(chosen["epoch"], chosen[f"{part}_{quantity}"], "o", color=INK, markersize=4.5)
+        for part in parts:
+            style, width = ("--", 1.2) if part == "train" else ("-", 1.4)
+            values = run[f"{part}_{quantity}"]
+            axes.plot(
+                run["epoch"],
+                values,
+                color=PART_COLOURS[part],
+                linewidth=width,
+                linestyle=style,
+                marker=marker,
+            )
+        for column, fill in (("chosen", INK), ("optimistic_chosen", "none")):
+            if column in run:
+                kept = run[run[column] == 1]
+                axes.plot(
+                    kept["epoch"],
+                    kept[f"{chooser[column]}_{quantity}"],
+                    "o",
+                    markeredgecolor=INK,
+                    markerfacecolor=fill,
+                    markersize=4.5,
+                )
 
 
 def _limits(history: pd.DataFrame, quantity: str) -> tuple[float, float]:
-    values = history[[f"train_{quantity}", f"validation_{quantity}"]].to_numpy(dtype=float)
+    values = history[[f"{part}_{quantity}" for part in _parts(history)]].to_numpy(dtype=float)
     finite = values[np.isfinite(values)]
     if quantity == "c_index":
         return min(0.4, float(finite.min(initial=0.4))) - 0.03, 1.03

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
 
 from milsurv.artifacts import write_text
 from milsurv.config import RunConfig
 from milsurv.report import pictures, tables, wording
-from milsurv.report.figures import kaplan_meier, training_curves
+from milsurv.report.figures import kaplan_meier, mark_optimistic, training_curves
 from milsurv.report.pictures import ColourRange
 from milsurv.report.results import RunResults
 from milsurv.report.svg import svg_file, svg_inline
@@ -26,9 +27,10 @@ def write_report(folder: Path, config: RunConfig, views: Sequence[SlideView | Mi
     results = RunResults.read(folder)
     groups = results.metrics["pooled"][0]["risk_groups"]
     unit, endpoint = results.cohort["time_unit"], results.cohort["endpoint"]
-    survival = kaplan_meier(groups, unit, endpoint)
+    mark, said = (mark_optimistic, "Optimistic. ") if results.optimistic else (_unmarked, "")
+    survival = mark(kaplan_meier(groups, unit, endpoint))
     write_text(folder / "figures" / "kaplan_meier.svg", svg_file(survival, "kaplan-meier"))
-    training = training_curves(results.history, results.folds)
+    training = mark(training_curves(results.history, results.folds))
     write_text(folder / "figures" / "training.svg", svg_file(training, "training"))
     shown = [view for view in views if isinstance(view, SlideView)]
     page = _template("template.html").render(
@@ -41,19 +43,14 @@ def write_report(folder: Path, config: RunConfig, views: Sequence[SlideView | Mi
         bound=wording.bound(results),
         facts=_facts(config, results),
         slide_facts=_slide_facts(results),
-        tables={
-            "splits": tables.split_table(results),
-            "pooled": tables.pooled_table(results),
-            "folds": [tables.fold_table(results, seed) for seed in results.metrics["seeds"]],
-            "risk_groups": tables.risk_group_table(results),
-        },
-        kaplan_meier=svg_inline(survival, "kaplan-meier", wording.describe_kaplan_meier(groups, unit)),
+        tables=_tables(results),
+        kaplan_meier=svg_inline(survival, "kaplan-meier", said + wording.describe_kaplan_meier(groups, unit)),
         groups=groups,
         training=[
             svg_inline(
-                training_curves(results.history, [fold]),
+                mark(training_curves(results.history, [fold])),
                 f"training-{fold}",
-                wording.describe_training(results.history, fold),
+                said + wording.describe_training(results.history, fold),
             )
             for fold in results.folds
         ],
@@ -66,6 +63,28 @@ def write_report(folder: Path, config: RunConfig, views: Sequence[SlideView | Mi
     path = folder / "report.html"
     write_text(path, page)
     return path
+
+
+def _unmarked(figure: Figure) -> Figure:
+    return figure
+
+
+def _tables(results: RunResults) -> dict[str, list[tables.Table]]:
+    """The tables of each section; those of an optimistic run say so."""
+    selection = tables.selection_table(results)
+    sections = {
+        "splits": [tables.split_table(results)],
+        "numbers": [
+            *([] if selection is None else [selection]),
+            tables.pooled_table(results),
+            *(tables.fold_table(results, seed) for seed in results.metrics["seeds"]),
+        ],
+        "risk_groups": [tables.risk_group_table(results)],
+    }
+    if results.optimistic:
+        for table in (table for section in sections.values() for table in section):
+            table.caption += " (optimistic)"
+    return sections
 
 
 def _template(name: str) -> Any:

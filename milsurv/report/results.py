@@ -42,6 +42,11 @@ class RunResults:
         )
 
     @property
+    def optimistic(self) -> bool:
+        """Whether the reported cases chose the epoch, so that every number says so."""
+        return bool(self.cohort["selection"] == "reported_fold")
+
+    @property
     def folds(self) -> list[int]:
         """The folds that are reported."""
         return sorted({int(fold["fold"]) for fold in self.metrics["folds"]})

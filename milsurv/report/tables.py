@@ -55,12 +55,39 @@ def pooled_table(results: RunResults) -> Table:
     table = Table(
         "pooled",
         "Pooled over folds, with 95 % intervals",
-        ["Metric", *(f"Seed {seed['seed']}" for seed in metrics["pooled"]), "Mean ± SD over folds and seeds"],
+        [
+            "Metric",
+            *(f"Seed {seed['seed']}" for seed in metrics["pooled"]),
+            *(["Ensemble of the seeds"] if metrics["ensemble"] else []),
+            "Mean ± SD over folds and seeds",
+        ],
     )
+    accounts = [*metrics["pooled"], *([metrics["ensemble"]] if metrics["ensemble"] else [])]
     for name, summary in metrics["summary"].items():
-        cells = [table.metric(seed["metrics"][name]) for seed in metrics["pooled"]]
+        cells = [table.metric(account["metrics"][name]) for account in accounts]
         table.rows.append((metric_name(name, unit), [*cells, _mean_cell(table, summary)]))
     _tell_truncation(table, metrics["pooled"][0]["metrics"].get("uno_c_index", {}), unit)
+    return table
+
+
+def selection_table(results: RunResults) -> Table | None:
+    """What is had by an epoch chosen honestly and by one that the reported cases chose; None without both."""
+    honest, optimistic = results.metrics, results.metrics["optimistic"]
+    if optimistic is None:
+        return None
+    seeds = honest["seeds"]
+    table = Table(
+        "selection",
+        "Honest and optimistic choice of the epoch, from the same trainings, with 95 % intervals",
+        ["Metric", *(f"{choice}, seed {seed}" for seed in seeds for choice in ("Honest", "Optimistic"))],
+    )
+    for name in honest["summary"]:
+        cells = [
+            table.metric(account["metrics"][name])
+            for pair in zip(honest["pooled"], optimistic["pooled"], strict=True)
+            for account in pair
+        ]
+        table.rows.append((metric_name(name, results.cohort["time_unit"]), cells))
     return table
 
 

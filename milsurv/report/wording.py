@@ -16,6 +16,8 @@ DASH = "–"
 SELECTION = {
     "inner_validation": "epoch chosen on inner validation cases",
     "last_epoch": "last epoch kept, none chosen",
+    "reported_fold": "optimistic: epoch chosen on the reported cases",
+    "both": "epoch chosen on inner validation cases, and for comparison on the reported cases",
 }
 METRICS = {
     "harrell_c_index": "Harrell's C-index (higher is better, 0.5 is chance)",
@@ -89,6 +91,10 @@ def headline(results: RunResults) -> str:
         count(len(pooled), "seed"),
         SELECTION.get(cohort["selection"], f"selection: {cohort['selection']}"),
     ]
+    optimistic = results.metrics["optimistic"]
+    if optimistic is not None:
+        metrics = [seed["metrics"]["harrell_c_index"] for seed in optimistic["pooled"]]
+        parts.append(f"which gives the optimistic {_c_index(metrics, first['seed'])}")
     return ", ".join(parts) + "."
 
 
@@ -154,15 +160,23 @@ def limits(results: RunResults, views: int) -> list[str]:
 
 
 def _selection_limit(selection: str, select_by: str) -> str:
-    if selection == "inner_validation":
-        chooser = "C-index" if select_by == "c_index" else "loss"
-        return (
-            f"The epoch of each fold was chosen by the {chooser} on inner validation cases, which neither train nor "
-            "are reported. The reported cases chose nothing."
-        )
-    if selection == "last_epoch":
-        return "The last epoch was kept: no cases chose it, and the reported cases had no part in it."
-    return f"How the epoch was chosen: {selection}."
+    chooser = "C-index" if select_by == "c_index" else "loss"
+    honest = (
+        f"The epoch of each fold was chosen by the {chooser} on inner validation cases, which neither train nor "
+        "are reported. The reported cases chose nothing."
+    )
+    return {
+        "inner_validation": honest,
+        "last_epoch": "The last epoch was kept: no cases chose it, and the reported cases had no part in it.",
+        "reported_fold": (
+            f"Optimistic: the epoch of each fold was chosen by the {chooser} on the very cases that are reported, as "
+            "in studies without inner validation. On new cases worse numbers are to be expected."
+        ),
+        "both": (
+            f"{honest} The numbers called optimistic are of a second epoch of the same trainings, chosen by the "
+            f"{chooser} on the reported cases themselves; they are there to be compared with, not to be believed."
+        ),
+    }[selection]
 
 
 def describe_kaplan_meier(groups: Mapping[str, Any], time_unit: str) -> str:

@@ -186,11 +186,13 @@ def test_too_many_slides_left_out_exit_with_1(
     assert _milsurv("run", write_config(cohort=sections, max_failed_slides=1), cwd=tmp_path).returncode == 0
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("signal_number", "workers"), [(signal.SIGINT, 2), (signal.SIGINT, 1), (signal.SIGKILL, 2)]
+)
 def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
-    write_config: WriteConfig, tmp_path: Path, signal_number: signal.Signals
+    write_config: WriteConfig, tmp_path: Path, signal_number: signal.Signals, workers: int
 ) -> None:
-    overrides = ["--set", "executor.workers=2", "--set", "training.epochs=8"]
+    overrides = ["--set", f"executor.workers={workers}", "--set", "training.epochs=8"]
     config = write_config()
     stopped = [sys.executable, "-m", "milsurv", "run", str(config), *overrides]
     process = subprocess.Popen(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from contextlib import ExitStack
@@ -39,8 +40,28 @@ def linger(report: Report, folder: Path) -> None:
     (folder / "finished").touch()
 
 
+def linger_through_interrupts(report: Report, steps: list[str]) -> None:
+    """Ctrl-C in the middle of each step, which is finished all the same."""
+    for step in ("one", "two", "three"):
+        report({"event": step})
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass
+        steps.append(step)
+
+
 def _units(work: Any, arguments: list[dict[str, Any]]) -> list[Unit]:
     return [Unit(f"unit {index}", work, values) for index, values in enumerate(arguments)]
+
+
+def test_a_first_interrupt_waits_for_a_report() -> None:
+    steps: list[str] = []
+    with LocalExecutor(1, threads=1) as executor:
+        with pytest.raises(KeyboardInterrupt):
+            executor.run(_units(linger_through_interrupts, [{"steps": steps}]), lambda *_: None)
+        assert steps == ["one"]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert executor.run(_units(square, [{"value": 3}]), lambda *_: None) == [9]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

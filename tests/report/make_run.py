@@ -63,6 +63,7 @@ def predict(follow_up: pd.DataFrame, seeds: Sequence[int], times: Sequence[float
         rng = np.random.default_rng(seed)
         risk = follow_up["true_risk"] + rng.normal(size=len(follow_up))
         table = follow_up.assign(risk=risk, seed=seed, high_risk=(risk > risk.median()).astype(int))
+        table["standardized_risk"] = (risk - risk.median()) / risk.std()
         for t in times:
             table[survival_column(t)] = np.exp(-t / 40 * np.exp(0.5 * risk))
         tables.append(table)
@@ -97,9 +98,12 @@ def make_run(
         [_plugin(config, kind) for kind in ("reader", "tissue", "aggregator", "loss")],
     )
     write_json(folder / "cohort.json", cohort)
-    write_json(
-        folder / "metrics.json", {"cohort": cohort, **evaluate(predictions, training, times, settings)}
-    )
+    optimistic = None
+    if config.training.selection == "both":
+        flattered = predictions.assign(risk=predictions["risk"] - 0.05 * predictions["time"])
+        optimistic = evaluate(flattered, training, times, settings)
+    honest = evaluate(predictions, training, times, settings)
+    write_json(folder / "metrics.json", {"cohort": cohort, **honest, "optimistic": optimistic})
     predictions.to_csv(folder / "predictions.csv", index=False)
     slides.to_csv(folder / "slides.csv", index=False)
     _splits(follow_up).to_csv(folder / "splits.csv", index=False)
@@ -147,7 +151,14 @@ def make_history(seed: int, fold: int, selection: str) -> pd.DataFrame:
     )
     if selection == "last_epoch":
         history[["validation_loss", "validation_c_index"]] = np.nan
-    kept = validation.argmin() if selection == "inner_validation" else EPOCHS - 1
+    if selection in ("reported_fold", "both"):
+        history["reported_loss"] = validation + 0.1
+        history["reported_c_index"] = 0.55 + 0.05 * rng.normal(size=EPOCHS)
+    if selection == "reported_fold":
+        history[["validation_loss", "validation_c_index"]] = np.nan
+    if selection == "both":
+        history["optimistic_chosen"] = (history["reported_c_index"] == history["reported_c_index"].max()) * 1
+    kept = EPOCHS - 1 if selection == "last_epoch" else validation.argmin()
     return history.assign(chosen=(history.index == kept).astype(int))
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from milsurv.evaluation.risk_groups import risk_groups
-from milsurv.report.figures import HIGH, LOW, VALIDATION, kaplan_meier, training_curves
+from milsurv.report.figures import HIGH, LOW, PART_COLOURS, kaplan_meier, training_curves
 from milsurv.report.svg import svg_file, svg_inline
 from tests.report.make_run import EPOCHS, make_follow_up, make_history, predict
 
@@ -87,7 +87,11 @@ def test_training_curves_have_a_row_for_each_fold_and_a_line_for_each_seed() -> 
     assert len(figure.axes) == 6
     for axes, fold in zip(figure.axes[::2], (0, 1, 2), strict=True):
         rows = table[table["fold"] == fold]
-        drawn = [np.asarray(line.get_ydata()) for line in axes.lines if line.get_color() == VALIDATION]
+        drawn = [
+            np.asarray(line.get_ydata())
+            for line in axes.lines
+            if line.get_color() == PART_COLOURS["validation"]
+        ]
         expected = [run["validation_loss"].to_numpy() for _, run in rows.groupby("seed")]
         np.testing.assert_array_equal(drawn, expected)
         dots = [

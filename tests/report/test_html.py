@@ -195,6 +195,52 @@ def test_a_cohort_without_events_still_has_a_report(tmp_path: Path) -> None:
     assert "log-rank p = –" not in page.text
 
 
+def test_an_optimistic_run_says_so_everywhere(tmp_path: Path) -> None:
+    config = make_config(tmp_path, training={"epochs": 12, "selection": "reported_fold"})
+    page = report_of(tmp_path, make_follow_up(60, 3), config=config)
+    assert "optimistic: epoch chosen on the reported cases" in page.text
+    captions = re.findall(r"<caption[^>]*>(.*?)</caption>", page.source)
+    numbers = [caption for caption in captions if "interval" in caption or "epoch" in caption]
+    assert len(numbers) == 4
+    assert all(caption.endswith("(optimistic)") for caption in numbers)
+    figures = re.findall(r"<svg.*?</svg>", page.source, re.DOTALL)
+    assert len(figures) == 4
+    for name in ("kaplan_meier", "training"):
+        assert "optimistic" in (tmp_path / "run" / "figures" / f"{name}.svg").read_text()
+    assert all('aria-label="Optimistic. ' in figure for figure in figures)
+    assert "worse numbers are to be expected" in page.text
+
+
+def test_both_choices_stand_side_by_side(tmp_path: Path) -> None:
+    config = make_config(tmp_path, training={"epochs": 12, "selection": "both"}, seeds=[1, 2])
+    page = report_of(tmp_path, make_follow_up(60, 3), config=config)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    table = page.source.split('id="selection-caption"')[1].split("</table>")[0]
+    assert [*re.findall(r'<th scope="col">(.*?)</th>', table)][1:] == [
+        "Honest, seed 1",
+        "Optimistic, seed 1",
+        "Honest, seed 2",
+        "Optimistic, seed 2",
+    ]
+    row = table.split("Harrell")[1].split("</tr>")[0]
+    told = [float(value) for value in re.findall(r"<td[^>]*>([\d.]+)", row)]
+    of = [account["pooled"][seed] for seed in (0, 1) for account in (metrics, metrics["optimistic"])]
+    assert told == pytest.approx([one["metrics"]["harrell_c_index"]["value"] for one in of], abs=5e-4)
+    assert "which gives the optimistic Harrell" in page.text
+    assert "(optimistic)" not in page.source.split('id="pooled-caption"')[1].split("</caption>")[0]
+    assert "reported cases solid in orange" in page.text
+    assert "the ring the one that the reported cases chose" in page.text
+
+
+def test_several_seeds_have_an_ensemble(tmp_path: Path) -> None:
+    page = report_of(tmp_path, make_follow_up(60, 3), config=make_config(tmp_path, seeds=[1, 2]))
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    value = metrics["ensemble"]["metrics"]["harrell_c_index"]["value"]
+    table = page.source.split('id="pooled-caption"')[1].split("</table>")[0]
+    assert '<th scope="col">Ensemble of the seeds</th>' in table
+    assert f"{value:.3f}" in table.split("Harrell")[1].split("</tr>")[0]
+
+
 def test_several_seeds_are_averaged_and_all_told(tmp_path: Path) -> None:
     config = make_config(tmp_path, seeds=(1, 2, 3))
     page = report_of(tmp_path, make_follow_up(40, 2), config=config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -66,6 +67,8 @@ def run(
 ) -> RunResult:
     """Do all of a run that is not done yet. Raises MilsurvError for what the user can mend."""
     device = choose_device(config.device)
+    if config.training.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by PyTorch's documentation
     for part in ("cohorts", "features", "runs"):
         remove_abandoned(config.workspace / part)
     if config.splits.files is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -171,3 +172,16 @@ def test_a_case_without_events_among_those_who_choose_is_told(make_job: MakeJob)
     silent = tuple(replace(case, event=0) for case in job.test)
     with pytest.raises(MilsurvError, match=r"no reported case has an event, so the epoch cannot be chosen"):
         FoldTraining(replace(job, test=silent))
+
+
+@pytest.mark.acceptance
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_model_trains_as_an_uncompiled_one_and_is_saved_alike(make_job: MakeJob) -> None:
+    settings = {"aggregator.name": "abmil"}
+    plain, compiled = (
+        FoldTraining(make_job(folder, **settings, **{"training.compile": folder == "compiled"}))
+        for folder in ("plain", "compiled")
+    )
+    batch = plain.rows[:5]
+    torch.testing.assert_close(_gradient(compiled, batch), _gradient(plain, batch), rtol=1e-3, atol=1e-5)
+    assert compiled.model.state_dict().keys() == plain.model.state_dict().keys()

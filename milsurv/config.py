@@ -32,6 +32,17 @@ from milsurv.config_training import Executor, Section, Training
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
+def _with_one_group(pattern: str) -> str:
+    """The pattern, if it is a regular expression with one group."""
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    if groups != 1:
+        raise ValueError(f"must have exactly one group in parentheses, has {groups}")
+    return pattern
+
+
 class PluginSection(BaseModel):
     """``{name: crossfusion, …}``: which plugin, and the settings that its own ``Config`` validates."""
 
@@ -91,14 +102,7 @@ class TableCohort(Section):
     @field_validator("slide_pattern", "case_pattern")
     @classmethod
     def _one_group(cls, pattern: str | None) -> str | None:
-        if pattern is not None:
-            try:
-                groups = re.compile(pattern).groups
-            except re.error as error:
-                raise ValueError(f"not a regular expression: {error}") from None
-            if groups != 1:
-                raise ValueError(f"must have exactly one group in parentheses, has {groups}")
-        return pattern
+        return None if pattern is None else _with_one_group(pattern)
 
 
 class SyntheticCohort(Section):
@@ -126,12 +130,48 @@ Cohort = Annotated[
 class Splits(Section):
     """Who trains, who chooses the epoch, who is reported."""
 
+    scheme: Literal["k_fold", "monte_carlo"] = "k_fold"
+    """Each case is reported in one fold, or each fold draws its reported cases anew."""
     folds: int = Field(default=5, ge=2)
+    repeats: PositiveInt = 1
+    """How often ``k_fold`` is drawn; folds are numbered on."""
+    test: float = Field(default=0.2, gt=0, lt=0.9)
+    """Share of the cases that ``monte_carlo`` reports in each fold."""
+    stratify: Literal["event", "event_and_time"] = "event"
+    """What is balanced between folds: events, or events in each quarter of event times."""
+    group_by: str | None = None
+    """Cases that stay together: ``site`` keeps those of a TCGA tissue source site on one side of each split; else a
+    regular expression with one group that cuts the group out of a case id."""
     seed: NonNegativeInt = 1
     validation: float = Field(default=0.15, gt=0, lt=0.5)
-    """Share of each fold's training cases held out to choose the epoch, stratified on event."""
+    """Share of each fold's training cases held out to choose the epoch, stratified alike."""
     files: AbsolutePath | None = None
     """A table of ``case_id, fold[, role]``, or a folder of ``splits_<k>.csv`` with columns ``train`` and ``val``."""
+
+    @field_validator("group_by")
+    @classmethod
+    def _site_or_pattern(cls, group_by: str | None) -> str | None:
+        return group_by if group_by in (None, "site") else _with_one_group(group_by)
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> Splits:
+        given = self.model_fields_set
+        if self.files is not None and (drawn := given & {"scheme", "repeats", "test"}):
+            raise ValueError(
+                f"splits.files brings its own folds; remove {', '.join(sorted(drawn))}, or the files"
+            )
+        if self.scheme == "monte_carlo" and "repeats" in given:
+            raise ValueError("splits.scheme: monte_carlo draws as often as splits.folds says; remove repeats")
+        if self.scheme == "k_fold" and "test" in given:
+            raise ValueError(
+                "splits.test is for scheme: monte_carlo; k_fold reports each case once; remove it"
+            )
+        return self
+
+    @property
+    def count(self) -> int:
+        """Folds that are drawn."""
+        return self.folds * self.repeats
 
 
 class Tiling(Section):

@@ -72,7 +72,7 @@ def run(
     for part in ("cohorts", "features", "runs"):
         remove_abandoned(config.workspace / part)
     if config.splits.files is None:
-        _require_fold(only_fold, range(config.splits.folds))
+        _require_fold(only_fold, range(config.splits.count))
     workers = count_workers(config.executor.workers, device)
     with LocalExecutor(workers, config.executor.threads, visible_gpus(device)) as executor:
         settings = feature_settings(config, registry)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from milsurv._version import __version__
-from milsurv.config import RunConfig, SyntheticCohort
+from milsurv.config import RunConfig, Splits, SyntheticCohort
 from milsurv.errors import MilsurvError
 from milsurv.executors.devices import choose_device, count_workers
 from milsurv.loading import load_config
@@ -57,9 +57,7 @@ def _print_plan(config: RunConfig, progress: RunProgress, fold: int | None) -> N
     else:
         cohort = str(config.cohort.table)
     scales = " ".join(f"{magnification}x" for magnification in config.tiling.magnifications)
-    folds = (
-        f"{config.splits.folds} folds" if config.splits.files is None else f"folds of {config.splits.files}"
-    )
+    folds = _folds_in_words(config.splits)
     if fold is not None:
         folds = f"fold {fold} of {folds}"
     seeds = f"seed{'s' if len(config.seeds) > 1 else ''} {', '.join(map(str, config.seeds))}"
@@ -82,6 +80,14 @@ def _print_plan(config: RunConfig, progress: RunProgress, fold: int | None) -> N
     progress.say(f"  model      {config.aggregator.name}, loss {config.loss.name}")
     progress.say(f"  training   {folds} × {seeds}, up to {config.training.epochs} epochs, {chooser}")
     progress.say(f"  workspace  {config.workspace}")
+
+
+def _folds_in_words(splits: Splits) -> str:
+    if splits.files is not None:
+        return f"folds of {splits.files}"
+    if splits.scheme == "monte_carlo":
+        return f"{splits.folds} random splits"
+    return f"{splits.folds} folds{f', {splits.repeats} times' if splits.repeats > 1 else ''}"
 
 
 def _print_result(result: RunResult, progress: RunProgress) -> None:

@@ -12,32 +12,43 @@ import numpy as np
 
 from milsurv.artifacts import write_text
 from milsurv.cohort.cases import Cohort, Split
+from milsurv.cohort.folds import Groups, Strata, check_groups, draw_folds, groups_of, take
 from milsurv.cohort.ids import some
 from milsurv.cohort.split_files import AssignedFold, read_split_files
 from milsurv.config import Splits
 from milsurv.errors import CohortError
 
 SHOWN_LEAKS = 5
+FEW_EVENTS = 10
+"""Fewer reported events than this leave a fold's metrics to chance."""
 
 
 def make_splits(cohort: Cohort, config: Splits, case_pattern: str | None) -> tuple[list[Split], list[str]]:
     """The folds of a cohort, and warnings about them.
 
-    Without ``config.files``: k folds stratified on event, every case tested once, from ``config.seed`` and
-    the cases alone, whatever the order of the table's rows. With files, their folds (see
-    `read_split_files`). Folds without validation cases get a share of their training cases, stratified on
-    event. Raises `CohortError` when a case stands on two sides of a split, when the files leave out cases
-    of the cohort, or when there are too few cases.
+    Without ``config.files``: folds drawn from ``config.seed`` and the cases alone, whatever the order of the table's
+    rows (see `draw_folds`). With files, their folds (see `read_split_files`). Folds without validation cases get a
+    share of their training cases. Raises `CohortError` when a case, or a group of cases that is to stay together,
+    stands on two sides of a split, when the files leave out cases of the cohort, or when there are too few cases.
     """
-    events = {case.case_id: case.event for case in cohort.cases}
+    strata = Strata(cohort.cases, config.stratify)
+    events = strata.events
     warnings: list[str] = []
+    groups = groups_of(events, config.group_by)
     if config.files is None:
-        folds = _stratified_folds(events, config)
+        folds = draw_folds(strata, groups, config)
     else:
         folds, warnings = read_split_files(config.files, events, case_pattern)
-    splits = [_with_validation(fold, events, config) for fold in folds]
+    splits = [_with_validation(fold, strata, groups, config) for fold in folds]
     check_no_leak(splits)
-    return splits, [*warnings, *_test_counts(splits, events), *_sides_without_event(splits, events)]
+    check_groups(splits, groups)
+    several = config.files is None and (config.scheme == "monte_carlo" or config.repeats > 1)
+    return splits, [
+        *warnings,
+        *([] if several else _test_counts(splits, events)),
+        *_sides_without_event(splits, events),
+        *_few_events(splits, events),
+    ]
 
 
 def check_no_leak(splits: Iterable[Split]) -> None:
@@ -76,29 +87,7 @@ def write_splits(splits: Iterable[Split], path: Path) -> None:
     write_text(path, text.getvalue())
 
 
-def _stratified_folds(events: dict[str, int], config: Splits) -> list[AssignedFold]:
-    """Deal the shuffled cases with an event, then the others, to the folds in turn.
-
-    Folds differ by at most 1 in cases and in events.
-    """
-    if len(events) < config.folds:
-        raise CohortError(
-            [
-                f"splits.folds is {config.folds}, but the cohort has {len(events)} cases; "
-                "give at most as many folds as cases"
-            ]
-        )
-    rng = np.random.default_rng(config.seed)
-    observed, censored = _by_event(events, events)
-    dealt = [*rng.permutation(observed).tolist(), *rng.permutation(censored).tolist()]
-    folds = []
-    for fold in range(config.folds):
-        test = frozenset(dealt[fold :: config.folds])
-        folds.append(AssignedFold(fold, train=frozenset(events) - test, validation=frozenset(), test=test))
-    return folds
-
-
-def _with_validation(fold: AssignedFold, events: dict[str, int], config: Splits) -> Split:
+def _with_validation(fold: AssignedFold, strata: Strata, groups: Groups | None, config: Splits) -> Split:
     """The fold with validation cases: the given ones, else a share of the training cases (at least 1)."""
     train, validation = fold.train, fold.validation
     if not validation:
@@ -109,17 +98,9 @@ def _with_validation(fold: AssignedFold, events: dict[str, int], config: Splits)
                     "them to choose the epoch; give more cases or other splits"
                 ]
             )
-        observed, censored = _by_event(fold.train, events)
         rng = np.random.default_rng([config.seed, fold.fold + 1])  # [seed, 0] draws the same as seed alone
         count = max(1, round(config.validation * len(fold.train)))
-        of_observed = round(count * len(observed) / len(fold.train))
-        if len(observed) > 1:
-            of_observed = max(1, of_observed)
-        of_observed = max(of_observed, count - len(censored))
-        validation = frozenset(
-            rng.permutation(observed).tolist()[:of_observed]
-            + rng.permutation(censored).tolist()[: count - of_observed]
-        )
+        validation = take(strata, groups, train, count, rng)
         train -= validation
     return Split(
         fold=fold.fold,
@@ -127,12 +108,6 @@ def _with_validation(fold: AssignedFold, events: dict[str, int], config: Splits)
         validation=tuple(sorted(validation)),
         test=tuple(sorted(fold.test)),
     )
-
-
-def _by_event(case_ids: Iterable[str], events: dict[str, int]) -> tuple[list[str], list[str]]:
-    """Ids with an event and ids without, each sorted."""
-    ordered = sorted(case_ids)
-    return [case for case in ordered if events[case]], [case for case in ordered if not events[case]]
 
 
 def _test_counts(splits: Sequence[Split], events: dict[str, int]) -> list[str]:
@@ -165,4 +140,16 @@ def _sides_without_event(splits: Iterable[Split], events: dict[str, int]) -> lis
             ("test", split.test),
         )
         if case_ids and not any(events[case_id] for case_id in case_ids)
+    ]
+
+
+def _few_events(splits: Iterable[Split], events: dict[str, int]) -> list[str]:
+    counts = {split.fold: sum(events[case_id] for case_id in split.test) for split in splits}
+    few = {fold: count for fold, count in counts.items() if 0 < count < FEW_EVENTS}
+    if not few:
+        return []
+    told = some([f"fold {fold}: {count}" for fold, count in few.items()], 10)
+    return [
+        f"fewer than {FEW_EVENTS} events among the reported cases of {len(few)} of {len(counts)} folds ({told}); their "
+        "metrics will vary widely"
     ]

@@ -242,7 +242,9 @@ def test_folder_with_a_test_column_reports_test(tmp_path: Path) -> None:
     write(tmp_path / "s" / "splits_3_bool.csv", ",train", "C000,True")
     splits, warnings = make_splits(cohort_of([0, 1, 1, 0, 1]), Splits(files=tmp_path / "s"), None)
     assert splits == [Split(3, ("C000", "C001"), ("C002",), ("C003", "C004"))]
-    assert warnings == ["3 of 5 cases are tested in no fold: C000, C001, C002"]
+    assert warnings[0] == "3 of 5 cases are tested in no fold: C000, C001, C002"
+    assert warnings[1].startswith("fewer than 10 events among the reported cases of 1 of 1 folds (fold 3: 1)")
+    assert len(warnings) == 2
 
 
 def test_cases_that_no_fold_names(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,8 @@ from milsurv.plugin.registry import Registry
 T = TypeVar("T")
 
 BYTES_OF_SYNTHETIC_SLIDE = 2**21
+SHOWN_ROWS = 10
+"""Rows of the table left out that are told one by one; the rest are counted."""
 
 
 @dataclass
@@ -70,7 +72,7 @@ def _check_cohort(
     cohort = _collect(findings, lambda: read_cohort(table, files=files))
     if cohort is None:
         return
-    findings.warnings += [*cohort.warnings, *cohort.dropped]
+    findings.warnings += [*cohort.warnings, *_left_out(cohort.dropped)]
     slides = [slide for case in cohort.cases for slide in case.slides]
     events = sum(case.event for case in cohort.cases)
     findings.facts.append(f"{len(cohort.cases)} cases, {events} events, {len(slides)} slides in the table")
@@ -83,6 +85,13 @@ def _check_cohort(
         splits, warnings = split
         findings.facts.append(f"{len(splits)} folds of the {len(usable.cases)} cases with {_what(config)[1]}")
         findings.warnings += warnings
+
+
+def _left_out(dropped: Sequence[str]) -> list[str]:
+    """The lines about the first rows left out, and how many more there are."""
+    more = len(dropped) - SHOWN_ROWS
+    told = [f"{more} more rows or cases of the table are left out; a run's report lists them all"]
+    return [*dropped[:SHOWN_ROWS], *(told if more > 0 else [])]
 
 
 def _what(config: RunConfig) -> tuple[str, str, str]:

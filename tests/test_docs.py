@@ -11,6 +11,7 @@ import pytest
 
 import milsurv
 from milsurv import testing
+from milsurv.config_training import Executor, Section, Training
 from milsurv.plugin import spec
 from milsurv.testing import promises_of
 
@@ -55,3 +56,12 @@ def test_every_public_name_stands_in_the_reference() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize(("section", "model"), [("training", Training), ("executor", Executor)])
+def test_every_setting_stands_in_the_table_of_sections(section: str, model: type[Section]) -> None:
+    (row,) = re.findall(
+        rf"^\| `{section}` \| (.*) \|$", (ROOT / "docs" / "running.md").read_text(), re.MULTILINE
+    )
+    settings = re.findall(r"`(\w+)`", row)
+    assert sorted(settings) == sorted(model.model_fields)

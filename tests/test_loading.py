@@ -126,22 +126,26 @@ def test_local_plugins_come_from_the_yaml_and_from_the_command(write_config: Wri
     assert registry.find("backbone", "colour").distribution == str(COLOUR_BACKBONE)
 
 
+TCGA = {f"crossfusion_{cohort}" for cohort in ("blca", "brca", "coad", "gbmlgg", "kirc", "luad", "ucec")}
+
+
 def test_configurations_that_come_with_milsurv_are_valid_and_found_by_name() -> None:
     sources = {}
-    for name in ("demo", "synthetic", "crossfusion_kirc"):
+    for name in ("demo", "synthetic", *TCGA):
         config, _ = load_config(name)
         assert config.name == name
         sources[name] = type(config.cohort)
-    assert sources == {"demo": SyntheticCohort, "synthetic": SyntheticCohort, "crossfusion_kirc": TableCohort}
+    made = {"demo": SyntheticCohort, "synthetic": SyntheticCohort}
+    assert sources == made | dict.fromkeys(TCGA, TableCohort)
 
 
 def test_every_configuration_is_tested() -> None:
     names = {path.stem for path in (Path(__file__).parents[1] / "configs").rglob("*.yaml")}
-    assert names == {"demo", "synthetic", "crossfusion_kirc"}
+    assert names == {"demo", "synthetic"} | TCGA
 
 
 def test_an_unknown_configuration_lists_the_known_ones() -> None:
-    with pytest.raises(MilsurvError, match=r"did you mean 'demo'.*crossfusion_kirc, demo, synthetic"):
+    with pytest.raises(MilsurvError, match=r"did you mean 'demo'.*crossfusion_kirc.*, demo, synthetic"):
         find_config("demos")
 
 

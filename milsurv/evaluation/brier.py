@@ -33,14 +33,32 @@ def brier_score(strata: Sequence[Stratum], t: float) -> FloatArray:
     return _averaged(strata, [t], _predicted)
 
 
+def brier_score_kaplan_meier(strata: Sequence[Stratum], t: float) -> FloatArray:
+    """The same for a reference: every case gets the Kaplan-Meier survival of its fold's training cases."""
+    return _averaged(strata, [t], _kaplan_meier)
+
+
 def integrated_brier_score(strata: Sequence[Stratum], times: Sequence[float]) -> FloatArray:
     """Mean of the Brier score over the span of ``times`` (ascending), by the trapezoidal rule."""
     return _averaged(strata, times, _predicted)
 
 
 def integrated_brier_score_kaplan_meier(strata: Sequence[Stratum], times: Sequence[float]) -> FloatArray:
-    """The same for a reference: every case gets the Kaplan-Meier survival of its fold's training cases."""
+    """The same for the reference of :func:`brier_score_kaplan_meier`."""
     return _averaged(strata, times, _kaplan_meier)
+
+
+def index_of_prediction_accuracy(strata: Sequence[Stratum], times: Sequence[float]) -> FloatArray:
+    """``1 - Brier / Brier of Kaplan-Meier``: 1 is perfect, 0 no better than the same curve for all, below 0 worse.
+
+    Kattan and Gerds, Diagnostic and Prognostic Research 2 (2018) 7. For one time or, for several (ascending),
+    of the integrated scores. Both scores are of the same resample. Raises :class:`NotComputableError` when
+    the reference makes no error.
+    """
+    model, reference = _averaged(strata, times, _predicted), _averaged(strata, times, _kaplan_meier)
+    if reference[0] == 0:
+        raise NotComputableError("the Brier score of Kaplan-Meier is 0, so nothing can be gained on it")
+    return 1 - np.divide(model, reference, out=np.full_like(model, np.nan), where=reference > 0)
 
 
 def _averaged(

@@ -92,6 +92,45 @@ def area_under_roc(strata: Sequence[Stratum], t: float) -> FloatArray:
     return _share(strata, sums, f"no fold has both events by {t:g} and cases followed beyond it")
 
 
+def integrated_area_under_roc(strata: Sequence[Stratum], times: Sequence[float]) -> FloatArray:
+    """Mean of :func:`area_under_roc` over ``times`` (ascending), each weighted by the deaths since the last one.
+
+    ``Σ AUC(t_k) (S(t_k-1) - S(t_k)) / (1 - S(t_last))`` with S(t_0) = 1, S the Kaplan-Meier estimate of the
+    reported cases, of each resample its own: Lambert and Chevret, Statistical Methods in Medical Research
+    25 (2016) 2088, as in scikit-survival. A time without deaths since the last one does not count.
+    """
+    require_finite_risk(strata)
+    require_events(strata)
+    require_followed_beyond(strata, times[-1])
+    survival = resampled_kaplan_meier(strata, times)
+    deaths: FloatArray = -np.diff(survival, axis=1, prepend=1.0)
+    if not deaths[0].any():
+        raise NotComputableError(f"no events by {times[-1]:g}")
+    total = np.zeros(len(survival))
+    for t, share in zip(times, deaths.T, strict=True):
+        if share.any():
+            total += np.where(share > 0, share * area_under_roc(strata, t), 0.0)
+    died = 1 - survival[:, -1]
+    return np.divide(total, died, out=np.full_like(total, np.nan), where=died > 0)
+
+
+def resampled_kaplan_meier(strata: Sequence[Stratum], times: Sequence[float]) -> FloatArray:
+    """Kaplan-Meier survival of all cases of the strata at ``times (k,)`` in each resample: ``(1 + resamples, k)``.
+
+    Written out, because lifelines takes seconds for a thousand resamples.
+    """
+    time = np.concatenate([s.time for s in strata])
+    event = np.concatenate([s.event for s in strata])
+    order = np.argsort(time)
+    counts = np.hstack([s.counts for s in strata])[:, order]
+    exits, first = np.unique(time[order], return_index=True)
+    at_risk = np.cumsum(counts[:, ::-1], axis=1)[:, ::-1][:, first]
+    deaths = np.add.reduceat(counts * event[order], first, axis=1)
+    lives_on = 1 - np.divide(deaths, at_risk, out=np.zeros_like(deaths), where=at_risk > 0)
+    steps = np.hstack([np.ones((len(counts), 1)), np.cumprod(lives_on, axis=1)])
+    return np.asarray(steps[:, np.searchsorted(exits, times, side="right")])
+
+
 def _share(strata: Sequence[Stratum], sums: Callable[[Stratum], FloatArray], nothing: str) -> FloatArray:
     """Concordant over compared weight, each summed over strata; ``nothing``: the reason when none is."""
     require_finite_risk(strata)

@@ -11,8 +11,20 @@ import numpy as np
 import pandas as pd
 
 from milsurv.config import Evaluation
-from milsurv.evaluation.brier import brier_score, integrated_brier_score, integrated_brier_score_kaplan_meier
-from milsurv.evaluation.concordance import area_under_roc, harrell_c_index, truncation, uno_c_index
+from milsurv.evaluation.brier import (
+    brier_score,
+    brier_score_kaplan_meier,
+    index_of_prediction_accuracy,
+    integrated_brier_score,
+    integrated_brier_score_kaplan_meier,
+)
+from milsurv.evaluation.concordance import (
+    area_under_roc,
+    harrell_c_index,
+    integrated_area_under_roc,
+    truncation,
+    uno_c_index,
+)
 from milsurv.evaluation.metric import Metric, NotComputableError, measured, metric
 from milsurv.evaluation.risk_groups import risk_groups
 from milsurv.evaluation.strata import Stratum, TrainingFollowUp, strata_of_seed
@@ -74,13 +86,20 @@ def _metrics(strata: Sequence[Stratum], times: EvaluationTimes) -> dict[str, Met
         "uno_c_index": measured(partial(uno_c_index, strata), **_truncations(strata)),
     }
     for name, score in (
+        ("integrated_area_under_roc", integrated_area_under_roc),
         ("integrated_brier_score", integrated_brier_score),
         ("integrated_brier_score_kaplan_meier", integrated_brier_score_kaplan_meier),
+        ("integrated_index_of_prediction_accuracy", index_of_prediction_accuracy),
     ):
         metrics[name] = measured(partial(score, strata, grid)) if grid else metric(None, reason=times.reason)
     for t in times.times:
-        metrics[f"area_under_roc_at_{time_text(t)}"] = measured(partial(area_under_roc, strata, t))
-        metrics[f"brier_score_at_{time_text(t)}"] = measured(partial(brier_score, strata, t))
+        at = time_text(t)
+        metrics[f"area_under_roc_at_{at}"] = measured(partial(area_under_roc, strata, t))
+        metrics[f"brier_score_at_{at}"] = measured(partial(brier_score, strata, t))
+        metrics[f"brier_score_kaplan_meier_at_{at}"] = measured(partial(brier_score_kaplan_meier, strata, t))
+        metrics[f"index_of_prediction_accuracy_at_{at}"] = measured(
+            partial(index_of_prediction_accuracy, strata, [t])
+        )
     return metrics
 
 

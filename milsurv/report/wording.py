@@ -20,12 +20,17 @@ SELECTION = {
 METRICS = {
     "harrell_c_index": "Harrell's C-index (higher is better, 0.5 is chance)",
     "uno_c_index": "Uno's C-index (higher is better, 0.5 is chance)",
+    "integrated_area_under_roc": "Integrated area under the ROC curve (higher is better, 0.5 is chance)",
     "integrated_brier_score": "Integrated Brier score (lower is better)",
     "integrated_brier_score_kaplan_meier": "Integrated Brier score of Kaplan-Meier (the reference)",
+    "integrated_index_of_prediction_accuracy": "Integrated index of prediction accuracy "
+    "(higher is better, 0 is Kaplan-Meier)",
 }
 METRICS_AT = {
     "area_under_roc": "Area under the ROC curve at {time} (higher is better, 0.5 is chance)",
     "brier_score": "Brier score at {time} (lower is better)",
+    "brier_score_kaplan_meier": "Brier score of Kaplan-Meier at {time} (the reference)",
+    "index_of_prediction_accuracy": "Index of prediction accuracy at {time} (higher is better, 0 is Kaplan-Meier)",
 }
 
 

@@ -14,7 +14,13 @@ from lifelines.utils import concordance_index
 from sksurv.metrics import concordance_index_censored, concordance_index_ipcw, cumulative_dynamic_auc
 from torchsurv.metrics.auc import Auc
 
-from milsurv.evaluation.concordance import area_under_roc, harrell_c_index, truncation, uno_c_index
+from milsurv.evaluation.concordance import (
+    area_under_roc,
+    harrell_c_index,
+    integrated_area_under_roc,
+    truncation,
+    uno_c_index,
+)
 from milsurv.evaluation.metric import NotComputableError
 from milsurv.evaluation.pairs import c_index
 from milsurv.evaluation.strata import Stratum, resample_counts
@@ -69,6 +75,20 @@ def test_auc_agrees_with_scikit_survival_and_torchsurv(
         weight_new_time=torch.tensor(list(s.weight_at.values()))[: len(times)],
     )
     assert values == pytest.approx(by_torchsurv.numpy(), rel=SINGLE_PRECISION)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("ties", [True, False])
+def test_integrated_auc_agrees_with_scikit_survival(
+    study: Callable[..., Any], structured: Callable[..., Any], seed: int, ties: bool
+) -> None:
+    made = study(seed, ties=ties)
+    (s,) = made.strata
+    grid = made.times.integration
+    times = [t for t in grid if t >= s.time[s.event].min()]
+    train = structured(s.training.event, s.training.time)
+    oracle = cumulative_dynamic_auc(train, structured(s.event, s.time), s.risk, times)[1]
+    assert integrated_area_under_roc([s], grid)[0] == pytest.approx(oracle, rel=SINGLE_PRECISION)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -140,11 +160,14 @@ def test_bootstrap_is_the_metric_of_the_resampled_rows(study: Callable[..., Any]
     strata = made.strata
     t = made.times.times[1]
     harrell, uno, auc = harrell_c_index(strata), uno_c_index(strata), area_under_roc(strata, t)
+    grid = made.times.integration
+    integrated = integrated_area_under_roc(strata, grid)
     for row in range(1, 26):
         redrawn = [resampled(s, row) for s in strata]
         assert harrell[row] == pytest.approx(harrell_c_index(redrawn)[0], rel=1e-12)
         assert uno[row] == pytest.approx(uno_c_index(redrawn)[0], rel=1e-12)
         assert auc[row] == pytest.approx(area_under_roc(redrawn, t)[0], rel=1e-12)
+        assert integrated[row] == pytest.approx(integrated_area_under_roc(redrawn, grid)[0], rel=1e-12)
 
 
 def test_resamples_without_a_pair_are_nan(study: Callable[..., Any]) -> None:

@@ -34,12 +34,20 @@ def test_the_shape_of_the_account(study: Callable[..., Any]) -> None:
     names = {
         "harrell_c_index",
         "uno_c_index",
+        "integrated_area_under_roc",
         "integrated_brier_score",
         "integrated_brier_score_kaplan_meier",
-        "area_under_roc_at_2",
-        "area_under_roc_at_4.5",
-        "brier_score_at_2",
-        "brier_score_at_4.5",
+        "integrated_index_of_prediction_accuracy",
+        *(
+            f"{name}_at_{t}"
+            for t in ("2", "4.5")
+            for name in (
+                "area_under_roc",
+                "brier_score",
+                "brier_score_kaplan_meier",
+                "index_of_prediction_accuracy",
+            )
+        ),
     }
     assert result["seeds"] == [7, 8]
     assert result["times"] == [2, 4.5]
@@ -52,7 +60,7 @@ def test_the_shape_of_the_account(study: Callable[..., Any]) -> None:
         assert set(entry["metrics"]) == names
         for metric in entry["metrics"].values():
             low, high = metric["interval"]
-            assert low < metric["value"] < high
+            assert low <= metric["value"] <= high
             assert metric["reason"] is None
     assert set(result["summary"]) == names
     assert result["true_risk"] is None
@@ -174,6 +182,8 @@ DEGENERATE = [
     (no_events, "harrell_c_index", "no events"),
     (no_events, "uno_c_index", "no events"),
     (no_events, "integrated_brier_score", "no events"),
+    (no_events, "integrated_area_under_roc", "no events"),
+    (no_events, "index_of_prediction_accuracy_at_5", "no events"),
     (no_events, "area_under_roc_at_5", "no events"),
     (one_case, "harrell_c_index", "no"),
     (one_time, "harrell_c_index", "no comparable pairs"),
@@ -186,6 +196,9 @@ DEGENERATE = [
     (short_training, "brier_score_at_5", "censoring weights undefined at 5"),
     (short_training, "area_under_roc_at_5", "censoring weights undefined at 5"),
     (late_time, "brier_score_at_5", "no case is followed beyond 5"),
+    (late_time, "integrated_area_under_roc", "no case is followed beyond"),
+    (late_time, "index_of_prediction_accuracy_at_5", "no case is followed beyond 5"),
+    (nan_risk, "integrated_area_under_roc", "the risk of 3 of 60 cases is not a finite number"),
     (early_time, "area_under_roc_at_5", "no events by 5"),
     (bad_survival, "brier_score_at_5", "the survival of 60 of 60 cases is not within [0, 1]"),
 ]

@@ -18,6 +18,7 @@ from milsurv.evaluation.brier import (
     integrated_brier_score,
     integrated_brier_score_kaplan_meier,
 )
+from milsurv.evaluation.calibration import calibration_at
 from milsurv.evaluation.concordance import (
     area_under_roc,
     harrell_c_index,
@@ -25,6 +26,8 @@ from milsurv.evaluation.concordance import (
     truncation,
     uno_c_index,
 )
+from milsurv.evaluation.d_calibration import d_calibration
+from milsurv.evaluation.high_against_low import high_against_low
 from milsurv.evaluation.metric import Metric, NotComputableError, measured, metric
 from milsurv.evaluation.risk_groups import risk_groups
 from milsurv.evaluation.strata import Stratum, TrainingFollowUp, strata_of_seed
@@ -47,10 +50,11 @@ def evaluate(
     has the follow-up of each fold's training cases, to which the censoring weights are fitted.
 
     A metric is ``{"value", "interval", "reason"}``; what cannot be computed is None with the reason, never
-    NaN. The interval is a 95 % percentile bootstrap over the reported cases, within folds; models and
-    censoring weights stay as they are, so it does not speak of the variation between trainings: the
-    standard deviations of the summary do. Raises ``ValueError`` when a case stands twice under one seed,
-    ``KeyError`` when a column or fold is missing.
+    NaN. ``metrics`` are the scores that the summary averages; ``calibration`` and ``high_against_low``
+    stand beside them. The interval of a metric is a 95 % percentile bootstrap over the reported cases,
+    within folds; models and censoring weights stay as they are, so it does not speak of the variation
+    between trainings: the standard deviations of the summary do. Raises ``ValueError`` when a case stands
+    twice under one seed, ``KeyError`` when a column or fold is missing.
     """
     folds: list[dict[str, Any]] = []
     pooled: list[dict[str, Any]] = []
@@ -58,8 +62,11 @@ def evaluate(
     for seed in seeds:
         rows = predictions[predictions["seed"] == seed]
         strata = strata_of_seed(rows, training, times.all, settings)
-        folds += [{"seed": seed, "fold": s.fold, **_account([s], times)} for s in strata]
-        pooled.append({"seed": seed, **_account(strata, times), "risk_groups": risk_groups(rows)})
+        folds += [
+            {"seed": seed, "fold": s.fold, **_account(rows[rows["fold"] == s.fold], [s], times)}
+            for s in strata
+        ]
+        pooled.append({"seed": seed, **_account(rows, strata, times), "risk_groups": risk_groups(rows)})
     return {
         "seeds": seeds,
         "times": list(times.times),
@@ -71,11 +78,16 @@ def evaluate(
     }
 
 
-def _account(strata: Sequence[Stratum], times: EvaluationTimes) -> dict[str, Any]:
+def _account(rows: pd.DataFrame, strata: Sequence[Stratum], times: EvaluationTimes) -> dict[str, Any]:
     return {
         "cases": sum(len(s.time) for s in strata),
         "events": sum(int(s.event.sum()) for s in strata),
         "metrics": _metrics(strata, times),
+        "calibration": {
+            "d_calibration": d_calibration(strata),
+            "at": [calibration_at(strata, t) for t in times.times],
+        },
+        "high_against_low": high_against_low(rows),
     }
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from lifelines import KaplanMeierFitter
 
 from milsurv.config import Evaluation
 from milsurv.evaluation.metric import BoolArray, FloatArray, NotComputableError
@@ -31,6 +33,11 @@ class TrainingFollowUp:
     @property
     def event_times(self) -> FloatArray:
         return np.asarray(self.time[self.event == 1], dtype=float)
+
+    @cached_property
+    def kaplan_meier(self) -> KaplanMeierFitter:
+        """Survival of the training cases."""
+        return KaplanMeierFitter().fit(self.time, self.event)
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,13 @@ def require_finite_risk(strata: Sequence[Stratum]) -> None:
     if bad:
         cases = sum(len(s.risk) for s in strata)
         raise NotComputableError(f"the risk of {bad} of {cases} cases is not a finite number")
+
+
+def require_probabilities(survival: FloatArray) -> None:
+    """Raise :class:`NotComputableError` when a case's ``survival (n, k)`` is not within [0, 1]."""
+    bad = int(np.sum(~((survival >= 0) & (survival <= 1)).all(axis=1)))
+    if bad:
+        raise NotComputableError(f"the survival of {bad} of {len(survival)} cases is not within [0, 1]")
 
 
 def require_followed_beyond(strata: Sequence[Stratum], t: float) -> None:

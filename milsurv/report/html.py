@@ -45,6 +45,7 @@ def write_report(folder: Path, config: RunConfig, views: Sequence[SlideView | Mi
             "splits": tables.split_table(results),
             "pooled": tables.pooled_table(results),
             "folds": [tables.fold_table(results, seed) for seed in results.metrics["seeds"]],
+            "calibration": tables.calibration_table(results),
             "risk_groups": tables.risk_group_table(results),
         },
         kaplan_meier=svg_inline(survival, "kaplan-meier", wording.describe_kaplan_meier(groups, unit)),

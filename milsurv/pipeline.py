@@ -21,6 +21,7 @@ from milsurv.config import RunConfig, SyntheticCohort, TableCohort
 from milsurv.errors import CohortError, MilsurvError
 from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.strata import TrainingFollowUp
+from milsurv.evaluation.subgroups import attributes_of, subgroups
 from milsurv.evaluation.times import EvaluationTimes, evaluation_times
 from milsurv.executors.base import IN_OTHER_HANDS, Event, Executor, Unit
 from milsurv.executors.devices import choose_device, count_workers, slides_in_hand, visible_gpus
@@ -69,6 +70,7 @@ def run(
         cohort = prepare_cohort(config, settings, executor, progress)
         outcomes = extract_features(cohort, settings, registry, executor, progress, device)
         usable = usable_cases(cohort, outcomes)
+        subgroups(attributes_of(usable), config.evaluation.subgroups)  # refused before anything is trained
         splits, warnings = split_cases(usable, config, progress, only_fold)
         times = evaluation_times(
             [c.time for c in usable.cases], [c.event for c in usable.cases], config.evaluation
@@ -100,12 +102,13 @@ def prepare_cohort(
     config: RunConfig, settings: FeatureSettings, executor: Executor, progress: RunProgress
 ) -> Cohort:
     """Read the cohort's table and find its slides or their features; a synthetic cohort is made first."""
+    asked = config.evaluation.columns
     if isinstance(config.cohort, TableCohort):
         files = settings.source.index() if isinstance(settings, ImportSettings) else None
-        cohort = read_cohort(config.cohort, files=files)
+        cohort = read_cohort(config.cohort, files=files, attributes=asked)
     else:
         table = _make_synthetic(config.cohort, config.workspace, executor, progress)
-        cohort = read_cohort(table, true_risk="true_risk", synthetic=True)
+        cohort = read_cohort(table, true_risk="true_risk", synthetic=True, attributes=asked)
     for warning in cohort.warnings:
         progress.warn(warning)
     if cohort.dropped:
@@ -323,7 +326,9 @@ def measure(
         predictions.insert(7, "true_risk", predictions["case_id"].map(true_risk))
     follow_up = {case.case_id: case for case in content.usable.cases}
     training = {split.fold: _training_follow_up(split, follow_up) for split in content.splits}
-    metrics = {"cohort": content.summary, **evaluate(predictions, training, times, content.config.evaluation)}
+    groups = subgroups(attributes_of(content.usable), content.config.evaluation.subgroups)
+    account = evaluate(predictions, training, times, content.config.evaluation, groups)
+    metrics = {"cohort": content.summary, **account}
     if len(finished) == len(jobs):
         write_text(folder.path / PREDICTIONS, predictions.to_csv(index=False))
         write_json(folder.path / "metrics.json", metrics)

@@ -31,6 +31,7 @@ from milsurv.evaluation.high_against_low import high_against_low
 from milsurv.evaluation.metric import Metric, NotComputableError, measured, metric
 from milsurv.evaluation.risk_groups import risk_groups
 from milsurv.evaluation.strata import Stratum, TrainingFollowUp, strata_of_seed
+from milsurv.evaluation.subgroups import Subgroups, members
 from milsurv.evaluation.times import EvaluationTimes, time_text
 
 TRUE_RISK_NOTE = "upper bound known because the cohort is synthetic"
@@ -41,6 +42,7 @@ def evaluate(
     training: Mapping[int, TrainingFollowUp],
     times: EvaluationTimes,
     settings: Evaluation,
+    groups: Subgroups | None = None,
 ) -> dict[str, Any]:
     """What the predictions are worth, fold by fold and pooled over folds, for each seed; ready for JSON.
 
@@ -48,6 +50,7 @@ def evaluate(
     0), ``risk``, ``high_risk`` (1 when the risk is above the median of the fold's training cases, else 0),
     a :func:`survival_column` for each of ``times.all``, and ``true_risk`` where it is known. ``training``
     has the follow-up of each fold's training cases, to which the censoring weights are fitted.
+    ``groups`` are those of :func:`subgroups`, each measured over folds like the whole.
 
     A metric is ``{"value", "interval", "reason"}``; what cannot be computed is None with the reason, never
     NaN. ``metrics`` are the scores that the summary averages; ``calibration`` and ``high_against_low``
@@ -58,6 +61,7 @@ def evaluate(
     """
     folds: list[dict[str, Any]] = []
     pooled: list[dict[str, Any]] = []
+    subgroups: list[dict[str, Any]] = []
     seeds = sorted(int(seed) for seed in predictions["seed"].unique())
     for seed in seeds:
         rows = predictions[predictions["seed"] == seed]
@@ -67,12 +71,16 @@ def evaluate(
             for s in strata
         ]
         pooled.append({"seed": seed, **_account(rows, strata, times), "risk_groups": risk_groups(rows)})
+        for group, of_group in members(rows, groups or {}):
+            strata = strata_of_seed(of_group, training, times.all, settings)
+            subgroups.append({"seed": seed, **group, **_account(of_group, strata, times)})
     return {
         "seeds": seeds,
         "times": list(times.times),
         "integration_times": list(times.integration),
         "folds": folds,
         "pooled": pooled,
+        "subgroups": subgroups,
         "summary": _summary([fold["metrics"] for fold in folds]),
         "true_risk": _true_risk(predictions, training, settings),
     }

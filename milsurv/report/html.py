@@ -46,6 +46,11 @@ def write_report(folder: Path, config: RunConfig, views: Sequence[SlideView | Mi
             "pooled": tables.pooled_table(results),
             "folds": [tables.fold_table(results, seed) for seed in results.metrics["seeds"]],
             "calibration": tables.calibration_table(results),
+            "subgroups": [
+                tables.subgroup_table(results, seed)
+                for seed in results.metrics["seeds"]
+                if results.metrics["subgroups"]
+            ],
             "risk_groups": tables.risk_group_table(results),
         },
         kaplan_meier=svg_inline(survival, "kaplan-meier", wording.describe_kaplan_meier(groups, unit)),

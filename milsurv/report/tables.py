@@ -12,6 +12,7 @@ from milsurv.report.wording import (
     CALIBRATION_SLOPE,
     D_CALIBRATION,
     DASH,
+    HAZARD_RATIO,
     bare_p_value,
     metric_name,
     number,
@@ -127,6 +128,25 @@ def calibration_table(results: RunResults) -> Table:
     return table
 
 
+def subgroup_table(results: RunResults, seed: int) -> Table:
+    """What the model is worth in each subgroup under one seed, pooled over folds."""
+    groups = [entry for entry in results.metrics["subgroups"] if entry["seed"] == seed]
+    names = [name for name in groups[0]["metrics"] if "_at_" not in name]
+    unit = results.cohort["time_unit"]
+    table = Table(
+        f"subgroups-seed-{seed}",
+        f"By subgroup, seed {seed}, pooled over folds, with 95 % intervals",
+        ["Subgroup", "Cases", "Events", *(metric_name(name, unit) for name in names), HAZARD_RATIO],
+        remarks=["The intervals are not widened for the number of subgroups."],
+    )
+    for entry in groups:
+        cells = [Cell(str(entry["cases"])), Cell(str(entry["events"]))]
+        cells += [table.metric(entry["metrics"][name]) for name in names]
+        cells.append(table.metric(entry["high_against_low"]["hazard_ratio"], ratio))
+        table.rows.append((f"{entry['column']}: {entry['value']}", cells))
+    return table
+
+
 def split_table(results: RunResults) -> Table:
     """Who trained, who chose the epoch, who is reported, and which epoch was chosen."""
     seeds = results.metrics["seeds"]
@@ -165,7 +185,7 @@ def risk_group_table(results: RunResults) -> Table:
             ),
             "Log-rank p of the curves",
             "Log-rank p within folds",
-            "Hazard ratio within folds, high to low (1 is no difference)",
+            HAZARD_RATIO,
         ],
     )
     for pooled in results.metrics["pooled"]:

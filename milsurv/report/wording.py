@@ -33,6 +33,7 @@ METRICS_AT = {
     "index_of_prediction_accuracy": "Index of prediction accuracy at {time} (higher is better, 0 is Kaplan-Meier)",
 }
 D_CALIBRATION = "D-calibration, p-value (small: predicted survival is not calibrated)"
+HAZARD_RATIO = "Hazard ratio within folds, high to low risk (1 is no difference)"
 CALIBRATION_SLOPE = "Calibration slope at {time} (1 is calibrated, below 1 too extreme, above 1 too moderate)"
 
 

@@ -54,20 +54,29 @@ def uno_c_index(strata: Sequence[Stratum]) -> FloatArray:
 
     def sums(s: Stratum) -> FloatArray:
         exits = exit_order(s.time, s.event)
-        weight = np.where(s.event & (s.time < truncation(s)), s.weight**2, 0.0)
-        return concordance_sums(s.risk, exits, exits, weight, s.counts)
+        counted = s.event & (s.time < truncation(s))
+        unknown = counted & np.isnan(s.weight)
+        if unknown.any():
+            last = float(np.max(s.training.time))
+            raise NotComputableError(
+                f"censoring weights undefined at {s.time[unknown].min():g}: "
+                f"the follow-up of the training cases ends at {last:g}"
+            )
+        return concordance_sums(s.risk, exits, exits, np.where(counted, s.weight**2, 0.0), s.counts)
 
     return _share(strata, sums, "no comparable pairs before the truncation time")
 
 
 def truncation(stratum: Stratum) -> float:
-    """tau of Uno's C: the 80th percentile of the training cases' event times.
+    """tau of Uno's C: the time that is asked for, or the 80th percentile of the training cases' event times.
 
     Raises :class:`NotComputableError` when no training case has an event.
     """
     event_times = stratum.training.event_times
     if not event_times.size:
         raise NotComputableError("censoring weights undefined: no events among the training cases")
+    if stratum.truncation is not None:
+        return stratum.truncation
     return float(np.quantile(event_times, TRUNCATION_SHARE_OF_EVENTS))
 
 

@@ -78,6 +78,7 @@ def evaluate(
         "seeds": seeds,
         "times": list(times.times),
         "integration_times": list(times.integration),
+        "truncation": settings.truncation,
         "folds": folds,
         "pooled": pooled,
         "subgroups": subgroups,

@@ -55,6 +55,8 @@ class Stratum:
     """1 / G at each case's own time, G the probability to be still uncensored; NaN where it is not known."""
     weight_at: dict[float, float]
     """The same at each evaluation time."""
+    truncation: float | None
+    """Time before which Uno's C counts events, if one is asked for."""
     counts: FloatArray
     """(1 + resamples, n): how often each case stands in the fold (once), then in each bootstrap resample."""
 
@@ -88,6 +90,7 @@ def _stratum(
         training=training,
         weight=weights[: len(time)],
         weight_at=dict(zip(times, weights[len(time) :].tolist(), strict=True)),
+        truncation=settings.truncation,
         counts=resample_counts(len(time), settings.bootstraps, np.random.default_rng([settings.seed, fold])),
     )
 

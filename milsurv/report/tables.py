@@ -71,7 +71,13 @@ def pooled_table(results: RunResults) -> Table:
     for name, summary in metrics["summary"].items():
         cells = [table.metric(seed["metrics"][name]) for seed in metrics["pooled"]]
         table.rows.append((metric_name(name, unit), [*cells, _mean_cell(table, summary)]))
-    _tell_truncation(table, metrics["pooled"][0]["metrics"].get("uno_c_index", {}), unit)
+    if metrics["truncation"] is None:
+        _tell_truncation(table, metrics["pooled"][0]["metrics"].get("uno_c_index", {}), unit)
+    else:
+        stated = time(metrics["truncation"])
+        table.remarks.append(
+            f"Uno's C-index counts events before {stated} {unit}, as evaluation.truncation says."
+        )
     return table
 
 

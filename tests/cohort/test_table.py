@@ -297,7 +297,7 @@ def test_bad_mpp(slides: Path, mpp: str) -> None:
 def test_patterns_cut_ids_and_a_value_that_does_not_match_is_named(slides: Path) -> None:
     (slides / "scan_12_B3.svs").touch()
     table = write(slides, f"{HEADER}\nP-1-x,image_12_B3_v2,5,1\nQ1,image_13_B3,5,1\nP-2-x,C9,5,1\n")
-    patterns = {"case_pattern": r"^(P-\d)", "slide_pattern": r"_(\d+_B\d)"}
+    patterns: dict[str, Any] = {"case_pattern": r"^(P-\d)", "slide_pattern": r"_(\d+_B\d)"}
 
     assert problems(table, slides, **patterns) == [
         f"{table}: row 3 (case Q1): case_id: 'Q1' does not match cohort.case_pattern '^(P-\\\\d)'; "

@@ -14,6 +14,7 @@ from lifelines.utils import concordance_index
 from sksurv.metrics import concordance_index_censored, concordance_index_ipcw, cumulative_dynamic_auc
 from torchsurv.metrics.auc import Auc
 
+from milsurv.config import Evaluation
 from milsurv.evaluation.concordance import (
     area_under_roc,
     harrell_c_index,
@@ -23,7 +24,7 @@ from milsurv.evaluation.concordance import (
 )
 from milsurv.evaluation.metric import NotComputableError
 from milsurv.evaluation.pairs import c_index
-from milsurv.evaluation.strata import Stratum, resample_counts
+from milsurv.evaluation.strata import Stratum, TrainingFollowUp, resample_counts
 
 SINGLE_PRECISION = 1e-6
 """torchsurv's censoring weights have seven digits."""
@@ -52,6 +53,32 @@ def test_uno_agrees_with_scikit_survival(
     oracle = concordance_index_ipcw(train, structured(s.event, s.time), s.risk, tau=truncation(s))[0]
     assert uno_c_index([s])[0] == pytest.approx(oracle, rel=SINGLE_PRECISION)
     assert uno_c_index([s])[0] != harrell_c_index([s])[0]
+
+
+@pytest.mark.parametrize("tau", [3.0, 6.5, 900.0])
+def test_uno_is_truncated_where_it_is_asked_for(
+    study: Callable[..., Any], structured: Callable[..., Any], tau: float
+) -> None:
+    made = study(1, folds=2)
+    strata = replace(made, settings=Evaluation(bootstraps=0, truncation=tau)).strata
+    for s in strata:
+        train = structured(s.training.event, s.training.time)
+        oracle = concordance_index_ipcw(train, structured(s.event, s.time), s.risk, tau=tau)[0]
+        assert uno_c_index([s])[0] == pytest.approx(oracle, rel=SINGLE_PRECISION)
+    assert uno_c_index(strata)[0] == pytest.approx(pairs_by_hand(strata, "uno"), rel=1e-12)
+
+
+def test_uno_needs_weights_up_to_the_truncation(study: Callable[..., Any]) -> None:
+    made = study(1, cases=80)
+    training = {0: TrainingFollowUp(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1, 1, 0, 1]))}
+    asked = replace(made, training=training, settings=Evaluation(bootstraps=0, truncation=50.0))
+    with pytest.raises(
+        NotComputableError, match="undefined at 5: the follow-up of the training cases ends at 4"
+    ):
+        uno_c_index(asked.strata)
+    early = replace(asked, settings=Evaluation(bootstraps=0, truncation=0.5))
+    with pytest.raises(NotComputableError, match="no comparable pairs before the truncation time"):
+        uno_c_index(early.strata)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

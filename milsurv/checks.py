@@ -17,6 +17,7 @@ from milsurv.cohort.splits import make_splits
 from milsurv.cohort.table import read_cohort
 from milsurv.config import RunConfig, TableCohort
 from milsurv.errors import MilsurvError, ProblemsError, SlideError, size
+from milsurv.evaluation.subgroups import attributes_of, subgroups
 from milsurv.executors.devices import choose_device
 from milsurv.features.extract import ExtractionSettings
 from milsurv.features.importing import ImportSettings
@@ -69,7 +70,8 @@ def _check_cohort(
     bytes_of: Callable[[SlideRef], float],
     findings: Findings,
 ) -> None:
-    cohort = _collect(findings, lambda: read_cohort(table, files=files))
+    asked = config.evaluation.columns
+    cohort = _collect(findings, lambda: read_cohort(table, files=files, attributes=asked))
     if cohort is None:
         return
     findings.warnings += [*cohort.warnings, *_left_out(cohort.dropped)]
@@ -80,6 +82,7 @@ def _check_cohort(
     if not usable.cases:
         findings.problems.append("no slide can be used; see the warnings")
         return
+    _collect(findings, lambda: subgroups(attributes_of(usable), config.evaluation.subgroups))
     split = _collect(findings, lambda: make_splits(usable, config.splits, table.case_pattern))
     if split is not None:
         splits, warnings = split

@@ -258,6 +258,22 @@ class Evaluation(Section):
     """Times of AUC and survival probabilities; by default the quartiles of the cohort's event times."""
     bootstraps: int = Field(default=1000, ge=0)
     seed: NonNegativeInt = 1
+    truncation: PositiveFloat | None = None
+    """Time before which Uno's C counts events; by default the 80th percentile of each fold's training event times."""
+    subgroups: tuple[str, ...] = ()
+    """Columns of the cohort table: the metrics are also given for the cases of each of their values."""
+
+    @field_validator("subgroups")
+    @classmethod
+    def _each_once(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(columns)) != len(columns):
+            raise ValueError("each column must stand once")
+        return columns
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the cohort table that are asked for, each once."""
+        return self.subgroups
 
 
 class RunConfig(Section):

@@ -22,6 +22,7 @@ from milsurv.config import RunConfig, SyntheticCohort, TableCohort
 from milsurv.errors import CohortError, MilsurvError
 from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.strata import TrainingFollowUp
+from milsurv.evaluation.subgroups import attributes_of, subgroups
 from milsurv.evaluation.times import EvaluationTimes, evaluation_times
 from milsurv.executors.base import IN_OTHER_HANDS, Event, Executor, Unit
 from milsurv.executors.devices import (
@@ -79,6 +80,7 @@ def run(
         cohort = prepare_cohort(config, settings, executor, progress)
         outcomes = extract_features(cohort, settings, registry, executor, progress, device)
         usable = usable_cases(cohort, outcomes)
+        subgroups(attributes_of(usable), config.evaluation.subgroups)  # refused before anything is trained
         splits, warnings = split_cases(usable, config, progress, only_fold)
         times = evaluation_times(
             [c.time for c in usable.cases], [c.event for c in usable.cases], config.evaluation
@@ -110,12 +112,13 @@ def prepare_cohort(
     config: RunConfig, settings: FeatureSettings, executor: Executor, progress: RunProgress
 ) -> Cohort:
     """Read the cohort's table and find its slides or their features; a synthetic cohort is made first."""
+    asked = config.evaluation.columns
     if isinstance(config.cohort, TableCohort):
         files = settings.source.index() if isinstance(settings, ImportSettings) else None
-        cohort = read_cohort(config.cohort, files=files)
+        cohort = read_cohort(config.cohort, files=files, attributes=asked)
     else:
         table = _make_synthetic(config.cohort, config.workspace, executor, progress)
-        cohort = read_cohort(table, true_risk="true_risk", synthetic=True)
+        cohort = read_cohort(table, true_risk="true_risk", synthetic=True, attributes=asked)
     for warning in cohort.warnings:
         progress.warn(warning)
     if cohort.dropped:
@@ -341,6 +344,7 @@ def measure(
     true_risk = {case.case_id: case.true_risk for case in content.usable.cases if case.true_risk is not None}
     follow_up = {case.case_id: case for case in content.usable.cases}
     training = {split.fold: _training_follow_up(split, follow_up) for split in content.splits}
+    groups = subgroups(attributes_of(content.usable), content.config.evaluation.subgroups)
     accounts = {}
     for prefix in ("", OPTIMISTIC) if content.config.training.selection == "both" else ("",):
         predictions = pd.concat(
@@ -348,7 +352,7 @@ def measure(
         )
         if true_risk:
             predictions.insert(7, "true_risk", predictions["case_id"].map(true_risk))
-        accounts[prefix] = evaluate(predictions, training, times, content.config.evaluation)
+        accounts[prefix] = evaluate(predictions, training, times, content.config.evaluation, groups)
         if len(finished) == len(jobs):
             write_text(folder.path / f"{prefix}{PREDICTIONS}", predictions.to_csv(index=False))
     metrics = {"cohort": content.summary, **accounts[""], "optimistic": accounts.get(OPTIMISTIC)}

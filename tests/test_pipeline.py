@@ -291,3 +291,27 @@ def test_a_tracker_that_fails_is_reported_once_and_spoils_nothing(
     events = [json.loads(line) for line in (result.folder / "events.jsonl").read_text().splitlines()]
     (switched_off,) = [event for event in events if event["event"] == "plugin switched off"]
     assert "raise ValueError(f'no disk" in switched_off["traceback"]
+
+
+def test_subgroups_are_measured_without_training_again(
+    write_config: WriteConfig, small_cohort: Path, tmp_path: Path
+) -> None:
+    table = pd.read_csv(small_cohort / "follow_up.csv")
+    codes = table["case_id"].str[1:].astype(int)
+    table.assign(arm=(codes % 2).map({0: "A", 1: None}), word=table["case_id"]).to_csv(
+        tmp_path / "t.csv", index=False
+    )
+    cohort = {"table": str(tmp_path / "t.csv"), "slides": str(small_cohort / "slides")}
+    first = _run(write_config(cohort=cohort))
+    before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*.safetensors")}
+    again = _run(write_config(cohort=cohort, evaluation={"bootstraps": 5, "subgroups": ["arm"]}))
+    assert again.folder == first.folder
+    assert {path: path.stat().st_mtime_ns for path in first.folder.rglob("*.safetensors")} == before
+    told = [(e["seed"], e["column"], e["value"], e["cases"]) for e in again.metrics["subgroups"]]
+    assert told == [(1, "arm", "A", 8), (1, "arm", "missing", 7)]
+    assert again.report is not None
+    assert "arm: missing" in again.report.read_text()
+    with pytest.raises(MilsurvError, match=r"evaluation.subgroups: column 'word' has 15 different values"):
+        _run(write_config(cohort=cohort, evaluation={"subgroups": ["word"]}))
+    with pytest.raises(CohortError, match="no column 'sex'"):
+        _run(write_config(cohort=cohort, evaluation={"subgroups": ["sex"]}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -29,6 +29,8 @@ class Case:
     slides: tuple[SlideRef, ...]
     true_risk: float | None = None
     """Known for synthetic cohorts alone."""
+    attributes: dict[str, str] = field(default_factory=dict)
+    """Column of the table -> its text, empty when missing; of the columns that the evaluation asks for."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from milsurv.cohort.ids import IdError, cut_id, cut_slide_id
@@ -33,6 +33,7 @@ class Entry:
     event: int
     mpp: float | None
     true_risk: float | None
+    attributes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,10 @@ class _CellError(ValueError):
     """A cell's value is not allowed; the arguments are what it is and what is allowed."""
 
 
-def check_row(row: Row, config: TableCohort, true_risk: str | None) -> Entry | list[RowProblem]:
-    """The row's values, or everything that is wrong with them."""
+def check_row(
+    row: Row, config: TableCohort, true_risk: str | None, attributes: Sequence[str] = ()
+) -> Entry | list[RowProblem]:
+    """The row's values, or everything that is wrong with them; those of columns ``attributes`` as they stand."""
     columns = config.columns
     if row.flaw:
         remedy = f"quote values that hold the separator; {_OUT}"
@@ -88,7 +91,8 @@ def check_row(row: Row, config: TableCohort, true_risk: str | None) -> Entry | l
         case = case_id or row.cells[columns.case]
         return [RowProblem((row.number,), (case,) if case else (), what, remedy) for what, remedy in wrong]
     observed = event if columns.event is not None else 1 - censored
-    return Entry(row.number, case_id, slide_id or None, time, observed, mpp, risk)
+    texts = {column: row.cells[column] for column in attributes}
+    return Entry(row.number, case_id, slide_id or None, time, observed, mpp, risk, texts)
 
 
 def _id(text: str) -> str:
@@ -153,15 +157,16 @@ def disagreements(entries: Iterable[Entry], columns: Columns, true_risk: str | N
         rows[entry.case_id].append(entry)
     problems = []
     for case_id, same in rows.items():
-        values: dict[str, list[float | None]] = {
+        values: dict[str, list[float | str | None]] = {
             columns.time: [entry.time for entry in same],
             f"{columns.event or columns.censorship}": [
                 entry.event if columns.event else 1 - entry.event for entry in same
             ],
             f"{true_risk}": [entry.true_risk for entry in same],
+            **{column: [entry.attributes[column] for entry in same] for column in same[0].attributes},
         }
         differing = [
-            f"{name} ({', '.join(f'{value:.15g}' for value in dict.fromkeys(found) if value is not None)})"
+            f"{name} ({', '.join(_shown(value) for value in dict.fromkeys(found) if value is not None)})"
             for name, found in values.items()
             if len(set(found)) > 1
         ]
@@ -171,6 +176,10 @@ def disagreements(entries: Iterable[Entry], columns: Columns, true_risk: str | N
             remedy = "all rows of a case must say the same; correct them, or leave the case out with "
             problems.append(RowProblem(numbers, (case_id,), what, f"{remedy}cohort.on_invalid: drop"))
     return problems
+
+
+def _shown(value: float | str) -> str:
+    return (value or "empty") if isinstance(value, str) else f"{value:.15g}"
 
 
 def duplicates(entries: Iterable[Entry]) -> list[RowProblem]:

@@ -36,16 +36,19 @@ def read_cohort(
     files: SlideFolder | None = None,
     true_risk: str | None = None,
     synthetic: bool = False,
+    attributes: Sequence[str] = (),
 ) -> Cohort:
     """Read and check the cohort table, and find its slides, among ``files`` where no folder of slides is given.
 
-    ``true_risk`` names a column with the known risk of synthetic cases (a number, higher is worse). Every
+    ``true_risk`` names a column with the known risk of synthetic cases (a number, higher is worse), ``attributes``
+    columns whose text the cases keep for the evaluation. Every
     row is either part of the cohort or, under ``on_invalid: drop``, named in `Cohort.dropped`, and so is
     every case of which nothing is left. Raises `CohortError` with all problems at once.
     """
     table = read_text_table(config.table)
     _require_columns(table, config.columns, true_risk)
-    checked = [check_row(row, config, true_risk) for row in table.rows]
+    _require_attributes(table, attributes)
+    checked = [check_row(row, config, true_risk, attributes) for row in table.rows]
     entries = [result for result in checked if isinstance(result, Entry)]
     found = [problem for result in checked if not isinstance(result, Entry) for problem in result]
     found += [*disagreements(entries, config.columns, true_risk), *duplicates(entries)]
@@ -88,6 +91,22 @@ def _require_columns(table: TextTable, columns: Columns, true_risk: str | None) 
             [
                 f"{table.path}: {', '.join(lacking)}; the columns are: "
                 f"{table.column_list()}; name the right ones under cohort.columns"
+            ]
+        )
+
+
+def _require_attributes(table: TextTable, attributes: Sequence[str]) -> None:
+    lacking = [
+        f"no column {name!r}{f' (did you mean {close[0]}?)' if close else ''}"
+        for name in attributes
+        if name not in table.columns
+        for close in [get_close_matches(name, table.columns, n=1)]
+    ]
+    if lacking:
+        raise CohortError(
+            [
+                f"{table.path}: {', '.join(lacking)}; the columns are: {table.column_list()}; "
+                "name one of them in evaluation.subgroups and evaluation.clinical"
             ]
         )
 
@@ -164,7 +183,9 @@ def _cases(entries: Iterable[Entry], located: Located) -> tuple[Case, ...]:
     cases: dict[str, Case] = {}
     for entry in entries:
         refs = located.slides[entry.slide_id or entry.case_id]
-        case = cases.get(entry.case_id) or Case(entry.case_id, entry.time, entry.event, (), entry.true_risk)
+        case = cases.get(entry.case_id) or Case(
+            entry.case_id, entry.time, entry.event, (), entry.true_risk, entry.attributes
+        )
         slides = (*case.slides, *(replace(ref, mpp=entry.mpp) for ref in refs))
         cases[entry.case_id] = replace(case, slides=slides)
     return tuple(cases.values())

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from lifelines import KaplanMeierFitter
 
-from milsurv.evaluation.metric import FloatArray, NotComputableError
+from milsurv.evaluation.metric import BoolArray, FloatArray, NotComputableError
 from milsurv.evaluation.strata import (
     Stratum,
     named,
     require_events,
     require_followed_beyond,
+    require_probabilities,
     require_weight_at,
 )
 
@@ -33,14 +33,32 @@ def brier_score(strata: Sequence[Stratum], t: float) -> FloatArray:
     return _averaged(strata, [t], _predicted)
 
 
+def brier_score_kaplan_meier(strata: Sequence[Stratum], t: float) -> FloatArray:
+    """The same for a reference: every case gets the Kaplan-Meier survival of its fold's training cases."""
+    return _averaged(strata, [t], _kaplan_meier)
+
+
 def integrated_brier_score(strata: Sequence[Stratum], times: Sequence[float]) -> FloatArray:
     """Mean of the Brier score over the span of ``times`` (ascending), by the trapezoidal rule."""
     return _averaged(strata, times, _predicted)
 
 
 def integrated_brier_score_kaplan_meier(strata: Sequence[Stratum], times: Sequence[float]) -> FloatArray:
-    """The same for a reference: every case gets the Kaplan-Meier survival of its fold's training cases."""
+    """The same for the reference of :func:`brier_score_kaplan_meier`."""
     return _averaged(strata, times, _kaplan_meier)
+
+
+def index_of_prediction_accuracy(strata: Sequence[Stratum], times: Sequence[float]) -> FloatArray:
+    """``1 - Brier / Brier of Kaplan-Meier``: 1 is perfect, 0 no better than the same curve for all, below 0 worse.
+
+    Kattan and Gerds, Diagnostic and Prognostic Research 2 (2018) 7. For one time or, for several (ascending),
+    of the integrated scores. Both scores are of the same resample. Raises :class:`NotComputableError` when
+    the reference makes no error.
+    """
+    model, reference = _averaged(strata, times, _predicted), _averaged(strata, times, _kaplan_meier)
+    if reference[0] == 0:
+        raise NotComputableError("the Brier score of Kaplan-Meier is 0, so nothing can be gained on it")
+    return 1 - np.divide(model, reference, out=np.full_like(model, np.nan), where=reference > 0)
 
 
 def _averaged(
@@ -55,7 +73,7 @@ def _averaged(
         with named(s, strata):
             require_weight_at(s, times[-1])
             probabilities = survival(s, times)
-            _require_probabilities(probabilities)
+            require_probabilities(probabilities)
         errors = squared_errors(s, probabilities, times)
         total += s.counts @ _mean_over_times(errors, np.asarray(times))
     return total / sum(len(s.time) for s in strata)
@@ -63,12 +81,16 @@ def _averaged(
 
 def squared_errors(stratum: Stratum, survival: FloatArray, times: Sequence[float]) -> FloatArray:
     """Each case's weighted squared error at each time, for ``survival (n, k)``: ``(n, k)``."""
-    t = np.asarray(times)
-    weight_at = np.asarray([stratum.weight_at[time] for time in times])
-    dead = stratum.event[:, None] & (stratum.time[:, None] <= t)
-    alive = stratum.time[:, None] > t
-    weight = np.where(dead, stratum.weight[:, None], 0.0) + np.where(alive, weight_at, 0.0)
-    return weight * (alive - survival) ** 2
+    known = [censoring_weighted(stratum, t) for t in times]
+    dead, weight = (np.column_stack(parts) for parts in zip(*known, strict=True))
+    return np.asarray(weight * (~dead - survival) ** 2)
+
+
+def censoring_weighted(stratum: Stratum, t: float) -> tuple[BoolArray, FloatArray]:
+    """Whether each case died by ``t``, ``(n,)``, and its weight, ``(n,)``: 0 for one censored before."""
+    dead = stratum.event & (stratum.time <= t)
+    weight = np.where(dead, stratum.weight, 0.0)
+    return dead, np.where(stratum.time > t, stratum.weight_at[t], weight)
 
 
 def _mean_over_times(errors: FloatArray, times: FloatArray) -> FloatArray:
@@ -83,11 +105,5 @@ def _predicted(stratum: Stratum, times: Sequence[float]) -> FloatArray:
 
 
 def _kaplan_meier(stratum: Stratum, times: Sequence[float]) -> FloatArray:
-    curve = KaplanMeierFitter().fit(stratum.training.time, stratum.training.event)
+    curve = stratum.training.kaplan_meier
     return np.tile(curve.survival_function_at_times(times).to_numpy(dtype=float), (len(stratum.time), 1))
-
-
-def _require_probabilities(survival: FloatArray) -> None:
-    bad = int(np.sum(~((survival >= 0) & (survival <= 1)).all(axis=1)))
-    if bad:
-        raise NotComputableError(f"the survival of {bad} of {len(survival)} cases is not within [0, 1]")

@@ -11,14 +11,31 @@ import numpy as np
 import pandas as pd
 
 from milsurv.config import Evaluation
-from milsurv.evaluation.brier import brier_score, integrated_brier_score, integrated_brier_score_kaplan_meier
-from milsurv.evaluation.concordance import area_under_roc, harrell_c_index, truncation, uno_c_index
+from milsurv.evaluation.brier import (
+    brier_score,
+    brier_score_kaplan_meier,
+    index_of_prediction_accuracy,
+    integrated_brier_score,
+    integrated_brier_score_kaplan_meier,
+)
+from milsurv.evaluation.calibration import calibration_at
+from milsurv.evaluation.concordance import (
+    area_under_roc,
+    harrell_c_index,
+    integrated_area_under_roc,
+    truncation,
+    uno_c_index,
+)
+from milsurv.evaluation.d_calibration import d_calibration
 from milsurv.evaluation.ensemble import ensemble
+from milsurv.evaluation.high_against_low import high_against_low
 from milsurv.evaluation.metric import Metric, NotComputableError, measured, metric
 from milsurv.evaluation.risk_groups import risk_groups
 from milsurv.evaluation.strata import Stratum, TrainingFollowUp, strata_of_seed
+from milsurv.evaluation.subgroups import Subgroups, members
 from milsurv.evaluation.times import EvaluationTimes, time_text
 
+IN_SEVERAL_FOLDS = "no interval: some cases are reported in several folds, which are then not independent"
 TRUE_RISK_NOTE = "upper bound known because the cohort is synthetic"
 
 
@@ -27,6 +44,7 @@ def evaluate(
     training: Mapping[int, TrainingFollowUp],
     times: EvaluationTimes,
     settings: Evaluation,
+    groups: Subgroups | None = None,
 ) -> dict[str, Any]:
     """What the predictions are worth, fold by fold and pooled over folds, for each seed; ready for JSON.
 
@@ -35,50 +53,80 @@ def evaluate(
     a :func:`survival_column` for each of ``times.all``, ``standardized_risk`` for the ensemble of several seeds,
     and ``true_risk`` where it is known. ``training`` has the follow-up of each fold's training cases, to which the
     censoring weights are fitted.
+    ``groups`` are those of :func:`subgroups`, each measured over folds like the whole.
 
     A metric is ``{"value", "interval", "reason"}``; what cannot be computed is None with the reason, never
-    NaN. The interval is a 95 % percentile bootstrap over the reported cases, within folds; models and
-    censoring weights stay as they are, so it does not speak of the variation between trainings: the
-    standard deviations of the summary do. Raises ``ValueError`` when a case stands twice under one seed,
-    ``KeyError`` when a column or fold is missing.
+    NaN. ``metrics`` are the scores that the summary averages; ``calibration`` and ``high_against_low``
+    stand beside them. The interval of a metric is a 95 % percentile bootstrap over the reported cases,
+    within folds; models and censoring weights stay as they are, so it does not speak of the variation
+    between trainings: the standard deviations of the summary do. A case that several folds report counts in
+    each of them in pooled metrics, which then have no interval, and once in calibration and risk groups. Raises
+    ``ValueError`` when a case stands twice in a fold under one seed, ``KeyError`` when a column or fold is missing.
     """
     folds: list[dict[str, Any]] = []
     pooled: list[dict[str, Any]] = []
+    subgroups: list[dict[str, Any]] = []
     seeds = sorted(int(seed) for seed in predictions["seed"].unique())
+    account = partial(_account, training=training, times=times, settings=settings)
     for seed in seeds:
         rows = predictions[predictions["seed"] == seed]
-        strata = strata_of_seed(rows, training, times.all, settings)
-        folds += [{"seed": seed, "fold": s.fold, **_account([s], times)} for s in strata]
-        pooled.append({"seed": seed, **_account(strata, times), "risk_groups": risk_groups(rows)})
+        folds += [
+            {"seed": seed, "fold": fold, **account(rows[rows["fold"] == fold])}
+            for fold in sorted(int(fold) for fold in rows["fold"].unique())
+        ]
+        pooled.append({"seed": seed, **account(rows), "risk_groups": risk_groups(_each_once(rows))})
+        subgroups += [
+            {"seed": seed, **group, **account(of_group)} for group, of_group in members(rows, groups or {})
+        ]
+    together = ensemble(predictions) if len(seeds) > 1 else None
     return {
         "seeds": seeds,
         "times": list(times.times),
         "integration_times": list(times.integration),
+        "truncation": settings.truncation,
         "folds": folds,
         "pooled": pooled,
-        "ensemble": _ensemble(predictions, training, times, settings) if len(seeds) > 1 else None,
+        "ensemble": together
+        if together is None
+        else {**account(together), "risk_groups": risk_groups(_each_once(together))},
+        "subgroups": subgroups,
         "summary": _summary([fold["metrics"] for fold in folds]),
         "true_risk": _true_risk(predictions, training, settings),
     }
 
 
-def _ensemble(
-    predictions: pd.DataFrame,
+def _account(
+    rows: pd.DataFrame,
     training: Mapping[int, TrainingFollowUp],
     times: EvaluationTimes,
     settings: Evaluation,
 ) -> dict[str, Any]:
-    rows = ensemble(predictions)
+    """One seed's rows, measured. Where cases are reported in several folds, calibration takes each case once."""
     strata = strata_of_seed(rows, training, times.all, settings)
-    return {**_account(strata, times), "risk_groups": risk_groups(rows)}
-
-
-def _account(strata: Sequence[Stratum], times: EvaluationTimes) -> dict[str, Any]:
+    metrics = _metrics(strata, times)
+    once = _each_once(rows)
+    if len(once) < len(rows):
+        metrics = {
+            name: {**found, "interval": None, "reason": found["reason"] or IN_SEVERAL_FOLDS}
+            for name, found in metrics.items()
+        }
+        strata = strata_of_seed(once, training, times.all, settings)
     return {
-        "cases": sum(len(s.time) for s in strata),
-        "events": sum(int(s.event.sum()) for s in strata),
-        "metrics": _metrics(strata, times),
+        "cases": len(once),
+        "events": int((once["event"] == 1).sum()),
+        "metrics": metrics,
+        "calibration": {
+            "d_calibration": d_calibration(strata),
+            "at": [calibration_at(strata, t) for t in times.times],
+        },
+        "high_against_low": high_against_low(once),
     }
+
+
+def _each_once(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each case from the first fold that reports it, in the rows' order."""
+    first = rows.sort_values("fold", kind="stable").drop_duplicates("case_id")
+    return rows.loc[rows.index.intersection(first.index, sort=False)]
 
 
 def _metrics(strata: Sequence[Stratum], times: EvaluationTimes) -> dict[str, Metric]:
@@ -88,13 +136,20 @@ def _metrics(strata: Sequence[Stratum], times: EvaluationTimes) -> dict[str, Met
         "uno_c_index": measured(partial(uno_c_index, strata), **_truncations(strata)),
     }
     for name, score in (
+        ("integrated_area_under_roc", integrated_area_under_roc),
         ("integrated_brier_score", integrated_brier_score),
         ("integrated_brier_score_kaplan_meier", integrated_brier_score_kaplan_meier),
+        ("integrated_index_of_prediction_accuracy", index_of_prediction_accuracy),
     ):
         metrics[name] = measured(partial(score, strata, grid)) if grid else metric(None, reason=times.reason)
     for t in times.times:
-        metrics[f"area_under_roc_at_{time_text(t)}"] = measured(partial(area_under_roc, strata, t))
-        metrics[f"brier_score_at_{time_text(t)}"] = measured(partial(brier_score, strata, t))
+        at = time_text(t)
+        metrics[f"area_under_roc_at_{at}"] = measured(partial(area_under_roc, strata, t))
+        metrics[f"brier_score_at_{at}"] = measured(partial(brier_score, strata, t))
+        metrics[f"brier_score_kaplan_meier_at_{at}"] = measured(partial(brier_score_kaplan_meier, strata, t))
+        metrics[f"index_of_prediction_accuracy_at_{at}"] = measured(
+            partial(index_of_prediction_accuracy, strata, [t])
+        )
     return metrics
 
 

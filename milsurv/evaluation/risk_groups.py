@@ -16,7 +16,7 @@ from milsurv.evaluation.metric import CONFIDENCE, FloatArray, Metric, metric
 AT_RISK_TIMES = 6
 NOTE = (
     "A case is at high risk when its risk is above the median risk of its fold's training cases. Groups are "
-    "pooled over folds, and the log-rank test is not stratified by fold. Models of different folds share "
+    "pooled over folds, and so is the log-rank test of the curves. Models of different folds share "
     "training cases, so the p-value is a guide only."
 )
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from lifelines import KaplanMeierFitter
 
 from milsurv.config import Evaluation
 from milsurv.evaluation.metric import BoolArray, FloatArray, NotComputableError
@@ -32,6 +34,11 @@ class TrainingFollowUp:
     def event_times(self) -> FloatArray:
         return np.asarray(self.time[self.event == 1], dtype=float)
 
+    @cached_property
+    def kaplan_meier(self) -> KaplanMeierFitter:
+        """Survival of the training cases."""
+        return KaplanMeierFitter().fit(self.time, self.event)
+
 
 @dataclass(frozen=True)
 class Stratum:
@@ -48,6 +55,8 @@ class Stratum:
     """1 / G at each case's own time, G the probability to be still uncensored; NaN where it is not known."""
     weight_at: dict[float, float]
     """The same at each evaluation time."""
+    truncation: float | None
+    """Time before which Uno's C counts events, if one is asked for."""
     counts: FloatArray
     """(1 + resamples, n): how often each case stands in the fold (once), then in each bootstrap resample."""
 
@@ -58,10 +67,10 @@ def strata_of_seed(
     times: Sequence[float],
     settings: Evaluation,
 ) -> list[Stratum]:
-    """The predictions of one seed, fold by fold; raises ``ValueError`` when a case stands in them twice."""
-    repeated = predictions["case_id"][predictions["case_id"].duplicated()]
+    """The predictions of one seed, fold by fold; raises ``ValueError`` when a case stands twice in a fold."""
+    repeated = predictions["case_id"][predictions.duplicated(["fold", "case_id"])]
     if len(repeated):
-        raise ValueError(f"case {repeated.iloc[0]!r} is predicted more than once under one seed")
+        raise ValueError(f"case {repeated.iloc[0]!r} is predicted more than once under one seed in a fold")
     by_id = predictions.sort_values("case_id")
     folds = sorted(int(fold) for fold in predictions["fold"].unique())
     return [_stratum(fold, by_id[by_id["fold"] == fold], training[fold], times, settings) for fold in folds]
@@ -81,6 +90,7 @@ def _stratum(
         training=training,
         weight=weights[: len(time)],
         weight_at=dict(zip(times, weights[len(time) :].tolist(), strict=True)),
+        truncation=settings.truncation,
         counts=resample_counts(len(time), settings.bootstraps, np.random.default_rng([settings.seed, fold])),
     )
 
@@ -125,6 +135,13 @@ def require_finite_risk(strata: Sequence[Stratum]) -> None:
     if bad:
         cases = sum(len(s.risk) for s in strata)
         raise NotComputableError(f"the risk of {bad} of {cases} cases is not a finite number")
+
+
+def require_probabilities(survival: FloatArray) -> None:
+    """Raise :class:`NotComputableError` when a case's ``survival (n, k)`` is not within [0, 1]."""
+    bad = int(np.sum(~((survival >= 0) & (survival <= 1)).all(axis=1)))
+    if bad:
+        raise NotComputableError(f"the survival of {bad} of {len(survival)} cases is not within [0, 1]")
 
 
 def require_followed_beyond(strata: Sequence[Stratum], t: float) -> None:

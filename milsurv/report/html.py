@@ -79,6 +79,12 @@ def _tables(results: RunResults) -> dict[str, list[tables.Table]]:
             tables.pooled_table(results),
             *(tables.fold_table(results, seed) for seed in results.metrics["seeds"]),
         ],
+        "calibration": [tables.calibration_table(results)],
+        "subgroups": [
+            tables.subgroup_table(results, seed)
+            for seed in results.metrics["seeds"]
+            if results.metrics["subgroups"]
+        ],
         "risk_groups": [tables.risk_group_table(results)],
     }
     if results.optimistic:

@@ -6,8 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from milsurv.evaluation.times import time_text
 from milsurv.report.results import RunResults
-from milsurv.report.wording import DASH, metric_name, number, p_value, time
+from milsurv.report.wording import (
+    CALIBRATION_SLOPE,
+    D_CALIBRATION,
+    DASH,
+    HAZARD_RATIO,
+    bare_p_value,
+    metric_name,
+    number,
+    ratio,
+    time,
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,13 @@ def pooled_table(results: RunResults) -> Table:
     for name, summary in metrics["summary"].items():
         cells = [table.metric(account["metrics"][name]) for account in accounts]
         table.rows.append((metric_name(name, unit), [*cells, _mean_cell(table, summary)]))
-    _tell_truncation(table, metrics["pooled"][0]["metrics"].get("uno_c_index", {}), unit)
+    if metrics["truncation"] is None:
+        _tell_truncation(table, metrics["pooled"][0]["metrics"].get("uno_c_index", {}), unit)
+    else:
+        stated = time(metrics["truncation"])
+        table.remarks.append(
+            f"Uno's C-index counts events before {stated} {unit}, as evaluation.truncation says."
+        )
     return table
 
 
@@ -127,6 +144,42 @@ def fold_table(results: RunResults, seed: int) -> Table:
     return table
 
 
+def calibration_table(results: RunResults) -> Table:
+    """Whether predicted survival is what happens, pooled over folds, by seed."""
+    pooled, unit = results.metrics["pooled"], results.cohort["time_unit"]
+    table = Table(
+        "calibration",
+        "Calibration, pooled over folds",
+        ["Measure", *(f"Seed {seed['seed']}" for seed in pooled)],
+    )
+    accounts = [seed["calibration"] for seed in pooled]
+    tests = [table.metric(account["d_calibration"], bare_p_value) for account in accounts]
+    table.rows.append((D_CALIBRATION, tests))
+    for index, at in enumerate(accounts[0]["at"]):
+        slopes = [table.metric(account["at"][index]["slope"]) for account in accounts]
+        table.rows.append((CALIBRATION_SLOPE.format(time=f"{time_text(at['time'])} {unit}"), slopes))
+    return table
+
+
+def subgroup_table(results: RunResults, seed: int) -> Table:
+    """What the model is worth in each subgroup under one seed, pooled over folds."""
+    groups = [entry for entry in results.metrics["subgroups"] if entry["seed"] == seed]
+    names = [name for name in groups[0]["metrics"] if "_at_" not in name]
+    unit = results.cohort["time_unit"]
+    table = Table(
+        f"subgroups-seed-{seed}",
+        f"By subgroup, seed {seed}, pooled over folds, with 95 % intervals",
+        ["Subgroup", "Cases", "Events", *(metric_name(name, unit) for name in names), HAZARD_RATIO],
+        remarks=["The intervals are not widened for the number of subgroups."],
+    )
+    for entry in groups:
+        cells = [Cell(str(entry["cases"])), Cell(str(entry["events"]))]
+        cells += [table.metric(entry["metrics"][name]) for name in names]
+        cells.append(table.metric(entry["high_against_low"]["hazard_ratio"], ratio))
+        table.rows.append((f"{entry['column']}: {entry['value']}", cells))
+    return table
+
+
 def split_table(results: RunResults) -> Table:
     """Who trained, who chose the epoch, who is reported, and which epoch was chosen."""
     seeds = results.metrics["seeds"]
@@ -163,7 +216,9 @@ def risk_group_table(results: RunResults) -> Table:
                 for group in ("High", "Low")
                 for what in ("cases", "events", "median survival")
             ),
-            "Log-rank p",
+            "Log-rank p of the curves",
+            "Log-rank p within folds",
+            HAZARD_RATIO,
         ],
     )
     for pooled in results.metrics["pooled"]:
@@ -173,12 +228,17 @@ def risk_group_table(results: RunResults) -> Table:
             group = groups[name]
             cells += [Cell(str(group["cases"])), Cell(str(group["events"]))]
             cells.append(table.metric(group["median_survival"], time))
-        p = table.metric(
-            groups["log_rank_p_value"], lambda p: p_value(p).removeprefix("p = ").removeprefix("p ")
-        )
+        within = pooled["high_against_low"]
+        cells.append(table.metric(groups["log_rank_p_value"], bare_p_value))
+        cells.append(table.metric(within["log_rank_p_value"], bare_p_value))
+        cells.append(table.metric(within["hazard_ratio"], ratio))
         if groups["ungrouped"]:
             table.remarks.append(
                 f"Seed {pooled['seed']}: {groups['ungrouped']} cases without a finite risk are in no group."
             )
-        table.rows.append((f"Seed {pooled['seed']}", [*cells, p]))
+        table.rows.append((f"Seed {pooled['seed']}", cells))
+    table.remarks.append(
+        "Within folds: stratified by fold, so that a case is compared with cases of its own fold alone. The interval "
+        "of the hazard ratio is that of a Cox model (Wald)."
+    )
     return table

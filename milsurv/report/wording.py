@@ -22,13 +22,21 @@ SELECTION = {
 METRICS = {
     "harrell_c_index": "Harrell's C-index (higher is better, 0.5 is chance)",
     "uno_c_index": "Uno's C-index (higher is better, 0.5 is chance)",
+    "integrated_area_under_roc": "Integrated area under the ROC curve (higher is better, 0.5 is chance)",
     "integrated_brier_score": "Integrated Brier score (lower is better)",
     "integrated_brier_score_kaplan_meier": "Integrated Brier score of Kaplan-Meier (the reference)",
+    "integrated_index_of_prediction_accuracy": "Integrated index of prediction accuracy "
+    "(higher is better, 0 is Kaplan-Meier)",
 }
 METRICS_AT = {
     "area_under_roc": "Area under the ROC curve at {time} (higher is better, 0.5 is chance)",
     "brier_score": "Brier score at {time} (lower is better)",
+    "brier_score_kaplan_meier": "Brier score of Kaplan-Meier at {time} (the reference)",
+    "index_of_prediction_accuracy": "Index of prediction accuracy at {time} (higher is better, 0 is Kaplan-Meier)",
 }
+D_CALIBRATION = "D-calibration, p-value (small: predicted survival is not calibrated)"
+HAZARD_RATIO = "Hazard ratio within folds, high to low risk (1 is no difference)"
+CALIBRATION_SLOPE = "Calibration slope at {time} (1 is calibrated, below 1 too extreme, above 1 too moderate)"
 
 
 def number(value: float | None) -> str:
@@ -59,6 +67,16 @@ def p_value(p: float | None) -> str:
     if p is not None and p < 0.001:
         return "p < 0.001"
     return f"p = {number(p)}"
+
+
+def bare_p_value(p: float) -> str:
+    """``0.012`` or ``< 0.001``."""
+    return p_value(p).removeprefix("p = ").removeprefix("p ")
+
+
+def ratio(value: float) -> str:
+    """``2.13``; three digits where two decimals would hide it or are too many."""
+    return f"{value:.2f}" if 0.1 <= value < 100 else f"{value:.3g}"
 
 
 def count(n: int, singular: str, plural: str | None = None) -> str:

@@ -28,8 +28,11 @@ def slides(tmp_path: Path) -> Path:
     return folder
 
 
-def read(table: Path, slides: Path, true_risk: str | None = None, **settings: Any) -> Cohort:
-    return read_cohort(TableCohort(table=table, slides=slides, **settings), true_risk=true_risk)
+def read(
+    table: Path, slides: Path, true_risk: str | None = None, attributes: tuple[str, ...] = (), **settings: Any
+) -> Cohort:
+    config = TableCohort(table=table, slides=slides, **settings)
+    return read_cohort(config, true_risk=true_risk, attributes=attributes)
 
 
 def write(slides: Path, text: str, name: str = "cohort.csv") -> Path:
@@ -294,7 +297,7 @@ def test_bad_mpp(slides: Path, mpp: str) -> None:
 def test_patterns_cut_ids_and_a_value_that_does_not_match_is_named(slides: Path) -> None:
     (slides / "scan_12_B3.svs").touch()
     table = write(slides, f"{HEADER}\nP-1-x,image_12_B3_v2,5,1\nQ1,image_13_B3,5,1\nP-2-x,C9,5,1\n")
-    patterns = {"case_pattern": r"^(P-\d)", "slide_pattern": r"_(\d+_B\d)"}
+    patterns: dict[str, Any] = {"case_pattern": r"^(P-\d)", "slide_pattern": r"_(\d+_B\d)"}
 
     assert problems(table, slides, **patterns) == [
         f"{table}: row 3 (case Q1): case_id: 'Q1' does not match cohort.case_pattern '^(P-\\\\d)'; "
@@ -373,3 +376,34 @@ def test_every_row_is_kept_or_named_in_dropped(slides: Path, rows: list[tuple[st
             read(table, slides)
     else:
         assert read(table, slides) == cohort
+
+
+def test_cases_keep_the_text_of_the_columns_that_are_asked_for(slides: Path) -> None:
+    table = write(slides, f"{HEADER},stage,age,site\nA,a1,5,1,II,07,x\nA,a2,5,1,II,07,y\nB,b,4,0,NA,,z\n")
+    cohort = read(table, slides, attributes=("stage", "age"))
+    assert [case.attributes for case in cohort.cases] == [
+        {"stage": "II", "age": "07"},
+        {"stage": "", "age": ""},
+    ]
+    assert all(case.attributes == {} for case in read(table, slides).cases)
+
+
+def test_rows_of_a_case_must_agree_in_the_columns_that_are_asked_for(slides: Path) -> None:
+    table = write(slides, f"{HEADER},stage\nA,a1,5,1,II\nA,a2,5,1,\nB,b,4,0,I\n")
+    (problem,) = problems(table, slides, attributes=("stage",))
+    assert problem == (
+        f"{table}: rows 2, 3 (case A): rows of one case disagree on stage (II, empty); all rows of a case must say "
+        "the same; correct them, or leave the case out with cohort.on_invalid: drop"
+    )
+    assert len(read(table, slides).cases) == 2
+    dropped = read(table, slides, attributes=("stage",), on_invalid="drop")
+    assert [case.case_id for case in dropped.cases] == ["B"]
+
+
+def test_a_column_that_is_asked_for_and_missing_is_named(slides: Path) -> None:
+    table = write(slides, f"{HEADER},stage\nA,a1,5,1,II\n")
+    (problem,) = problems(table, slides, attributes=("Stage", "sex"))
+    assert problem == (
+        f"{table}: no column 'Stage' (did you mean stage?), no column 'sex'; the columns are: case_id, slide_id, "
+        "time, event, stage; name one of them in evaluation.subgroups and evaluation.clinical"
+    )

@@ -10,13 +10,18 @@ import torch
 from lifelines import KaplanMeierFitter
 from sksurv.metrics import brier_score as brier_of_scikit_survival
 from sksurv.metrics import integrated_brier_score as integrated_of_scikit_survival
+from sksurv.nonparametric import kaplan_meier_estimator
 from torchsurv.metrics.brier_score import BrierScore
 
 from milsurv.evaluation.brier import (
     brier_score,
+    brier_score_kaplan_meier,
+    index_of_prediction_accuracy,
     integrated_brier_score,
     integrated_brier_score_kaplan_meier,
 )
+from milsurv.evaluation.metric import NotComputableError
+from milsurv.evaluation.strata import TrainingFollowUp
 
 SINGLE_PRECISION = 1e-6
 """torchsurv's censoring weights have seven digits."""
@@ -59,6 +64,39 @@ def test_reference_is_the_survival_of_the_training_cases(study: Callable[..., An
         filled.append(replace(s, survival={t: np.full(len(s.time), curve.predict(t)) for t in grid}))
     value = integrated_brier_score_kaplan_meier(made.strata, grid)
     assert value == pytest.approx(integrated_brier_score(filled, grid), rel=1e-12)
+    value = brier_score_kaplan_meier(made.strata, grid[3])
+    assert value == pytest.approx(brier_score(filled, grid[3]), rel=1e-12)
+    assert index_of_prediction_accuracy(filled, grid)[0] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_index_of_prediction_accuracy_by_the_scores_of_scikit_survival(
+    study: Callable[..., Any], structured: Callable[..., Any], seed: int
+) -> None:
+    (s,) = study(seed, ties=False).strata
+    times = [t for t in s.survival if t >= s.time.min()]
+    follow_up = structured(s.training.event, s.training.time), structured(s.event, s.time)
+    at, survival_of_all = kaplan_meier_estimator(s.training.event == 1, s.training.time)
+    reference = np.tile(
+        [np.append(1.0, survival_of_all)[np.searchsorted(at, t, side="right")] for t in times],
+        (len(s.time), 1),
+    )
+    survival = np.column_stack([s.survival[t] for t in times])
+    ours, of_all = (brier_of_scikit_survival(*follow_up, p, times)[1] for p in (survival, reference))
+    values = [index_of_prediction_accuracy([s], [t])[0] for t in times]
+    assert values == pytest.approx(1 - ours / of_all, rel=1e-4, abs=SINGLE_PRECISION)
+    whole = [integrated_of_scikit_survival(*follow_up, p, times) for p in (survival, reference)]
+    assert index_of_prediction_accuracy([s], times)[0] == pytest.approx(
+        1 - whole[0] / whole[1], rel=1e-4, abs=SINGLE_PRECISION
+    )
+
+
+def test_nothing_is_gained_on_a_reference_without_error(study: Callable[..., Any]) -> None:
+    (s,) = study(0, times=(5.0,)).strata
+    outlived = TrainingFollowUp(np.array([50.0, 60.0]), np.array([1, 1]))
+    late = replace(s, time=s.time + 10, training=outlived)
+    with pytest.raises(NotComputableError, match="Kaplan-Meier is 0"):
+        index_of_prediction_accuracy([late], [5.0])
 
 
 def test_pooled_is_the_mean_over_all_cases_each_with_the_weights_of_its_fold(

@@ -14,10 +14,17 @@ from lifelines.utils import concordance_index
 from sksurv.metrics import concordance_index_censored, concordance_index_ipcw, cumulative_dynamic_auc
 from torchsurv.metrics.auc import Auc
 
-from milsurv.evaluation.concordance import area_under_roc, harrell_c_index, truncation, uno_c_index
+from milsurv.config import Evaluation
+from milsurv.evaluation.concordance import (
+    area_under_roc,
+    harrell_c_index,
+    integrated_area_under_roc,
+    truncation,
+    uno_c_index,
+)
 from milsurv.evaluation.metric import NotComputableError
 from milsurv.evaluation.pairs import c_index
-from milsurv.evaluation.strata import Stratum, resample_counts
+from milsurv.evaluation.strata import Stratum, TrainingFollowUp, resample_counts
 
 SINGLE_PRECISION = 1e-6
 """torchsurv's censoring weights have seven digits."""
@@ -48,6 +55,32 @@ def test_uno_agrees_with_scikit_survival(
     assert uno_c_index([s])[0] != harrell_c_index([s])[0]
 
 
+@pytest.mark.parametrize("tau", [3.0, 6.5, 900.0])
+def test_uno_is_truncated_where_it_is_asked_for(
+    study: Callable[..., Any], structured: Callable[..., Any], tau: float
+) -> None:
+    made = study(1, folds=2)
+    strata = replace(made, settings=Evaluation(bootstraps=0, truncation=tau)).strata
+    for s in strata:
+        train = structured(s.training.event, s.training.time)
+        oracle = concordance_index_ipcw(train, structured(s.event, s.time), s.risk, tau=tau)[0]
+        assert uno_c_index([s])[0] == pytest.approx(oracle, rel=SINGLE_PRECISION)
+    assert uno_c_index(strata)[0] == pytest.approx(pairs_by_hand(strata, "uno"), rel=1e-12)
+
+
+def test_uno_needs_weights_up_to_the_truncation(study: Callable[..., Any]) -> None:
+    made = study(1, cases=80)
+    training = {0: TrainingFollowUp(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1, 1, 0, 1]))}
+    asked = replace(made, training=training, settings=Evaluation(bootstraps=0, truncation=50.0))
+    with pytest.raises(
+        NotComputableError, match="undefined at 5: the follow-up of the training cases ends at 4"
+    ):
+        uno_c_index(asked.strata)
+    early = replace(asked, settings=Evaluation(bootstraps=0, truncation=0.5))
+    with pytest.raises(NotComputableError, match="no comparable pairs before the truncation time"):
+        uno_c_index(early.strata)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("ties", [True, False])
 def test_auc_agrees_with_scikit_survival_and_torchsurv(
@@ -69,6 +102,20 @@ def test_auc_agrees_with_scikit_survival_and_torchsurv(
         weight_new_time=torch.tensor(list(s.weight_at.values()))[: len(times)],
     )
     assert values == pytest.approx(by_torchsurv.numpy(), rel=SINGLE_PRECISION)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("ties", [True, False])
+def test_integrated_auc_agrees_with_scikit_survival(
+    study: Callable[..., Any], structured: Callable[..., Any], seed: int, ties: bool
+) -> None:
+    made = study(seed, ties=ties)
+    (s,) = made.strata
+    grid = made.times.integration
+    times = [t for t in grid if t >= s.time[s.event].min()]
+    train = structured(s.training.event, s.training.time)
+    oracle = cumulative_dynamic_auc(train, structured(s.event, s.time), s.risk, times)[1]
+    assert integrated_area_under_roc([s], grid)[0] == pytest.approx(oracle, rel=SINGLE_PRECISION)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -140,11 +187,14 @@ def test_bootstrap_is_the_metric_of_the_resampled_rows(study: Callable[..., Any]
     strata = made.strata
     t = made.times.times[1]
     harrell, uno, auc = harrell_c_index(strata), uno_c_index(strata), area_under_roc(strata, t)
+    grid = made.times.integration
+    integrated = integrated_area_under_roc(strata, grid)
     for row in range(1, 26):
         redrawn = [resampled(s, row) for s in strata]
         assert harrell[row] == pytest.approx(harrell_c_index(redrawn)[0], rel=1e-12)
         assert uno[row] == pytest.approx(uno_c_index(redrawn)[0], rel=1e-12)
         assert auc[row] == pytest.approx(area_under_roc(redrawn, t)[0], rel=1e-12)
+        assert integrated[row] == pytest.approx(integrated_area_under_roc(redrawn, grid)[0], rel=1e-12)
 
 
 def test_resamples_without_a_pair_are_nan(study: Callable[..., Any]) -> None:

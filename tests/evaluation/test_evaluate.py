@@ -34,12 +34,20 @@ def test_the_shape_of_the_account(study: Callable[..., Any]) -> None:
     names = {
         "harrell_c_index",
         "uno_c_index",
+        "integrated_area_under_roc",
         "integrated_brier_score",
         "integrated_brier_score_kaplan_meier",
-        "area_under_roc_at_2",
-        "area_under_roc_at_4.5",
-        "brier_score_at_2",
-        "brier_score_at_4.5",
+        "integrated_index_of_prediction_accuracy",
+        *(
+            f"{name}_at_{t}"
+            for t in ("2", "4.5")
+            for name in (
+                "area_under_roc",
+                "brier_score",
+                "brier_score_kaplan_meier",
+                "index_of_prediction_accuracy",
+            )
+        ),
     }
     assert result["seeds"] == [7, 8]
     assert result["times"] == [2, 4.5]
@@ -52,7 +60,7 @@ def test_the_shape_of_the_account(study: Callable[..., Any]) -> None:
         assert set(entry["metrics"]) == names
         for metric in entry["metrics"].values():
             low, high = metric["interval"]
-            assert low < metric["value"] < high
+            assert low <= metric["value"] <= high
             assert metric["reason"] is None
     assert set(result["summary"]) == names
     assert result["true_risk"] is None
@@ -88,9 +96,11 @@ def test_the_same_again_in_any_order_of_rows(study: Callable[..., Any]) -> None:
 def test_the_seed_of_the_bootstrap_moves_intervals_alone(study: Callable[..., Any]) -> None:
     made = study(2, bootstraps=100)
     other = replace(made, settings=Evaluation(bootstraps=100, seed=2)).evaluated()
-    for one, two in zip(all_metrics(made.evaluated()["folds"]), all_metrics(other["folds"]), strict=True):
-        assert one["value"] == two["value"]
-        assert one["interval"] != two["interval"]
+    (one,), (two,) = (result["folds"] for result in (made.evaluated(), other))
+    for name, metric in one["metrics"].items():
+        assert metric["value"] == two["metrics"][name]["value"]
+        assert metric["interval"] != two["metrics"][name]["interval"]
+    assert one["high_against_low"] == two["high_against_low"]
 
 
 def test_interval_of_many_cases_is_that_of_a_plain_bootstrap(study: Callable[..., Any]) -> None:
@@ -174,6 +184,8 @@ DEGENERATE = [
     (no_events, "harrell_c_index", "no events"),
     (no_events, "uno_c_index", "no events"),
     (no_events, "integrated_brier_score", "no events"),
+    (no_events, "integrated_area_under_roc", "no events"),
+    (no_events, "index_of_prediction_accuracy_at_5", "no events"),
     (no_events, "area_under_roc_at_5", "no events"),
     (one_case, "harrell_c_index", "no"),
     (one_time, "harrell_c_index", "no comparable pairs"),
@@ -186,6 +198,9 @@ DEGENERATE = [
     (short_training, "brier_score_at_5", "censoring weights undefined at 5"),
     (short_training, "area_under_roc_at_5", "censoring weights undefined at 5"),
     (late_time, "brier_score_at_5", "no case is followed beyond 5"),
+    (late_time, "integrated_area_under_roc", "no case is followed beyond"),
+    (late_time, "index_of_prediction_accuracy_at_5", "no case is followed beyond 5"),
+    (nan_risk, "integrated_area_under_roc", "the risk of 3 of 60 cases is not a finite number"),
     (early_time, "area_under_roc_at_5", "no events by 5"),
     (bad_survival, "brier_score_at_5", "the survival of 60 of 60 cases is not within [0, 1]"),
 ]
@@ -253,3 +268,27 @@ def test_no_predictions_at_all(study: Callable[..., Any]) -> None:
     result = replace(made, predictions=made.predictions[:0]).evaluated()
     assert result["seeds"] == result["folds"] == result["pooled"] == []
     assert result["summary"] == {}
+
+
+def test_cases_of_several_folds_count_in_each_but_once_in_risk_groups(study: Callable[..., Any]) -> None:
+    """A second round of folds under other numbers: C over both, and no interval that takes them for independent."""
+    one = study(folds=2, cases=60, bootstraps=30)
+    shuffled = one.predictions.assign(
+        fold=3 - one.predictions["fold"], risk=np.random.default_rng(1).permutation(one.predictions["risk"])
+    )
+    training = {**one.training, 2: one.training[1], 3: one.training[0]}
+    twice = replace(
+        one, predictions=pd.concat([shuffled, one.predictions], ignore_index=True), training=training
+    )
+    found, first = twice.evaluated()["pooled"][0], one.evaluated()["pooled"][0]
+    second = replace(twice, predictions=shuffled).evaluated()["pooled"][0]
+    assert (found["cases"], found["events"]) == (first["cases"], first["events"])
+    values = [part["metrics"]["harrell_c_index"]["value"] for part in (first, second)]
+    assert min(values) < found["metrics"]["harrell_c_index"]["value"] < max(values)
+    for metric in found["metrics"].values():
+        assert metric["interval"] is None
+        assert metric["reason"]
+    assert "several folds" in found["metrics"]["harrell_c_index"]["reason"]
+    for part in ("risk_groups", "high_against_low", "calibration"):
+        assert found[part] == first[part]
+    assert all(fold["metrics"]["harrell_c_index"]["interval"] for fold in twice.evaluated()["folds"])

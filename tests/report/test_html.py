@@ -324,3 +324,19 @@ def test_figures_stand_as_files_too(synthetic: Path) -> None:
     for path in figures:
         assert ET.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
         assert "<dc:date>" not in path.read_text()
+
+
+def test_calibration_and_comparison_of_the_groups_stand_in_tables(
+    page: Page, metrics: dict[str, Any]
+) -> None:
+    (pooled,) = metrics["pooled"]
+    text = " ".join(page.text.split())
+    within = pooled["high_against_low"]["hazard_ratio"]
+    assert "Hazard ratio within folds" in text
+    assert f"{within['value']:.2f}" in text
+    assert "D-calibration" in text
+    for at in pooled["calibration"]["at"]:
+        assert f"Calibration slope at {at['time']:g} months" in text
+        assert (at["slope"]["value"] is None) or f"{at['slope']['value']:.3f}" in text
+    for name in ("Integrated area under the ROC curve", "Integrated index of prediction accuracy"):
+        assert f"{name} (higher is better" in text

@@ -26,7 +26,7 @@ from milsurv.training.checkpoint import FoldState, load_state, save_state
 from milsurv.training.data import TrainingCase, balancing_weights, files_of, follow_up
 from milsurv.training.job import COLUMN_OF, REFIT_STATE, STATE, FoldJob
 from milsurv.training.model import SurvivalModel, build_model
-from milsurv.training.outputs import SHOWN_CASES, Outputs
+from milsurv.training.outputs import Outputs, in_words
 from milsurv.training.results import write_results
 from milsurv.training.schedule import learning_rate
 from milsurv.training.seeds import generator_of, seed_of
@@ -206,13 +206,9 @@ class FoldTraining:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), most)
         if bool(torch.isfinite(norm)) or (self.scaler.is_enabled() and self.scaler.get_scale() > 1):
             return
-        cases = ", ".join(
-            f"{case.case_id} ({', '.join(slide for slide, _ in case.slides)})" for case in batch[:SHOWN_CASES]
-        )
         raise MilsurvError(
-            f"{self.where}: the gradient is not finite in epoch {epoch} after cases "
-            f"{cases}{' and more' * (len(batch) > SHOWN_CASES)}; try a lower training.learning_rate or "
-            "training.clip_norm: 1; the state before this step is kept"
+            f"{self.where}: the gradient is not finite in epoch {epoch} after {in_words(batch)}; try a lower "
+            "training.learning_rate or training.clip_norm: 1; the state before this step is kept"
         )
 
     def _order(self, epoch: int) -> list[int]:

@@ -111,10 +111,9 @@ class Outputs:
         """The loss of ``(n, n_outputs)``, a finite scalar. Raises MilsurvError when it is not finite."""
         value = self.loss(outputs, *follow_up(cases))
         if not bool(torch.isfinite(value)):
-            names = ", ".join(case.case_id for case in cases[:SHOWN_CASES])
             raise MilsurvError(
-                f"{self.where}: {self.plugin('loss')} is {value.item()} in epoch {epoch} at case {names}, of outputs "
-                "that are finite (try a lower training.learning_rate): it breaks the promise 'extreme_outputs'"
+                f"{self.where}: {self.plugin('loss')} is {value.item()} in epoch {epoch} at {in_words(cases)}, of "
+                "outputs that are finite (try a lower training.learning_rate): it breaks the promise 'extreme_outputs'"
             )
         return value
 
@@ -143,3 +142,12 @@ class Outputs:
     def plugin(self, kind: str) -> str:
         """The plugin that this run has of a kind, in an error message."""
         return self.registry.describe(kind, getattr(self.config, kind).name)
+
+
+def in_words(cases: Sequence[TrainingCase]) -> str:
+    """The first few cases with their slides, for a message."""
+    shown = [
+        f"{case.case_id} ({', '.join(slide for slide, _ in case.slides)})" for case in cases[:SHOWN_CASES]
+    ]
+    more = " and more" if len(cases) > SHOWN_CASES else ""
+    return f"case{'s' * (len(cases) > 1)} {', '.join(shown)}{more}"

@@ -29,6 +29,7 @@ FRONT = {
     "checks",
     "inspection",
     "cli",
+    "comparison",
     "interop",
     "loading",
     "pipeline",

@@ -138,6 +138,25 @@ def inspect(
     raise typer.Exit(inspect_command(path, config, overrides or [], plugin or [], output))
 
 
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders of finished runs, WORKSPACE/runs/NAME[/FINGERPRINT]."),
+    ],
+    bootstraps: Annotated[int, typer.Option(min=100, help="Paired resamples of the cases.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a forest plot: .svg, .pdf or .png.")
+    ] = None,
+) -> None:
+    """Compare runs on the same cases and folds: difference in Harrell's C, interval, p, Holm's correction."""
+    from milsurv.cli.compare import compare_command
+
+    raise typer.Exit(compare_command(runs, bootstraps, seed, as_json, figure))
+
+
 @app.command("list-plugins")
 def list_plugins(
     kind: Annotated[

@@ -1,0 +1,102 @@
+"""Finished runs side by side: the same cases in the same folds, or a line that says which differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from milsurv.cohort.ids import some
+from milsurv.errors import MilsurvError
+from milsurv.evaluation.compare import compare
+from milsurv.evaluation.ensemble import ensemble
+from milsurv.training.job import PREDICTIONS
+from milsurv.training.results import read_predictions
+
+KEYS = ["case_id", "fold"]
+
+
+def compare_runs(paths: Sequence[Path], bootstraps: int, seed: int) -> dict[str, Any]:
+    """What :func:`milsurv.evaluation.compare.compare` says of the runs.
+
+    Several seeds of a run are taken as their ensemble; ``selection`` says of each how its epoch was chosen. Raises
+    MilsurvError when a run is not finished, or when two differ in their cases, folds or follow-up.
+    """
+    folders = [find_run(path) for path in paths]
+    names = _names(folders)
+    predictions = {name: _predictions(folder) for name, folder in zip(names, folders, strict=True)}
+    first = names[0]
+    for other in names[1:]:
+        _require_same(first, predictions[first], other, predictions[other])
+    found = compare(predictions, bootstraps, seed)
+    for run, folder in zip(found["runs"], folders, strict=True):
+        cohort = json.loads((folder / "cohort.json").read_text(encoding="utf-8"))
+        run["selection"] = cohort["selection"]
+        run["folder"] = str(folder)
+    return found
+
+
+def find_run(path: Path) -> Path:
+    """The folder of a finished run: ``path`` itself, or the one run in it. Raises MilsurvError when there is none."""
+    if (path / PREDICTIONS).is_file():
+        return path
+    if not path.is_dir():
+        raise MilsurvError(f"{path}: there is no such folder; name that of a run, WORKSPACE/runs/NAME")
+    inside = sorted(folder.parent for folder in path.glob(f"*/{PREDICTIONS}"))
+    if len(inside) == 1:
+        return inside[0]
+    if inside:
+        listed = ", ".join(folder.name for folder in inside)
+        raise MilsurvError(f"{path}: several runs are finished here; name one of {listed}")
+    raise MilsurvError(
+        f"{path}: no finished run is here (no {PREDICTIONS}); run its milsurv command again to finish it"
+    )
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The runs' own names; with their fingerprints where two have the same."""
+    names = [folder.parent.name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
+    if len(set(names)) < len(names):
+        raise MilsurvError(f"{some(names)}: a run is named twice; name different ones")
+    return names
+
+
+def _predictions(folder: Path) -> pd.DataFrame:
+    predictions = read_predictions(folder / PREDICTIONS)
+    if predictions["seed"].nunique() == 1:
+        return predictions
+    if "standardized_risk" not in predictions:
+        raise MilsurvError(
+            f"{folder}: an older milsurv made this run, without what puts several seeds together; run it again"
+        )
+    return ensemble(predictions)
+
+
+def _require_same(first: str, one: pd.DataFrame, second: str, other: pd.DataFrame) -> None:
+    joined = one.merge(other, on=KEYS, how="outer", suffixes=("", "_other"), indicator=True)
+    alone = joined[joined["_merge"] != "both"]
+    if len(alone):
+        only = [
+            f"{(alone['_merge'] == side).sum()} are in {name} alone ({some(_in_words(alone[alone['_merge'] == side]))})"
+            for side, name in (("left_only", first), ("right_only", second))
+            if (alone["_merge"] == side).any()
+        ]
+        raise MilsurvError(
+            f"{first} and {second} do not report the same cases in the same folds: {'; '.join(only)}; runs with the "
+            "same cohort and splits can be compared"
+        )
+    different = joined[(joined["time"] != joined["time_other"]) | (joined["event"] != joined["event_other"])]
+    if len(different):
+        raise MilsurvError(
+            f"{first} and {second} have different follow-up of {len(different)} cases: "
+            f"{some(different['case_id'].tolist())}; runs with the same cohort can be compared"
+        )
+
+
+def _in_words(rows: pd.DataFrame) -> list[str]:
+    return [f"{row.case_id} in fold {row.fold}" for row in rows.itertuples()]

@@ -135,8 +135,8 @@ class Splits(Section):
     folds: int = Field(default=5, ge=2)
     repeats: PositiveInt = 1
     """How often ``k_fold`` is drawn; folds are numbered on."""
-    test: float = Field(default=0.2, gt=0, lt=0.9)
-    """Share of the cases that ``monte_carlo`` reports in each fold."""
+    test: float | None = Field(default=None, gt=0, le=0.5)
+    """Share of the cases that ``monte_carlo`` reports in each fold; null: a fifth."""
     stratify: Literal["event", "event_and_time"] = "event"
     """What is balanced between folds: events, or events in each quarter of event times."""
     group_by: str | None = None
@@ -155,14 +155,17 @@ class Splits(Section):
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Splits:
-        given = self.model_fields_set
-        if self.files is not None and (drawn := given & {"scheme", "repeats", "test"}):
-            raise ValueError(
-                f"splits.files brings its own folds; remove {', '.join(sorted(drawn))}, or the files"
-            )
-        if self.scheme == "monte_carlo" and "repeats" in given:
+        drawn = {
+            "scheme": self.scheme != "k_fold",
+            "repeats": self.repeats != 1,
+            "test": self.test is not None,
+        }
+        asked = [key for key, differs in drawn.items() if differs]
+        if self.files is not None and asked:
+            raise ValueError(f"splits.files brings its own folds; remove {', '.join(asked)}, or the files")
+        if self.scheme == "monte_carlo" and self.repeats != 1:
             raise ValueError("splits.scheme: monte_carlo draws as often as splits.folds says; remove repeats")
-        if self.scheme == "k_fold" and "test" in given:
+        if self.scheme == "k_fold" and self.test is not None:
             raise ValueError(
                 "splits.test is for scheme: monte_carlo; k_fold reports each case once; remove it"
             )

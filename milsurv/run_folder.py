@@ -101,6 +101,7 @@ class RunContent:
             "warnings": [*self.cohort.warnings, *self.split_warnings],
             "selection": self.config.training.selection,
             "select_by": self.config.training.select_by,
+            "group_by": self.config.splits.group_by,
             "folds": len(self.splits),
             "seeds": list(self.config.seeds),
             "imported": self.settings.source.name if isinstance(self.settings, ImportSettings) else None,

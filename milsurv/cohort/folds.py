@@ -17,6 +17,7 @@ from milsurv.errors import CohortError
 SITE = r"^TCGA-(\w{2})-\w{4}"
 """Tissue source site of a TCGA barcode."""
 TIME_BINS = 4
+MONTE_CARLO_TEST = 0.2
 
 Groups = Mapping[str, str]
 """Case id -> the group whose cases stay together."""
@@ -89,7 +90,7 @@ def draw_folds(strata: Strata, groups: Groups | None, config: Splits) -> list[As
     everyone = frozenset(strata.events)
     tests: list[frozenset[str]] = []
     if config.scheme == "monte_carlo":
-        count = max(1, round(config.test * len(everyone)))
+        count = max(1, round((config.test or MONTE_CARLO_TEST) * len(everyone)))
         for number in range(config.folds):
             rng = np.random.default_rng([config.seed, 0, number])
             tests.append(take(strata, groups, everyone, count, rng))
@@ -121,15 +122,17 @@ def _deal(
 ) -> list[frozenset[str]]:
     """Deal the shuffled cases with an event, then the others, to the folds in turn.
 
-    Folds differ by at most 1 in cases and in events. Groups are dealt largest first, each to the fold that is then
-    the least filled with cases and events.
+    Folds differ by at most 1 in cases and in events. Groups are dealt from large to small by
+    powers of two, at random within a size, each to the fold that is then the least filled with cases and events.
     """
     if groups is None:
         everyone = strata.events
         dealt = [case_id for event in (1, 0) for case_id in strata.shuffled(everyone, event, rng)]
         return [frozenset(dealt[fold::folds]) for fold in range(folds)]
     members = _members(groups, strata.events)
-    order = sorted(rng.permutation(sorted(members)).tolist(), key=lambda group: -len(members[group]))
+    order = sorted(
+        rng.permutation(sorted(members)).tolist(), key=lambda group: -len(members[group]).bit_length()
+    )
     events = max(1, sum(strata.events.values()))
     tests: list[set[str]] = [set() for _ in range(folds)]
     for group in order:

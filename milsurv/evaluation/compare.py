@@ -21,8 +21,8 @@ def compare(predictions: Mapping[str, pd.DataFrame], bootstraps: int, seed: int)
     ``predictions`` maps a run's name to its ``case_id``, ``fold``, ``time``, ``event`` and ``risk``, a row for each
     case and fold, all but the risk the same in each run. Every bootstrap resample draws cases within folds, the same
     ones for all runs, so that a difference is one of models and not of cases. Its interval is the 95 % percentile
-    interval; its p, ``2 · (1 + min(#{d ≤ 0}, #{d ≥ 0})) / (1 + resamples)`` and at most 1, is the level at which such an
-    interval would just reach 0; ``holm_p_value`` is corrected for the number of pairs.
+    interval; its p, ``2 · (1 + min(#{d ≤ 0}, #{d ≥ 0})) / (1 + resamples)`` and at most 1, is the level at which such
+    an interval would just reach 0; ``holm_p_value`` is corrected for the number of pairs.
     """
     values = {name: _c_indices(rows, bootstraps, seed) for name, rows in predictions.items()}
     first = next(iter(predictions.values()))

@@ -193,7 +193,7 @@ def _true_risk(
     """How well the known risk itself ranks the cases; it is the same under every seed."""
     if "true_risk" not in predictions or predictions["true_risk"].isna().all():
         return None
-    rows = predictions.drop_duplicates("case_id")
+    rows = predictions.drop_duplicates(["fold", "case_id"])
     strata = strata_of_seed(rows.assign(risk=rows["true_risk"]), training, (), settings)
     by_fold = [measured(partial(harrell_c_index, [s])) for s in strata]
     pooled = measured(partial(harrell_c_index, strata))

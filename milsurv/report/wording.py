@@ -162,9 +162,13 @@ def limits(results: RunResults, views: int) -> list[str]:
             "its numbers is evidence about patients."
         )
     else:
+        sites = (
+            "though cases of one site were never on both sides of a split."
+            if cohort["group_by"]
+            else "and hospitals whose cases train may also be among those reported."
+        )
         lines.append(
-            "All cases are from one cohort. Nothing here was tested on cases from elsewhere, and hospitals whose "
-            "cases train may also be among those reported."
+            f"All cases are from one cohort. Nothing here was tested on cases from elsewhere, {sites}"
         )
     if views:
         lines.append(

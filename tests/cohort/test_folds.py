@@ -171,6 +171,12 @@ def test_contradictions_are_refused(settings_: dict[str, object], told: str) -> 
         Splits.model_validate(settings_)
 
 
+@pytest.mark.parametrize("scheme", [{"scheme": "monte_carlo"}, {"repeats": 2}, {"files": "splits.csv"}])
+def test_settings_that_were_written_are_read_again(scheme: dict[str, object]) -> None:
+    splits = Splits.model_validate(scheme)
+    assert Splits.model_validate(splits.model_dump(mode="json")) == splits
+
+
 def test_folds_with_few_events_are_told() -> None:
     cases = [Case(f"C{n:03d}", n + 1.0, int(n < 30), ()) for n in range(100)]
     _, warnings = make_splits(Cohort(tuple(cases), "months", "OS"), Splits(folds=5), None)

@@ -246,4 +246,5 @@ def _cohort(follow_up: pd.DataFrame, config: RunConfig) -> dict[str, Any]:
         "selection": config.training.selection,
         "precision": "bfloat16",
         "select_by": config.training.select_by,
+        "group_by": config.splits.group_by,
     }

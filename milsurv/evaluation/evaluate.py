@@ -19,6 +19,7 @@ from milsurv.evaluation.brier import (
     integrated_brier_score_kaplan_meier,
 )
 from milsurv.evaluation.calibration import calibration_at
+from milsurv.evaluation.clinical import ClinicalData, against_clinical
 from milsurv.evaluation.concordance import (
     area_under_roc,
     harrell_c_index,
@@ -43,6 +44,7 @@ def evaluate(
     times: EvaluationTimes,
     settings: Evaluation,
     groups: Subgroups | None = None,
+    clinical: ClinicalData | None = None,
 ) -> dict[str, Any]:
     """What the predictions are worth, fold by fold and pooled over folds, for each seed; ready for JSON.
 
@@ -50,7 +52,8 @@ def evaluate(
     0), ``risk``, ``high_risk`` (1 when the risk is above the median of the fold's training cases, else 0),
     a :func:`survival_column` for each of ``times.all``, and ``true_risk`` where it is known. ``training``
     has the follow-up of each fold's training cases, to which the censoring weights are fitted.
-    ``groups`` are those of :func:`subgroups`, each measured over folds like the whole.
+    ``groups`` are those of :func:`subgroups`, each measured over folds like the whole; with ``clinical``
+    data the image risk is compared with clinical variables (:func:`against_clinical`).
 
     A metric is ``{"value", "interval", "reason"}``; what cannot be computed is None with the reason, never
     NaN. ``metrics`` are the scores that the summary averages; ``calibration`` and ``high_against_low``
@@ -62,6 +65,7 @@ def evaluate(
     folds: list[dict[str, Any]] = []
     pooled: list[dict[str, Any]] = []
     subgroups: list[dict[str, Any]] = []
+    comparisons: list[dict[str, Any]] = []
     seeds = sorted(int(seed) for seed in predictions["seed"].unique())
     for seed in seeds:
         rows = predictions[predictions["seed"] == seed]
@@ -74,6 +78,8 @@ def evaluate(
         for group, of_group in members(rows, groups or {}):
             strata = strata_of_seed(of_group, training, times.all, settings)
             subgroups.append({"seed": seed, **group, **_account(of_group, strata, times)})
+        if clinical is not None:
+            comparisons.append({"seed": seed, **against_clinical(rows, training, clinical, settings)})
     return {
         "seeds": seeds,
         "times": list(times.times),
@@ -82,6 +88,7 @@ def evaluate(
         "folds": folds,
         "pooled": pooled,
         "subgroups": subgroups,
+        "clinical": comparisons,
         "summary": _summary([fold["metrics"] for fold in folds]),
         "true_risk": _true_risk(predictions, training, settings),
     }

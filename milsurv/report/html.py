@@ -51,6 +51,7 @@ def write_report(folder: Path, config: RunConfig, views: Sequence[SlideView | Mi
                 for seed in results.metrics["seeds"]
                 if results.metrics["subgroups"]
             ],
+            "clinical": [tables.clinical_table(results)] if results.metrics["clinical"] else [],
             "risk_groups": tables.risk_group_table(results),
         },
         kaplan_meier=svg_inline(survival, "kaplan-meier", wording.describe_kaplan_meier(groups, unit)),

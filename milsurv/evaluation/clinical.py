@@ -225,7 +225,7 @@ def _cox(covariates: pd.DataFrame, follow_up: pd.DataFrame, strata: Sequence[str
     events, coefficients = int(follow_up["event"].sum()), varying.shape[1]
     if events < EVENTS_PER_COEFFICIENT * coefficients:
         raise NotComputableError(
-            f"{events} events are too few for {coefficients} coefficients: they take "
+            f"too few events: {events}, where {coefficients} coefficients take "
             f"{EVENTS_PER_COEFFICIENT * coefficients}"
         )
     table = pd.concat([varying, follow_up.astype({"time": float})], axis=1)

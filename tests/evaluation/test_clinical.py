@@ -213,11 +213,11 @@ def said_twice(made: Made) -> None:
 @pytest.mark.parametrize(
     ("spoil", "where", "reason"),
     [
-        (no_events, "clinical", "fold 0: 0 events are too few for 3 coefficients: they take 15"),
+        (no_events, "clinical", "fold 0: too few events: 0, where 3 coefficients take 15"),
         (no_events, "image", "no events"),
-        (no_events, "added", "0 events are too few for 4 coefficients"),
-        (two_events, "clinical", "fold 0: 1 events are too few"),
-        (two_events, "added", "2 events are too few for 4 coefficients: they take 20"),
+        (no_events, "added", "too few events: 0, where 4 coefficients take 20"),
+        (two_events, "clinical", "fold 0: too few events: 1"),
+        (two_events, "added", "too few events: 2, where 4 coefficients take 20"),
         (constant_risk, "added", "the image risk is the same for all cases of each fold"),
         (nothing_known, "clinical", "no reported case has all clinical variables"),
         (nothing_known, "image", "no reported case has all clinical variables"),

@@ -17,12 +17,11 @@ from milsurv.cohort.splits import make_splits
 from milsurv.cohort.table import read_cohort
 from milsurv.config import RunConfig, TableCohort
 from milsurv.errors import MilsurvError, ProblemsError, SlideError, size
-from milsurv.evaluation.subgroups import attributes_of, subgroups
 from milsurv.executors.devices import choose_device
 from milsurv.features.extract import ExtractionSettings
 from milsurv.features.importing import ImportSettings
 from milsurv.features.room import bytes_of_patch, free_bytes, most_patches, nearest_folder
-from milsurv.pipeline import feature_settings
+from milsurv.pipeline import feature_settings, require_columns
 from milsurv.plugin.registry import Registry
 
 T = TypeVar("T")
@@ -82,7 +81,7 @@ def _check_cohort(
     if not usable.cases:
         findings.problems.append("no slide can be used; see the warnings")
         return
-    _collect(findings, lambda: subgroups(attributes_of(usable), config.evaluation.subgroups))
+    _collect(findings, lambda: require_columns(usable, config.evaluation))
     split = _collect(findings, lambda: make_splits(usable, config.splits, table.case_pattern))
     if split is not None:
         splits, warnings = split

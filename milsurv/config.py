@@ -265,8 +265,10 @@ class Evaluation(Section):
     """Time before which Uno's C counts events; by default the 80th percentile of each fold's training event times."""
     subgroups: tuple[str, ...] = ()
     """Columns of the cohort table: the metrics are also given for the cases of each of their values."""
+    clinical: tuple[str, ...] = ()
+    """Columns of the cohort table whose Cox model is set beside the image risk, and joined with it."""
 
-    @field_validator("subgroups")
+    @field_validator("subgroups", "clinical")
     @classmethod
     def _each_once(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(columns)) != len(columns):
@@ -276,7 +278,7 @@ class Evaluation(Section):
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the cohort table that are asked for, each once."""
-        return self.subgroups
+        return tuple(dict.fromkeys(self.subgroups + self.clinical))
 
 
 class RunConfig(Section):

@@ -18,8 +18,9 @@ from milsurv.cohort.cases import Case, Cohort, SlideRef, Split
 from milsurv.cohort.splits import make_splits
 from milsurv.cohort.synthetic import GENERATOR_VERSION, draw, plan_cohort, slide_path
 from milsurv.cohort.table import read_cohort
-from milsurv.config import RunConfig, SyntheticCohort, TableCohort
+from milsurv.config import Evaluation, RunConfig, SyntheticCohort, TableCohort
 from milsurv.errors import CohortError, MilsurvError
+from milsurv.evaluation.clinical import ClinicalData, attribute_table, variables
 from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.subgroups import attributes_of, subgroups
@@ -44,7 +45,7 @@ from milsurv.report.views import make_views
 from milsurv.run_folder import FeatureSettings, RunContent, RunFolder
 from milsurv.training.bags import CachePlan, plan_cache, shared_cache
 from milsurv.training.data import TrainingCase
-from milsurv.training.job import OPTIMISTIC, PREDICTIONS, FoldJob
+from milsurv.training.job import OPTIMISTIC, PREDICTIONS, TRAINING_RISKS, FoldJob
 from milsurv.training.loop import train_fold
 from milsurv.training.results import read_predictions
 
@@ -80,7 +81,7 @@ def run(
         cohort = prepare_cohort(config, settings, executor, progress)
         outcomes = extract_features(cohort, settings, registry, executor, progress, device)
         usable = usable_cases(cohort, outcomes)
-        subgroups(attributes_of(usable), config.evaluation.subgroups)  # refused before anything is trained
+        require_columns(usable, config.evaluation)
         splits, warnings = split_cases(usable, config, progress, only_fold)
         times = evaluation_times(
             [c.time for c in usable.cases], [c.event for c in usable.cases], config.evaluation
@@ -218,6 +219,12 @@ def usable_cases(cohort: Cohort, outcomes: dict[str, ExtractedSlide]) -> Cohort:
     return replace(cohort, cases=tuple(cases))
 
 
+def require_columns(cohort: Cohort, settings: Evaluation) -> None:
+    """Raise MilsurvError, before anything is trained, when a column cannot serve the evaluation."""
+    subgroups(attributes_of(cohort), settings.subgroups)
+    variables(attribute_table(cohort, settings.clinical))
+
+
 def split_cases(
     cohort: Cohort, config: RunConfig, progress: RunProgress, only_fold: int | None
 ) -> tuple[list[Split], list[str]]:
@@ -344,7 +351,9 @@ def measure(
     true_risk = {case.case_id: case.true_risk for case in content.usable.cases if case.true_risk is not None}
     follow_up = {case.case_id: case for case in content.usable.cases}
     training = {split.fold: _training_follow_up(split, follow_up) for split in content.splits}
-    groups = subgroups(attributes_of(content.usable), content.config.evaluation.subgroups)
+    settings = content.config.evaluation
+    groups = subgroups(attributes_of(content.usable), settings.subgroups)
+    clinical = _clinical_data(content, finished) if settings.clinical else None
     accounts = {}
     for prefix in ("", OPTIMISTIC) if content.config.training.selection == "both" else ("",):
         predictions = pd.concat(
@@ -352,13 +361,24 @@ def measure(
         )
         if true_risk:
             predictions.insert(7, "true_risk", predictions["case_id"].map(true_risk))
-        accounts[prefix] = evaluate(predictions, training, times, content.config.evaluation, groups)
+        accounts[prefix] = evaluate(
+            predictions, training, times, settings, groups, None if prefix else clinical
+        )
         if len(finished) == len(jobs):
             write_text(folder.path / f"{prefix}{PREDICTIONS}", predictions.to_csv(index=False))
     metrics = {"cohort": content.summary, **accounts[""], "optimistic": accounts.get(OPTIMISTIC)}
     if len(finished) == len(jobs):
         write_json(folder.path / "metrics.json", metrics)
     return metrics
+
+
+def _clinical_data(content: RunContent, finished: Sequence[FoldJob]) -> ClinicalData:
+    risks = {
+        (job.seed, job.fold): read_predictions(job.folder / TRAINING_RISKS)
+        for job in finished
+        if (job.folder / TRAINING_RISKS).is_file()
+    }
+    return ClinicalData.of(content.usable, content.splits, content.config.evaluation.clinical, risks)
 
 
 def _training_follow_up(split: Split, cases: dict[str, Case]) -> TrainingFollowUp:

@@ -315,3 +315,34 @@ def test_subgroups_are_measured_without_training_again(
         _run(write_config(cohort=cohort, evaluation={"subgroups": ["word"]}))
     with pytest.raises(CohortError, match="no column 'sex'"):
         _run(write_config(cohort=cohort, evaluation={"subgroups": ["sex"]}))
+
+
+def test_clinical_variables_are_compared_with_training_risks_where_there_are_any(
+    write_config: WriteConfig, small_cohort: Path, tmp_path: Path
+) -> None:
+    table = pd.read_csv(small_cohort / "follow_up.csv")
+    age = 50 + table["case_id"].str[1:].astype(int) * 7 % 20
+    table.assign(age=age, event=1).to_csv(tmp_path / "t.csv", index=False)
+    cohort = {"table": str(tmp_path / "t.csv"), "slides": str(small_cohort / "slides")}
+    config = write_config(cohort=cohort, evaluation={"bootstraps": 5, "clinical": ["age"]})
+    first = _run(config)
+    (without,) = first.metrics["clinical"]
+    assert without["columns"] == ["age"]
+    assert without["harrell_c_index"]["clinical"]["value"] is not None
+    assert (
+        without["harrell_c_index"]["both"]["reason"]
+        == "fold 0: the run has no image risk of its training cases"
+    )
+    splits = pd.read_csv(first.folder / "splits.csv")
+    for fold, rows in splits[splits["role"] != "test"].groupby("fold"):
+        risks = rows[["case_id"]].assign(risk=[n % 4 / 3 for n in range(len(rows))])
+        risks.to_csv(first.folder / "seed_1" / f"fold_{fold}" / "training_risks.csv", index=False)
+    again = _run(config)
+    assert again.folder == first.folder
+    (with_risks,) = again.metrics["clinical"]
+    assert with_risks["harrell_c_index"]["both"]["value"] is not None
+    assert with_risks["harrell_c_index"]["clinical"] == without["harrell_c_index"]["clinical"]
+    assert again.report is not None
+    page = again.report.read_text()
+    assert "Image risk and clinical variables (age)" in page
+    assert "Both less clinical variables" in page

@@ -79,7 +79,7 @@ def calibration_slope(strata: Sequence[Stratum], t: float) -> FloatArray:
         ((~dead & (weight > 0)).sum(), f"cases followed beyond {t:g}"),
     ):
         if count < FEWEST_EVENTS:
-            raise NotComputableError(f"{count} {what} are too few: a slope takes {FEWEST_EVENTS}")
+            raise NotComputableError(f"too few {what}: {count}, where a slope takes {FEWEST_EVENTS}")
     if np.ptp(survival) == 0:
         raise NotComputableError("all cases have the same predicted survival")
     slopes = _weighted_regression(
@@ -123,7 +123,9 @@ def _groups(strata: Sequence[Stratum], t: float) -> list[dict[str, Any]]:
     time, event = (np.concatenate([getattr(s, name) for s in strata]) for name in ("time", "event"))
     groups = min(GROUPS, len(survival) // FEWEST_IN_GROUP)
     if groups < 2:
-        raise NotComputableError(f"{len(survival)} cases are too few for two groups of {FEWEST_IN_GROUP}")
+        raise NotComputableError(
+            f"too few cases: {len(survival)}, where two groups take {2 * FEWEST_IN_GROUP}"
+        )
     edges = np.quantile(survival, np.arange(1, groups) / groups)
     group = np.searchsorted(edges, survival, side="left")
     members = [group == number for number in range(groups) if (group == number).any()]

@@ -45,11 +45,11 @@ def _enough(strata: Sequence[Stratum]) -> Sequence[Stratum]:
     cases = sum(len(s.time) for s in strata)
     if cases < BINS * FEWEST_IN_BIN:
         raise NotComputableError(
-            f"{cases} cases are too few: {BINS} bins of {FEWEST_IN_BIN} expected cases take {BINS * FEWEST_IN_BIN}"
+            f"too few cases: {cases}, where {BINS} bins of {FEWEST_IN_BIN} expected cases take {BINS * FEWEST_IN_BIN}"
         )
     events = sum(int(s.event.sum()) for s in strata)
     if events < BINS:
-        raise NotComputableError(f"{events} events are too few for {BINS} bins")
+        raise NotComputableError(f"too few events: {events}, where {BINS} bins take {BINS}")
     return strata
 
 

@@ -19,6 +19,7 @@ from milsurv.evaluation.brier import (
     integrated_brier_score_kaplan_meier,
 )
 from milsurv.evaluation.calibration import calibration_at
+from milsurv.evaluation.clinical import ClinicalData, against_clinical
 from milsurv.evaluation.concordance import (
     area_under_roc,
     harrell_c_index,
@@ -45,6 +46,7 @@ def evaluate(
     times: EvaluationTimes,
     settings: Evaluation,
     groups: Subgroups | None = None,
+    clinical: ClinicalData | None = None,
 ) -> dict[str, Any]:
     """What the predictions are worth, fold by fold and pooled over folds, for each seed; ready for JSON.
 
@@ -53,7 +55,8 @@ def evaluate(
     a :func:`survival_column` for each of ``times.all``, ``standardized_risk`` for the ensemble of several seeds,
     and ``true_risk`` where it is known. ``training`` has the follow-up of each fold's training cases, to which the
     censoring weights are fitted.
-    ``groups`` are those of :func:`subgroups`, each measured over folds like the whole.
+    ``groups`` are those of :func:`subgroups`, each measured over folds like the whole; with ``clinical`` data
+    the image risk is compared with clinical variables (:func:`against_clinical`).
 
     A metric is ``{"value", "interval", "reason"}``; what cannot be computed is None with the reason, never
     NaN. ``metrics`` are the scores that the summary averages; ``calibration`` and ``high_against_low``
@@ -66,6 +69,7 @@ def evaluate(
     folds: list[dict[str, Any]] = []
     pooled: list[dict[str, Any]] = []
     subgroups: list[dict[str, Any]] = []
+    comparisons: list[dict[str, Any]] = []
     seeds = sorted(int(seed) for seed in predictions["seed"].unique())
     account = partial(_account, training=training, times=times, settings=settings)
     for seed in seeds:
@@ -78,6 +82,10 @@ def evaluate(
         subgroups += [
             {"seed": seed, **group, **account(of_group)} for group, of_group in members(rows, groups or {})
         ]
+        if clinical is not None:
+            comparisons.append(
+                {"seed": seed, **against_clinical(_each_once(rows), training, clinical, settings)}
+            )
     together = ensemble(predictions) if len(seeds) > 1 else None
     return {
         "seeds": seeds,
@@ -90,6 +98,7 @@ def evaluate(
         if together is None
         else {**account(together), "risk_groups": risk_groups(_each_once(together))},
         "subgroups": subgroups,
+        "clinical": comparisons,
         "summary": _summary([fold["metrics"] for fold in folds]),
         "true_risk": _true_risk(predictions, training, settings),
     }

@@ -79,8 +79,8 @@ def _log_rank(terms: FloatArray) -> Metric:
 def _hazard_ratio(rows: pd.DataFrame, terms: FloatArray) -> Metric:
     high, low = terms[:, 2].sum(), terms[:, 3].sum()
     if high + low < FEWEST_EVENTS:
-        reason = f"{high + low:.0f} events while both groups are at risk are too few: a ratio takes {FEWEST_EVENTS}"
-        return metric(None, reason=reason)
+        known = f"{high + low:.0f}, where a ratio takes {FEWEST_EVENTS}"
+        return metric(None, reason=f"too few events while both groups are at risk: {known}")
     for deaths, group, end in ((high, "high", "zero"), (low, "low", "infinite")):
         if not deaths:
             reason = f"no case at {group} risk dies while the other group is at risk: the ratio is {end}"

@@ -71,19 +71,16 @@ def _unmarked(figure: Figure) -> Figure:
 
 def _tables(results: RunResults) -> dict[str, list[tables.Table]]:
     """The tables of each section; those of an optimistic run say so."""
-    selection = tables.selection_table(results)
+    seeds, selection = results.metrics["seeds"], tables.selection_table(results)
     sections = {
         "splits": [tables.split_table(results)],
         "numbers": [
             *([] if selection is None else [selection]),
             tables.pooled_table(results),
-            *(tables.fold_table(results, seed) for seed in results.metrics["seeds"]),
-        ],
-        "calibration": [tables.calibration_table(results)],
-        "subgroups": [
-            tables.subgroup_table(results, seed)
-            for seed in results.metrics["seeds"]
-            if results.metrics["subgroups"]
+            *(tables.fold_table(results, seed) for seed in seeds),
+            tables.calibration_table(results),
+            *([tables.clinical_table(results)] if results.metrics["clinical"] else []),
+            *(tables.subgroup_table(results, seed) for seed in seeds if results.metrics["subgroups"]),
         ],
         "risk_groups": [tables.risk_group_table(results)],
     }

@@ -10,6 +10,9 @@ from milsurv.evaluation.times import time_text
 from milsurv.report.results import RunResults
 from milsurv.report.wording import (
     CALIBRATION_SLOPE,
+    CLINICAL_DIFFERENCES,
+    CLINICAL_MODELS,
+    CLINICAL_TESTS,
     D_CALIBRATION,
     DASH,
     HAZARD_RATIO,
@@ -177,6 +180,30 @@ def subgroup_table(results: RunResults, seed: int) -> Table:
         cells += [table.metric(entry["metrics"][name]) for name in names]
         cells.append(table.metric(entry["high_against_low"]["hazard_ratio"], ratio))
         table.rows.append((f"{entry['column']}: {entry['value']}", cells))
+    return table
+
+
+def clinical_table(results: RunResults) -> Table:
+    """The image risk beside clinical variables, and with them, by seed."""
+    comparisons = results.metrics["clinical"]
+    first = comparisons[0]
+    table = Table(
+        "clinical",
+        f"Image risk and clinical variables ({', '.join(first['columns'])}), pooled over folds, with 95 % intervals",
+        ["Measure", *(f"Seed {entry['seed']}" for entry in comparisons)],
+        remarks=[
+            f"Of {first['cases']} reported cases with {first['events']} events; {first['left_out']} more are left out, "
+            "because a clinical variable of theirs is missing. Cox models of clinical variables, and of both, are "
+            "fitted on each fold's training cases. The likelihood-ratio test and the hazard ratio are of the reported "
+            "cases, stratified by fold, beside the clinical variables; folds share training cases, so they are a guide "
+            "only."
+        ],
+    )
+    for part, names in (("harrell_c_index", CLINICAL_MODELS), ("differences", CLINICAL_DIFFERENCES)):
+        for name, heading in names.items():
+            table.rows.append((heading, [table.metric(entry[part][name]) for entry in comparisons]))
+    for name, show in (("likelihood_ratio_p_value", bare_p_value), ("hazard_ratio", ratio)):
+        table.rows.append((CLINICAL_TESTS[name], [table.metric(entry[name], show) for entry in comparisons]))
     return table
 
 

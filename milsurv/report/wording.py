@@ -37,6 +37,20 @@ METRICS_AT = {
 D_CALIBRATION = "D-calibration, p-value (small: predicted survival is not calibrated)"
 HAZARD_RATIO = "Hazard ratio within folds, high to low risk (1 is no difference)"
 CALIBRATION_SLOPE = "Calibration slope at {time} (1 is calibrated, below 1 too extreme, above 1 too moderate)"
+CLINICAL_MODELS = {
+    "clinical": "Harrell's C-index of clinical variables (higher is better)",
+    "image": "Harrell's C-index of the image risk (higher is better)",
+    "both": "Harrell's C-index of both (higher is better)",
+}
+CLINICAL_DIFFERENCES = {
+    "image_less_clinical": "Image risk less clinical variables (above 0: the image is better)",
+    "both_less_clinical": "Both less clinical variables (above 0: the image adds)",
+    "both_less_image": "Both less image risk (above 0: clinical variables add)",
+}
+CLINICAL_TESTS = {
+    "likelihood_ratio_p_value": "Likelihood-ratio p of the image risk beside clinical variables",
+    "hazard_ratio": "Hazard ratio of a standard deviation of image risk, beside clinical variables (1 is none)",
+}
 
 
 def number(value: float | None) -> str:

@@ -93,8 +93,14 @@ def test_every_case_counts_once(rows: list[tuple[float, bool]]) -> None:
     ("spoil", "reason"),
     [
         (lambda made: made.with_predictions(event=0), "no events"),
-        (lambda made: made.with_predictions(event=[1, 1, *58 * [0]]), "2 events are too few for 10 bins"),
-        (lambda made: replace(made, predictions=made.predictions[:49]), "49 cases are too few"),
+        (
+            lambda made: made.with_predictions(event=[1, 1, *58 * [0]]),
+            "too few events: 2, where 10 bins take 10",
+        ),
+        (
+            lambda made: replace(made, predictions=made.predictions[:49]),
+            "too few cases: 49, where 10 bins of 5 expected cases take 50",
+        ),
         (lambda made: made.with_predictions(survival_at_5=np.nan), "60 of 60 cases is not within"),
         (lambda made: replace(made, times=replace(made.times, times=(), integration=())), "no evaluation"),
     ],

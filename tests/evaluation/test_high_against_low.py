@@ -113,7 +113,7 @@ def test_no_ratio_of_groups_that_do_not_overlap(high: list[int], reason: str) ->
 def test_no_ratio_of_two_events() -> None:
     result = high_against_low(rows([1, 2, 3, 4], [1, 1, 0, 0], [1, 0, 1, 0]))["hazard_ratio"]
     assert result["value"] is None
-    assert "2 events while both groups are at risk are too few" in result["reason"]
+    assert "too few events while both groups are at risk: 2, where a ratio takes 10" in result["reason"]
 
 
 def test_folds_that_tell_nothing_change_nothing(study: Callable[..., Any]) -> None:

@@ -114,8 +114,9 @@ def _measure(*arguments: object, folder: Path, until: Callable[[], bool] = lambd
             if not seconds and until():
                 seconds = time.monotonic() - started
                 process.send_signal(signal.SIGINT)
+            time.sleep(0.05)
             done, _, found = os.wait4(process.pid, os.WNOHANG)
-            usage = found if done else time.sleep(0.05)
+            usage = found if done else None
     return Measured(
         seconds or time.monotonic() - started,
         usage.ru_utime + usage.ru_stime,

@@ -100,7 +100,7 @@ def _what(config: RunConfig) -> tuple[str, str, str]:
     """What is said of slides that can be used, of a case with one, and of the disk space that features take."""
     if config.features is not None:
         return "have features at every magnification", "a slide that has features", "the imported features"
-    return "open", "a slide that opens", "features, were all of each slide tissue,"
+    return "open, or have features already", "a slide that opens", "features, were all of each slide tissue,"
 
 
 def _check_slides(
@@ -124,7 +124,9 @@ def _check_slides(
 
 
 def _extracted_bytes(settings: ExtractionSettings, registry: Registry, slide: SlideRef) -> float:
-    """Size of a slide's features if all of it were tissue. Raises SlideError when it is of no use."""
+    """Room that a slide's features still take if all of it is tissue. Raises SlideError when it is of no use."""
+    if settings.done_before(slide):
+        return 0.0
     each = bytes_of_patch(settings.dim, settings.config.extraction.dtype)
     return most_patches(settings.config, registry, slide) * each
 

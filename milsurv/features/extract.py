@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +31,8 @@ from milsurv.slides.reader import Slide, slide_identity
 
 TOLD_EVERY = 0.5
 """Seconds after which a slide's progress is told again, and a unit that is to stop stops."""
+TELLING = ("slide", "table_mpp", "tissue_source", "patches", "mpp", "mpp_source")
+"""Attributes that tell what a feature file was made from and what came of it."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class ExtractionSettings:
             "origins": self.origins,
         }
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """Where feature files of these settings stand."""
         name = self.config.extracting_backbone.name
@@ -145,7 +147,7 @@ def extracted(
     if not path.is_file():
         return None
     try:
-        attributes = read_attributes(path)
+        attributes = read_attributes(path, TELLING)
         same = attributes["slide"] == slide_identity(slide) and attributes["table_mpp"] == mpp
         if not same or attributes["tissue_source"] != _tissue_source(settings.config, slide):
             return None

@@ -29,6 +29,8 @@ from milsurv.slides.reader import slide_identity
 
 PIXEL_SLACK = 0.5 + 1e-6
 """Level-0 pixels by which rounding moves a corner off a lattice of patches whose side is no whole number."""
+TELLING = ("source", "table_mpp", "patches", "mpp", "mpp_source")
+"""Attributes that tell what a feature file was made from and what came of it."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def imported(settings: ImportSettings, slide_id: str, file: Path, mpp: float | N
     if not path.is_file():
         return None
     try:
-        attributes = read_attributes(path)
+        attributes = read_attributes(path, TELLING)
         if attributes["source"] != settings.identity(file) or attributes["table_mpp"] != mpp:
             return None
         return _outcome(slide_id, attributes)

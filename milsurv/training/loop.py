@@ -29,7 +29,7 @@ from milsurv.training.model import SurvivalModel, build_model
 from milsurv.training.outputs import Outputs, in_words
 from milsurv.training.results import write_results
 from milsurv.training.schedule import learning_rate
-from milsurv.training.seeds import generator_of, seed_of
+from milsurv.training.seeds import generator_of, seed_draws
 
 MOST_TIME_SAVING = 0.02
 """Share of the time that may go into saving the state."""
@@ -71,7 +71,7 @@ class FoldTraining:
         loss.fit(*follow_up(self.rows))
         self._require_choosing_events(loss)
         dims = feature_dims(files_of(self.rows)[0])
-        torch.manual_seed(seed_of(job.seed, job.fold, "initial weights"))
+        seed_draws(torch.device(job.device), job.seed, job.fold, "initial weights")
         self.model: SurvivalModel = build_model(registry, job.config.aggregator, dims, loss.n_outputs)
         self.model.to(job.device)
         bags = shared_cache(job.device, job.cache)

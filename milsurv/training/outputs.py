@@ -15,7 +15,7 @@ from milsurv.plugin.registry import Registry
 from milsurv.training.bags import BagCache
 from milsurv.training.data import SlideFiles, TrainingCase, files_of, follow_up, one_bag, sample_patches
 from milsurv.training.model import SurvivalModel
-from milsurv.training.seeds import generator_of, seed_of
+from milsurv.training.seeds import generator_of, seed_draws
 
 SHOWN_CASES = 5
 
@@ -66,7 +66,7 @@ class Outputs:
         names = [slide for slide, _ in slides]
         which = f"slide{'s' * (len(names) > 1)} {', '.join(names)}"
         sizes = ", ".join(f"{n} at {magnification}x" for magnification, n in bag.sizes.items())
-        torch.manual_seed(seed_of(self.seed, epoch, *names))
+        seed_draws(self.device, self.seed, epoch, *names)
         try:
             with self._autocast:
                 output: Tensor = self.model(bag)

@@ -1,0 +1,138 @@
+"""Where there is nothing to find, a run finds nothing: features of noise, many times over.
+
+Epochs chosen by inner validation give a C-index of one half; chosen by the reported cases, they give more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from milsurv.cohort.cases import Case, Cohort
+from milsurv.cohort.splits import make_splits
+from milsurv.config import RunConfig, Splits
+from milsurv.evaluation.evaluate import evaluate
+from milsurv.evaluation.strata import TrainingFollowUp
+from milsurv.evaluation.times import evaluation_times
+from milsurv.executors.base import Event, Report, Unit
+from milsurv.executors.local import LocalExecutor
+from milsurv.features.store import ScaleFeatures, write_features
+from milsurv.loading import load_config
+from milsurv.training.bags import CachePlan
+from milsurv.training.data import TrainingCase
+from milsurv.training.job import OPTIMISTIC, PREDICTIONS, FoldJob
+from milsurv.training.loop import train_fold
+from milsurv.training.results import read_predictions
+
+pytestmark = pytest.mark.acceptance
+SEEDS = tuple(range(1, 21))
+CASES, EVENTS = 373, 169
+"""As many as TCGA-BLCA has."""
+PATCHES, DIM = 2, 12
+RUN = """\
+cohort: {source: synthetic}
+backbone: {name: efficientnet_lite0}
+aggregator: {name: abmil, hidden_dim: 16, attention_dim: 4, gated: false}
+loss: {name: nll, bins: 4}
+training: {epochs: 7, batch_cases: 16, learning_rate: 0.03, selection: both, select_by: c_index}
+evaluation: {bootstraps: 0}
+"""
+
+
+def test_noise_is_worth_one_half_when_inner_validation_chooses(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(RUN)
+    config = load_config(str(tmp_path / "run.yaml"), [])[0]
+    units = [
+        Unit(
+            f"seed {seed}",
+            c_indices_on_noise,
+            {"config": config, "seed": seed, "folder": tmp_path / str(seed)},
+        )
+        for seed in SEEDS
+    ]
+    started = time.monotonic()
+    with LocalExecutor(2, threads=1) as executor:
+        found = np.array(executor.run(units, _pass_over))
+    honest, optimistic = found.mean(axis=0)
+    for name, values in zip(("honest", "optimistic"), found.T, strict=True):
+        print(f"{name}: {values.mean():.4f}, SD {values.std(ddof=1):.4f} over {len(SEEDS)} seeds")
+    print(f"{time.monotonic() - started:.0f} s")
+    assert honest == pytest.approx(0.5, abs=0.02)
+    assert optimistic > honest + 0.015
+
+
+def _pass_over(_unit: Unit, _event: Event) -> None:
+    """Nobody watches."""
+
+
+def c_indices_on_noise(report: Report, config: RunConfig, seed: int, folder: Path) -> tuple[float, float]:
+    """Unit of work: Harrell's C, pooled within folds, of the epochs that both choose, on noise of its own."""
+    cohort = _follow_up()
+    by_id = _cases_with_noise(cohort, seed, folder / "features")
+    times = evaluation_times(
+        [c.time for c in cohort.cases], [c.event for c in cohort.cases], config.evaluation
+    )
+    splits, _ = make_splits(cohort, Splits(seed=seed), None)
+
+    def chosen(ids: Sequence[str]) -> tuple[TrainingCase, ...]:
+        return tuple(by_id[case_id] for case_id in ids)
+
+    jobs = [
+        FoldJob(
+            config=config,
+            seed=seed,
+            fold=split.fold,
+            folder=folder / f"fold_{split.fold}",
+            train=chosen(split.train),
+            validation=chosen(split.validation),
+            test=chosen(split.test),
+            times=times.all,
+            device="cpu",
+            cache=CachePlan("host", 2**30),
+        )
+        for split in splits
+    ]
+    for job in jobs:
+        train_fold(report, job)
+    training = {job.fold: _training(job) for job in jobs}
+
+    def pooled(prefix: str) -> float:
+        tables = [read_predictions(job.folder / f"{prefix}{PREDICTIONS}") for job in jobs]
+        account: dict[str, Any] = evaluate(pd.concat(tables), training, times, config.evaluation)
+        return float(account["pooled"][0]["metrics"]["harrell_c_index"]["value"])
+
+    return pooled(""), pooled(OPTIMISTIC)
+
+
+def _follow_up() -> Cohort:
+    """The same for every seed: months that have nothing to do with anything."""
+    rng = np.random.default_rng(0)
+    event = rng.permutation(np.arange(CASES) < EVENTS)
+    months = rng.exponential(np.where(event, 20.0, 30.0)) + 0.1
+    cases = [
+        Case(f"case-{i:03d}", round(float(t), 2), int(e), ())
+        for i, (t, e) in enumerate(zip(months, event, strict=True))
+    ]
+    return Cohort(tuple(cases), "months", "OS")
+
+
+def _cases_with_noise(cohort: Cohort, seed: int, folder: Path) -> dict[str, TrainingCase]:
+    rng = np.random.default_rng(seed)
+    made = {}
+    for case in cohort.cases:
+        path = folder / f"{case.case_id}.h5"
+        noise = rng.normal(size=(PATCHES, DIM)).astype(np.float32)
+        write_features(path, {20: ScaleFeatures(noise)}, {})
+        made[case.case_id] = TrainingCase(case.case_id, case.time, case.event, ((case.case_id, path),))
+    return made
+
+
+def _training(job: FoldJob) -> TrainingFollowUp:
+    cases = job.train + job.validation
+    return TrainingFollowUp(np.array([case.time for case in cases]), np.array([case.event for case in cases]))

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks.measure import Row
 
-NAMES = ("start", "patches", "extraction", "bootstrap", "cox", "dense", "local")
+NAMES = ("start", "patches", "extraction", "bootstrap", "cox", "dense", "local", "training", "bags")
 WIDTH = 110
 
 

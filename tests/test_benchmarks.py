@@ -9,9 +9,14 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.generated import follow_up, write_cases
 from benchmarks.plain_crossfusion import PlainCrossFusion
+from benchmarks.plain_training import bin_edges, nll
+from milsurv.config import PluginSection
 from milsurv.features.bag import Bag
 from milsurv.interop import from_authors_checkpoint
+from milsurv.plugin.registry import get_registry
+from milsurv.training import data
 
 ROOT = Path(__file__).parents[1]
 NUMBER = r"[\d,.]+"
@@ -34,6 +39,21 @@ def test_a_line_has_ours_plain_and_their_ratio() -> None:
     for ours, plain, ratio in rates:
         rate, plain_rate = (float(number.replace(",", "")) for number in (ours, plain))
         assert abs(rate / plain_rate / float(ratio) - 1) < 0.02
+
+
+def test_the_plain_loop_trains_on_what_ours_trains_on(tmp_path: Path) -> None:
+    """The same bins and loss."""
+    table, _ = follow_up("blca")
+    cases = write_cases(tmp_path, table.iloc[:24], side=8, dim=4)
+    loss = get_registry().create("loss", PluginSection(name="nll"))
+    time, event = data.follow_up(cases)
+    loss.fit(time, event)
+    edges = bin_edges(cases)
+    torch.testing.assert_close(edges, loss.state_dict()["edges"][1:-1], rtol=1e-5, atol=0)
+    labels = loss.labels(time)
+    logits = torch.randn(len(cases), 4, generator=torch.Generator().manual_seed(0))
+    plain = [nll(*values) for values in zip(logits, labels.tolist(), event.long().tolist(), strict=True)]
+    torch.testing.assert_close(torch.stack(plain).mean(), loss(logits, time, event))
 
 
 def test_an_unknown_name_is_refused() -> None:

@@ -326,7 +326,11 @@ def test_clinical_variables_are_compared_with_training_risks_where_there_are_any
     cohort = {"table": str(tmp_path / "t.csv"), "slides": str(small_cohort / "slides")}
     config = write_config(cohort=cohort, evaluation={"bootstraps": 5, "clinical": ["age"]})
     first = _run(config)
-    (without,) = first.metrics["clinical"]
+    (with_own,) = first.metrics["clinical"]
+    assert with_own["harrell_c_index"]["both"]["value"] is not None
+    for file in first.folder.rglob("training_risks.csv"):
+        file.unlink()
+    (without,) = _run(config).metrics["clinical"]
     assert without["columns"] == ["age"]
     assert without["harrell_c_index"]["clinical"]["value"] is not None
     assert (

@@ -66,40 +66,35 @@ def evaluate(
     each of them in pooled metrics, which then have no interval, and once in calibration and risk groups. Raises
     ``ValueError`` when a case stands twice in a fold under one seed, ``KeyError`` when a column or fold is missing.
     """
-    folds: list[dict[str, Any]] = []
-    pooled: list[dict[str, Any]] = []
-    subgroups: list[dict[str, Any]] = []
-    comparisons: list[dict[str, Any]] = []
+    of: dict[str, list[dict[str, Any]]] = {name: [] for name in ("folds", "pooled", "subgroups", "clinical")}
     seeds = sorted(int(seed) for seed in predictions["seed"].unique())
     account = partial(_account, training=training, times=times, settings=settings)
+
+    def measured_whole(rows: pd.DataFrame) -> dict[str, Any]:
+        return {**account(rows), "risk_groups": risk_groups(_each_once(rows))}
+
     for seed in seeds:
         rows = predictions[predictions["seed"] == seed]
-        folds += [
+        of["folds"] += [
             {"seed": seed, "fold": fold, **account(rows[rows["fold"] == fold])}
             for fold in sorted(int(fold) for fold in rows["fold"].unique())
         ]
-        pooled.append({"seed": seed, **account(rows), "risk_groups": risk_groups(_each_once(rows))})
-        subgroups += [
+        of["pooled"].append({"seed": seed, **measured_whole(rows)})
+        of["subgroups"] += [
             {"seed": seed, **group, **account(of_group)} for group, of_group in members(rows, groups or {})
         ]
         if clinical is not None:
-            comparisons.append(
+            of["clinical"].append(
                 {"seed": seed, **against_clinical(_each_once(rows), training, clinical, settings)}
             )
-    together = ensemble(predictions) if len(seeds) > 1 else None
     return {
         "seeds": seeds,
         "times": list(times.times),
         "integration_times": list(times.integration),
         "truncation": settings.truncation,
-        "folds": folds,
-        "pooled": pooled,
-        "ensemble": together
-        if together is None
-        else {**account(together), "risk_groups": risk_groups(_each_once(together))},
-        "subgroups": subgroups,
-        "clinical": comparisons,
-        "summary": _summary([fold["metrics"] for fold in folds]),
+        **of,
+        "ensemble": measured_whole(ensemble(predictions)) if len(seeds) > 1 else None,
+        "summary": _summary([fold["metrics"] for fold in of["folds"]]),
         "true_risk": _true_risk(predictions, training, settings),
     }
 

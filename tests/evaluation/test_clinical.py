@@ -247,6 +247,7 @@ def test_a_value_of_which_nobody_dies_is_no_obstacle() -> None:
 def test_it_stands_in_the_account_for_each_seed() -> None:
     made = Made(0, bootstraps=5)
     both = pd.concat([made.rows, made.rows.assign(seed=2, risk=-made.rows["risk"])], ignore_index=True)
+    both["standardized_risk"] = both["risk"]
     times = evaluation_times([], [], made.settings)
     result = evaluate(both, made.training, times, made.settings, clinical=made.data)
     assert [entry["seed"] for entry in result["clinical"]] == [1, 2]

@@ -149,4 +149,8 @@ def _place(fold: Path) -> str:
 
 def _numbers(row: Mapping[str, str]) -> dict[str, float]:
     """A row of ``history.csv`` as the hook after an epoch tells it; an empty field is NaN."""
-    return {name: float(text or "nan") for name, text in row.items() if name not in ("epoch", "chosen")}
+    return {
+        name: float(text or "nan")
+        for name, text in row.items()
+        if name != "epoch" and not name.endswith("chosen")
+    }

@@ -57,12 +57,15 @@ def kaplan_meier(groups: Mapping[str, Any], time_unit: str, endpoint: str) -> Fi
 
 @rc_context(STYLE)
 def forest(comparison: Mapping[str, Any]) -> Figure:
-    """The runs' C-indices and their differences with 95 % intervals, from ``evaluation.compare``."""
+    """The runs' C-indices and their differences with 95 % intervals, from ``comparison.compare_runs``."""
     runs, pairs = comparison["runs"], comparison["pairs"]
+    named = {
+        run["name"]: run["name"] + " (optimistic)" * (run["selection"] == "reported_fold") for run in runs
+    }
     sides = (
-        ([(run["name"], run["harrell_c_index"]) for run in runs], "Harrell's C", 0.5),
+        ([(named[run["name"]], run["harrell_c_index"]) for run in runs], "Harrell's C", 0.5),
         (
-            [(f"{pair['first']} - {pair['second']}", pair["difference"]) for pair in pairs],
+            [(f"{named[pair['first']]} - {named[pair['second']]}", pair["difference"]) for pair in pairs],
             "Difference in Harrell's C",
             0.0,
         ),

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from milsurv.evaluation.risk_groups import risk_groups
-from milsurv.report.figures import HIGH, LOW, PART_COLOURS, kaplan_meier, training_curves
+from milsurv.report.figures import HIGH, LOW, PART_COLOURS, forest, kaplan_meier, training_curves
 from milsurv.report.svg import svg_file, svg_inline
 from tests.report.make_run import EPOCHS, make_follow_up, make_history, predict
 
@@ -147,3 +147,19 @@ def test_inline_figures_share_no_ids(groups: dict[str, Any]) -> None:
     one, other = (ids(kaplan_meier(groups, "months", "OS"), name) for name in ("one", "other"))
     assert one
     assert not one & other
+
+
+def test_a_forest_plot_marks_optimistic_runs() -> None:
+    def found(value: float) -> dict[str, object]:
+        return {"value": value, "interval": [value - 0.1, value + 0.1], "reason": None}
+
+    runs = [
+        {"name": name, "selection": selection, "harrell_c_index": found(0.6)}
+        for name, selection in (("one", "both"), ("other", "reported_fold"))
+    ]
+    pairs = [{"first": "one", "second": "other", "difference": found(0.0)}]
+    above, below = forest({"runs": runs, "pairs": pairs}).axes
+    assert [label.get_text() for label in above.get_yticklabels()] == ["other (optimistic)", "one"]
+    assert [label.get_text() for label in below.get_yticklabels()] == ["one - other (optimistic)"]
+    assert above.get_xlabel() == "Harrell's C, 95 % interval"
+    assert below.get_xlabel() == "Difference in Harrell's C, 95 % interval"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -30,6 +30,15 @@ from pydantic_core import PydanticCustomError
 from milsurv.config_training import Executor, Section, Training
 
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+
+T = TypeVar("T")
+
+
+def _distinct(values: tuple[T, ...], what: str) -> tuple[T, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError(f"each {what} must stand once")
+    return values
 
 
 def _with_one_group(pattern: str) -> str:
@@ -271,9 +280,7 @@ class Evaluation(Section):
     @field_validator("subgroups", "clinical")
     @classmethod
     def _each_once(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(columns)) != len(columns):
-            raise ValueError("each column must stand once")
-        return columns
+        return _distinct(columns, "column")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -307,10 +314,8 @@ class RunConfig(Section):
 
     @field_validator("seeds")
     @classmethod
-    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) != len(seeds):
-            raise ValueError("each seed must stand once")
-        return seeds
+    def _each_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        return _distinct(seeds, "seed")
 
     @property
     def extracting_backbone(self) -> PluginSection:

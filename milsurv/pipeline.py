@@ -26,13 +26,7 @@ from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.subgroups import attributes_of, subgroups
 from milsurv.evaluation.times import EvaluationTimes, evaluation_times
 from milsurv.executors.base import IN_OTHER_HANDS, Event, Executor, Unit
-from milsurv.executors.devices import (
-    choose_device,
-    count_workers,
-    slides_in_hand,
-    visible_gpus,
-    workers_on_device,
-)
+from milsurv.executors.devices import choose_device, count_workers, slides_in_hand, visible_gpus
 from milsurv.executors.local import LocalExecutor
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings
 from milsurv.features.importing import ImportSettings, require_equal_dims
@@ -247,9 +241,7 @@ def _require_fold(only_fold: int | None, folds: Sequence[int]) -> None:
 def plan_bags(content: RunContent, device: str, workers: int, progress: RunProgress) -> CachePlan:
     """Where each worker keeps the bags that its folds train on."""
     files = [content.settings.path(s.slide_id) for case in content.usable.cases for s in case.slides]
-    plan, told = plan_cache(
-        files, content.config.executor, device, workers_on_device(workers, device), workers
-    )
+    plan, told = plan_cache(files, content.config.executor, device, workers)
     progress.say(f"bags: {told}")
     return plan
 

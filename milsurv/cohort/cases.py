@@ -55,3 +55,8 @@ class Split:
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
+
+    @property
+    def sides(self) -> dict[str, tuple[str, ...]]:
+        """Role -> its case ids."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}

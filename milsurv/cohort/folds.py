@@ -182,14 +182,7 @@ def check_groups(splits: Sequence[Split], groups: Groups | None) -> None:
         return
     problems = []
     for split in splits:
-        sides = {
-            side: {groups[case_id] for case_id in case_ids}
-            for side, case_ids in (
-                ("train", split.train),
-                ("validation", split.validation),
-                ("test", split.test),
-            )
-        }
+        sides = {side: {groups[case_id] for case_id in case_ids} for side, case_ids in split.sides.items()}
         for (one, there), (other, here) in combinations(sides.items(), 2):
             if common := sorted(there & here):
                 problems.append(

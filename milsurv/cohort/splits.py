@@ -55,8 +55,7 @@ def check_no_leak(splits: Iterable[Split]) -> None:
     """Raise `CohortError` when a case stands on two sides of a split, or twice on one."""
     leaks = []
     for split in splits:
-        sides = {"train": split.train, "validation": split.validation, "test": split.test}
-        stands = [(case_id, side) for side, case_ids in sides.items() for case_id in case_ids]
+        stands = [(case_id, side) for side, case_ids in split.sides.items() for case_id in case_ids]
         counts = Counter(case_id for case_id, _ in stands)
         for case_id in sorted(case_id for case_id, count in counts.items() if count > 1):
             where = " and ".join(side for found, side in stands if found == case_id)
@@ -78,11 +77,7 @@ def write_splits(splits: Iterable[Split], path: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("case_id", "fold", "role"))
     for split in splits:
-        for role, case_ids in (
-            ("train", split.train),
-            ("validation", split.validation),
-            ("test", split.test),
-        ):
+        for role, case_ids in split.sides.items():
             writer.writerows((case_id, split.fold, role) for case_id in case_ids)
     write_text(path, text.getvalue())
 
@@ -134,11 +129,7 @@ def _sides_without_event(splits: Iterable[Split], events: dict[str, int]) -> lis
     return [
         f"fold {split.fold}: none of the {len(case_ids)} {side} cases has an event; {consequence[side]}"
         for split in splits
-        for side, case_ids in (
-            ("train", split.train),
-            ("validation", split.validation),
-            ("test", split.test),
-        )
+        for side, case_ids in split.sides.items()
         if case_ids and not any(events[case_id] for case_id in case_ids)
     ]
 

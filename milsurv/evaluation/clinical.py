@@ -24,6 +24,7 @@ from milsurv.cohort.cases import Cohort, Split
 from milsurv.config import Evaluation
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.concordance import harrell_c_index
+from milsurv.evaluation.high_against_low import hazard_ratio_of
 from milsurv.evaluation.metric import CONFIDENCE, FloatArray, Metric, NotComputableError, measured, metric
 from milsurv.evaluation.strata import TrainingFollowUp, strata_of_seed
 from milsurv.evaluation.subgroups import MOST_VALUES, numbers
@@ -149,10 +150,9 @@ def added_by_image(known: pd.DataFrame, covariates: pd.DataFrame) -> dict[str, M
         none = metric(None, reason=str(reason))
         return {"likelihood_ratio_p_value": none, "hazard_ratio": none}
     statistic = max(0.0, 2 * float(full.log_likelihood_ - null.log_likelihood_))
-    ends = np.exp(full.confidence_intervals_.loc[IMAGE].to_numpy())
     return {
         "likelihood_ratio_p_value": metric(float(chi2.sf(statistic, 1)), statistic=statistic),
-        "hazard_ratio": metric(float(np.exp(full.params_[IMAGE])), (float(ends[0]), float(ends[1]))),
+        "hazard_ratio": hazard_ratio_of(IMAGE, full),
     }
 
 

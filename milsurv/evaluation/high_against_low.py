@@ -90,5 +90,10 @@ def _hazard_ratio(rows: pd.DataFrame, terms: FloatArray) -> Metric:
         fitted: Any = CoxPHFitter(alpha=1 - CONFIDENCE).fit(table, "time", "event", strata=["fold"])
     except ConvergenceError:
         return metric(None, reason="the Cox model of the two groups does not converge")
-    low_end, high_end = np.exp(fitted.confidence_intervals_.to_numpy()[0])
-    return metric(float(np.exp(fitted.params_["high"])), (float(low_end), float(high_end)))
+    return hazard_ratio_of("high", fitted)
+
+
+def hazard_ratio_of(covariate: str, fitted: CoxPHFitter) -> Metric:
+    """The hazard ratio of one more unit of ``covariate`` in a fitted Cox model, with its Wald interval."""
+    low, high = np.exp(fitted.confidence_intervals_.loc[covariate].to_numpy())
+    return metric(float(np.exp(fitted.params_[covariate])), (float(low), float(high)))

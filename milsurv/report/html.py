@@ -27,10 +27,10 @@ def write_report(folder: Path, config: RunConfig, views: Sequence[SlideView | Mi
     results = RunResults.read(folder)
     groups = results.metrics["pooled"][0]["risk_groups"]
     unit, endpoint = results.cohort["time_unit"], results.cohort["endpoint"]
-    mark, said = (mark_optimistic, "Optimistic. ") if results.optimistic else (_unmarked, "")
-    survival = mark(kaplan_meier(groups, unit, endpoint))
+    said = "Optimistic. " if results.optimistic else ""
+    survival = _marked(kaplan_meier(groups, unit, endpoint), results)
     write_text(folder / "figures" / "kaplan_meier.svg", svg_file(survival, "kaplan-meier"))
-    training = mark(training_curves(results.history, results.folds))
+    training = _marked(training_curves(results.history, results.folds), results)
     write_text(folder / "figures" / "training.svg", svg_file(training, "training"))
     shown = [view for view in views if isinstance(view, SlideView)]
     page = _template("template.html").render(
@@ -48,7 +48,7 @@ def write_report(folder: Path, config: RunConfig, views: Sequence[SlideView | Mi
         groups=groups,
         training=[
             svg_inline(
-                mark(training_curves(results.history, [fold])),
+                _marked(training_curves(results.history, [fold]), results),
                 f"training-{fold}",
                 said + wording.describe_training(results.history, fold),
             )
@@ -65,8 +65,9 @@ def write_report(folder: Path, config: RunConfig, views: Sequence[SlideView | Mi
     return path
 
 
-def _unmarked(figure: Figure) -> Figure:
-    return figure
+def _marked(figure: Figure, results: RunResults) -> Figure:
+    """The figure, which says so itself when its numbers are optimistic."""
+    return mark_optimistic(figure) if results.optimistic else figure
 
 
 def _tables(results: RunResults) -> dict[str, list[tables.Table]]:

@@ -14,7 +14,7 @@ import torch
 
 from milsurv.config_training import Executor
 from milsurv.errors import size
-from milsurv.executors.devices import device_memory, host_memory
+from milsurv.executors.devices import device_memory, host_memory, workers_on_device
 from milsurv.features.bag import Bag
 from milsurv.features.store import read_bag
 
@@ -33,9 +33,7 @@ class CachePlan:
     bytes: int
 
 
-def plan_cache(
-    files: Iterable[Path], settings: Executor, device: str, workers_on_device: int, workers: int
-) -> tuple[CachePlan, str]:
+def plan_cache(files: Iterable[Path], settings: Executor, device: str, workers: int) -> tuple[CachePlan, str]:
     """The plan for a worker that reads all of ``files``, and what there is to say of it.
 
     Workers of one GPU share its memory, all workers share the host's.
@@ -47,7 +45,7 @@ def plan_cache(
     plan = CachePlan("host", _share(bound, host_memory(), workers))
     where = "in memory"
     if device != "cpu" and settings.cache != "host":
-        most = _share(bound, device_memory(device), workers_on_device)
+        most = _share(bound, device_memory(device), workers_on_device(workers, device))
         if needed <= most or settings.cache == "device":
             plan, where = CachePlan("device", most), "on the GPU"
     each = f" by each of {workers} workers" if workers > 1 else ""

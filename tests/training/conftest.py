@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,32 @@ import numpy as np
 import pytest
 
 from milsurv.config import RunConfig
+from milsurv.executors.base import Event
 from milsurv.features.store import ScaleFeatures, write_features
 from milsurv.loading import load_config
 from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase
 from milsurv.training.job import FoldJob
+
+
+class StoppedError(Exception):
+    """In place of a kill."""
+
+
+class Watch:
+    """Hears a training's events, counts them or those of one kind, and stops it after ``most``."""
+
+    def __init__(self, most: float = math.inf, kind: str | None = None):
+        self.most = most
+        self.kind = kind
+        self.seen = 0
+
+    def __call__(self, event: Event) -> None:
+        if self.kind in (None, event["event"]):
+            self.seen += 1
+            if self.seen > self.most:
+                raise StoppedError
+
 
 MakeJob = Callable[..., FoldJob]
 DIM = 6

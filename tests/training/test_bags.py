@@ -82,12 +82,12 @@ def test_a_damaged_file_that_was_read_ahead_is_named(files: list[Path]) -> None:
 
 def test_the_plan_says_where_bags_are_kept(files: list[Path]) -> None:
     needed = sum(file.stat().st_size for file in files)
-    plan, told = plan_cache(files, Executor(), "cpu", workers_on_device=4, workers=4)
+    plan, told = plan_cache(files, Executor(), "cpu", workers=4)
     assert plan == CachePlan("host", int(host_memory() / 8))
     assert told.endswith("read once and kept in memory by each of 4 workers")
-    plan, told = plan_cache(files, Executor(cache_gb=needed / 2e9), "cpu", 1, 1)
+    plan, told = plan_cache(files, Executor(cache_gb=needed / 2e9), "cpu", 1)
     assert plan == CachePlan("host", needed // 2)
     assert "are kept in memory and the rest is read ahead" in told
-    plan, told = plan_cache(files, Executor(cache="none"), "cpu", 1, 1)
+    plan, told = plan_cache(files, Executor(cache="none"), "cpu", 1)
     assert plan == CachePlan("none", 0)
     assert told.endswith("read ahead from disk in each epoch")

@@ -27,7 +27,7 @@ from milsurv.training.job import HISTORY, MODEL, PREDICTIONS, STATE, FoldJob
 from milsurv.training.loop import FoldTraining, train_fold
 from milsurv.training.model import load_model, load_tensors
 from milsurv.training.results import write_results
-from tests.training.conftest import MakeJob
+from tests.training.conftest import MakeJob, StoppedError, Watch
 
 LEFT_BEHIND = (MODEL, HISTORY, PREDICTIONS)
 
@@ -67,10 +67,6 @@ def test_same_seed_same_bytes_and_another_seed_others(make_job: MakeJob) -> None
     assert _train(replace(make_job("other"), seed=8))[MODEL] != first[MODEL]
 
 
-class _KilledError(Exception):
-    pass
-
-
 @pytest.mark.parametrize("loss", ["nll", "cox"])
 def test_a_stopped_fold_ends_with_the_bytes_of_an_undisturbed_one(make_job: MakeJob, loss: str) -> None:
     overrides = {"loss.name": loss, "training.epochs": 6}
@@ -78,16 +74,8 @@ def test_a_stopped_fold_ends_with_the_bytes_of_an_undisturbed_one(make_job: Make
     job = make_job("stopped", **overrides)
     rng = random.Random(4)
     for _ in range(5):
-        reports = rng.randrange(8, 60)
-
-        def stop_after(_event: Event) -> None:
-            nonlocal reports
-            reports -= 1
-            if reports < 0:
-                raise _KilledError
-
-        with pytest.raises(_KilledError):
-            train_fold(stop_after, job)
+        with pytest.raises(StoppedError):
+            train_fold(Watch(rng.randrange(8, 60)), job)
         assert not job.finished
     assert (job.folder / STATE).exists()
     assert _train(job) == undisturbed

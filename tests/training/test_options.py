@@ -12,12 +12,11 @@ import torch
 
 from milsurv import Bag
 from milsurv.errors import ConfigError, MilsurvError
-from milsurv.executors.base import Event
 from milsurv.training.data import TrainingCase, one_bag
 from milsurv.training.job import HISTORY, MODEL, PREDICTIONS, STATE, FoldJob
 from milsurv.training.loop import FoldTraining, train_fold
 from milsurv.training.model import load_tensors
-from tests.training.conftest import MakeJob
+from tests.training.conftest import MakeJob, StoppedError, Watch
 
 
 def _gradient(training: FoldTraining, batch: Sequence[TrainingCase]) -> torch.Tensor:
@@ -112,28 +111,14 @@ def test_narrow_types_come_near_the_gradient_of_the_wide_one(
     assert not torch.equal(found, expected)
 
 
-class _KilledError(Exception):
-    pass
-
-
 def _bags_of(job: FoldJob, stops: Sequence[int] = ()) -> int:
     """Train, stopping after so many bags each time; how many bags were seen in the last go."""
-    seen = 0
-
-    def count(event: Event, stop: float = float("inf")) -> None:
-        nonlocal seen
-        if event["event"] == "bag":
-            seen += 1
-            if seen > stop:
-                raise _KilledError
-
     for stop in stops:
-        seen = 0
-        with pytest.raises(_KilledError):
-            train_fold(lambda event, stop=stop: count(event, stop), job)  # type: ignore[misc]
-    seen = 0
-    train_fold(count, job)
-    return seen
+        with pytest.raises(StoppedError):
+            train_fold(Watch(stop, "bag"), job)
+    last = Watch(kind="bag")
+    train_fold(last, job)
+    return last.seen
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])

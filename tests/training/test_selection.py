@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from milsurv.errors import ConfigError
-from milsurv.executors.base import Event
 from milsurv.features.store import read_bag
 from milsurv.plugin.registry import get_registry
 from milsurv.training.data import follow_up
@@ -19,7 +18,7 @@ from milsurv.training.job import HISTORY, MODEL, OPTIMISTIC, PREDICTIONS, TRAINI
 from milsurv.training.loop import train_fold
 from milsurv.training.model import load_model, load_tensors
 from milsurv.training.results import read_predictions
-from tests.training.conftest import MakeJob
+from tests.training.conftest import MakeJob, StoppedError, Watch
 
 SETTINGS = {"training.epochs": 10, "training.learning_rate": 0.05, "aggregator.name": "abmil"}
 
@@ -108,31 +107,14 @@ def test_a_refit_trains_all_training_cases_for_the_chosen_number_of_epochs(make_
     assert set(risks["role"]) == {"train"}
 
 
-class _KilledError(Exception):
-    pass
-
-
 def test_a_refit_that_was_stopped_goes_on(make_job: MakeJob) -> None:
     settings = {**SETTINGS, "training.refit": True}
     undisturbed, job = make_job("undisturbed", **settings), make_job("stopped", **settings)
-    bags = 0
-
-    def count(_event: Event) -> None:
-        nonlocal bags
-        bags += 1
-
-    train_fold(count, undisturbed)
-    for stop in (bags // 3, bags // 2):
-        left = stop
-
-        def stop_after(_event: Event) -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise _KilledError
-
-        with pytest.raises(_KilledError):
-            train_fold(stop_after, job)
+    whole = Watch()
+    train_fold(whole, undisturbed)
+    for stop in (whole.seen // 3, whole.seen // 2):
+        with pytest.raises(StoppedError):
+            train_fold(Watch(stop), job)
     _train(job)
     for name in (MODEL, PREDICTIONS, HISTORY):
         assert (job.folder / name).read_bytes() == (undisturbed.folder / name).read_bytes()

@@ -13,6 +13,7 @@ from milsurv.cohort.ids import some
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.compare import compare
 from milsurv.evaluation.ensemble import ensemble
+from milsurv.run_folder import find_run
 from milsurv.training.job import PREDICTIONS
 from milsurv.training.results import read_predictions
 
@@ -37,23 +38,6 @@ def compare_runs(paths: Sequence[Path], bootstraps: int, seed: int) -> dict[str,
         run["selection"] = cohort["selection"]
         run["folder"] = str(folder)
     return found
-
-
-def find_run(path: Path) -> Path:
-    """The folder of a finished run: ``path`` itself, or the one run in it. Raises MilsurvError when there is none."""
-    if (path / PREDICTIONS).is_file():
-        return path
-    if not path.is_dir():
-        raise MilsurvError(f"{path}: there is no such folder; name that of a run, WORKSPACE/runs/NAME")
-    inside = sorted(folder.parent for folder in path.glob(f"*/{PREDICTIONS}"))
-    if len(inside) == 1:
-        return inside[0]
-    if inside:
-        listed = ", ".join(folder.name for folder in inside)
-        raise MilsurvError(f"{path}: several runs are finished here; name one of {listed}")
-    raise MilsurvError(
-        f"{path}: no finished run is here (no {PREDICTIONS}); run its milsurv command again to finish it"
-    )
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

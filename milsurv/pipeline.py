@@ -36,7 +36,7 @@ from milsurv.plugin.registry import Registry
 from milsurv.progress import RunProgress, Stage
 from milsurv.report.html import write_report
 from milsurv.report.views import make_views
-from milsurv.run_folder import FeatureSettings, RunContent, RunFolder
+from milsurv.run_folder import METRICS, FeatureSettings, RunContent, RunFolder
 from milsurv.training.bags import CachePlan, plan_cache, shared_cache
 from milsurv.training.data import TrainingCase
 from milsurv.training.job import OPTIMISTIC, PREDICTIONS, TRAINING_RISKS, FoldJob
@@ -360,7 +360,7 @@ def measure(
             write_text(folder.path / f"{prefix}{PREDICTIONS}", predictions.to_csv(index=False))
     metrics = {"cohort": content.summary, **accounts[""], "optimistic": accounts.get(OPTIMISTIC)}
     if len(finished) == len(jobs):
-        write_json(folder.path / "metrics.json", metrics)
+        write_json(folder.path / METRICS, metrics)
     return metrics
 
 

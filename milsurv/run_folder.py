@@ -18,13 +18,19 @@ from milsurv.artifacts import append_event, fingerprint, write_json, write_text
 from milsurv.cohort.cases import Cohort, SlideRef, Split
 from milsurv.cohort.splits import write_splits
 from milsurv.config import RunConfig
+from milsurv.errors import MilsurvError
 from milsurv.executors.base import Event
 from milsurv.executors.devices import choose_device
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings
 from milsurv.features.importing import ImportSettings
 from milsurv.features.tally import EVENTS
 from milsurv.plugin.registry import KINDS, Registry
+from milsurv.training_cases import TrainingCases
 
+FEATURES = "features.json"
+"""All that decides what the run's features hold."""
+METRICS = "metrics.json"
+"""Written last of a run's numbers: a folder that has it is that of a finished run."""
 PACKAGES = (
     "torch",
     "timm",
@@ -154,7 +160,10 @@ class RunFolder:
             if not (path / name).exists():  # of a run that goes on, what began it is told
                 write_json(path / name, describe(content))
         write_json(path / "cohort.json", content.summary)
+        write_json(path / FEATURES, content.settings.content)
         write_splits(content.splits, path / "splits.csv")
+        made_from = {slide_id: outcome.made_from for slide_id, outcome in content.outcomes.items()}
+        TrainingCases.of(content.usable, made_from, content.splits).write(path)
         write_text(path / "slides.csv", content.slides().to_csv(index=False))
         return cls(path)
 
@@ -165,6 +174,23 @@ class RunFolder:
     def log(self, event: Event) -> None:
         """Add a line to ``events.jsonl``."""
         append_event(self.path / EVENTS, event)
+
+
+def find_run(path: Path) -> Path:
+    """The folder of a finished run: ``path`` itself, or the one run in it. Raises MilsurvError when there is none."""
+    if (path / METRICS).is_file():
+        return path
+    if not path.is_dir():
+        raise MilsurvError(f"{path}: there is no such folder; name that of a run, WORKSPACE/runs/NAME")
+    inside = sorted(folder.parent for folder in path.glob(f"*/{METRICS}"))
+    if len(inside) == 1:
+        return inside[0]
+    if inside:
+        listed = ", ".join(folder.name for folder in inside)
+        raise MilsurvError(f"{path}: several runs are finished here; name one of {listed}")
+    raise MilsurvError(
+        f"{path}: no finished run is here (no {METRICS}); run its milsurv command again to finish it"
+    )
 
 
 def kinds(config: RunConfig) -> tuple[str, ...]:

@@ -37,6 +37,13 @@ FRONT = {
     "run_folder",
     "scaffold",
     "testing",
+    "trained",
+    "training_cases",
+    "prediction",
+    "external",
+    "exporting",
+    "heatmap",
+    "finished_run",
     "__init__",
     "__main__",
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from milsurv.comparison import compare_runs, find_run
+from milsurv.comparison import compare_runs
 from milsurv.errors import MilsurvError
 from tests.command import run_milsurv
 from tests.report.make_run import make_config, make_follow_up, make_run
@@ -19,19 +19,6 @@ def make(tmp_path: Path, name: str, fingerprint: str = "abc", cases: int = 60, *
     folder = tmp_path / "runs" / name / fingerprint
     make_run(folder, make_config(tmp_path, name=name, **config), make_follow_up(cases, 3))
     return folder
-
-
-def test_runs_are_found_by_their_own_folder_or_the_one_above(tmp_path: Path) -> None:
-    folder = make(tmp_path, "one")
-    assert find_run(folder) == find_run(folder.parent) == folder
-    make(tmp_path, "one", "def")
-    with pytest.raises(MilsurvError, match="several runs are finished here; name one of abc, def"):
-        find_run(folder.parent)
-    with pytest.raises(MilsurvError, match="there is no such folder"):
-        find_run(tmp_path / "nowhere")
-    (folder / "predictions.csv").unlink()
-    with pytest.raises(MilsurvError, match=r"no finished run is here .* again to finish it"):
-        find_run(folder)
 
 
 def test_other_cases_folds_or_follow_up_are_told(tmp_path: Path) -> None:

@@ -1,0 +1,113 @@
+"""Whom a run's models learned from, kept beside them without anybody's id, so that no model judges a case it knows."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from milsurv.artifacts import fingerprint, write_text
+from milsurv.cohort.cases import Cohort, Split
+from milsurv.evaluation.strata import TrainingFollowUp
+
+SLIDES = "training_slides.csv"
+FOLLOW_UP = "training_follow_up.csv"
+_ENDS = re.compile(r"(?<=[A-Za-z0-9])(?=[^A-Za-z0-9])")
+
+
+@dataclass(frozen=True)
+class Acquaintance:
+    """Which folds' models may judge a slide."""
+
+    unseen_by: tuple[int, ...]
+    """The folds that did not learn from its case."""
+    reason: str | None = None
+    """How the slide is known; None when it is not, and every fold may judge it."""
+
+
+@dataclass(frozen=True)
+class TrainingCases:
+    """The slides that a run trained on, and how long their cases were followed."""
+
+    slides: pd.DataFrame
+    """A row per slide: digests of its ``case`` and ``slide`` ids, what stands for its ``content``, and ``unseen_by``,
+    the folds whose models learned nothing from its case."""
+    follow_up: TrainingFollowUp
+    """Of all cases, in no order that tells who is who."""
+
+    @classmethod
+    def of(cls, cohort: Cohort, made_from: Mapping[str, Any], splits: Sequence[Split]) -> TrainingCases:
+        """``made_from``: slide id -> what tells the files that its features were made from."""
+        learned = {split.fold: {*split.train, *split.validation} for split in splits}
+        rows = []
+        for case in cohort.cases:
+            unseen = " ".join(str(fold) for fold, cases in learned.items() if case.case_id not in cases)
+            rows += [
+                {
+                    "case": digest(case.case_id),
+                    "slide": digest(slide.slide_id),
+                    "content": content_of(made_from[slide.slide_id]),
+                    "unseen_by": unseen,
+                }
+                for slide in case.slides
+            ]
+        follow_up = sorted((case.time, case.event) for case in cohort.cases)
+        return cls(
+            pd.DataFrame(rows).sort_values("slide", ignore_index=True),
+            TrainingFollowUp(np.array([t for t, _ in follow_up]), np.array([e for _, e in follow_up])),
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> TrainingCases:
+        """What :meth:`write` left in ``folder``."""
+        follow_up = pd.read_csv(folder / FOLLOW_UP, float_precision="round_trip")
+        return cls(
+            pd.read_csv(folder / SLIDES, dtype=str, keep_default_na=False),
+            TrainingFollowUp(follow_up["time"].to_numpy(), follow_up["event"].to_numpy()),
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write both tables into ``folder``."""
+        write_text(folder / SLIDES, self.slides.to_csv(index=False))
+        table = pd.DataFrame({"time": self.follow_up.time, "event": self.follow_up.event})
+        write_text(folder / FOLLOW_UP, table.to_csv(index=False))
+
+    def acquaintance(
+        self, slide_id: str, made_from: Any, case_id: str | None, folds: Sequence[int]
+    ) -> Acquaintance:
+        """Which of ``folds`` may judge a slide.
+
+        It is known when its file, its id or its case's id is. Without a case's id the slide id is looked at: a case
+        whose id it begins with, up to a sign that is no letter or digit, is taken for the slide's case.
+        """
+        begins = (
+            [slide_id[: end.start()] for end in _ENDS.finditer(slide_id)] if case_id is None else [case_id]
+        )
+        known = {
+            "the same file trained this model": self.slides["content"] == content_of(made_from),
+            "a slide of this id trained this model": self.slides["slide"] == digest(slide_id),
+            "its case trained this model": self.slides["case"].isin([digest(name) for name in begins]),
+        }
+        for reason, rows in known.items():
+            if rows.any():
+                case = self.slides.loc[rows, "case"]
+                unseen = self.slides.loc[self.slides["case"].isin(case), "unseen_by"]
+                allowed = set.intersection(*(set(map(int, text.split())) for text in unseen))
+                return Acquaintance(tuple(fold for fold in folds if fold in allowed), reason)
+        return Acquaintance(tuple(folds))
+
+
+def digest(identifier: str) -> str:
+    """16 hexadecimal digits that stand for an id, by which it can be recognised but not read."""
+    return hashlib.sha256(identifier.encode()).hexdigest()[:16]
+
+
+def content_of(made_from: Any) -> str:
+    """What stands for the content of a slide's files: their quick hash, not the source of its tissue."""
+    return fingerprint(made_from[0] if isinstance(made_from, list) else made_from)

@@ -9,20 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from milsurv.artifacts import fingerprint, write_json, write_text
+from milsurv.artifacts import fingerprint, write_text
 from milsurv.claims import remove_abandoned
-from milsurv.cohort.cases import Case, Cohort, SlideRef, Split
+from milsurv.cohort.cases import Cohort, SlideRef, Split
 from milsurv.cohort.splits import make_splits
 from milsurv.cohort.synthetic import GENERATOR_VERSION, draw, plan_cohort, slide_path
 from milsurv.cohort.table import read_cohort
 from milsurv.config import Evaluation, RunConfig, SyntheticCohort, TableCohort
 from milsurv.errors import CohortError, MilsurvError
-from milsurv.evaluation.clinical import ClinicalData, attribute_table, variables
-from milsurv.evaluation.evaluate import evaluate
-from milsurv.evaluation.strata import TrainingFollowUp
+from milsurv.evaluation.clinical import attribute_table, variables
 from milsurv.evaluation.subgroups import attributes_of, subgroups
 from milsurv.evaluation.times import EvaluationTimes, evaluation_times
 from milsurv.executors.base import IN_OTHER_HANDS, Event, Executor, Unit
@@ -31,15 +28,16 @@ from milsurv.executors.local import LocalExecutor
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings
 from milsurv.features.importing import ImportSettings, require_equal_dims
 from milsurv.features.tally import EVENTS, Tally
+from milsurv.measuring import measure
 from milsurv.plugin.lifecycle import HookFailure, LifeCycle
 from milsurv.plugin.registry import Registry
 from milsurv.progress import RunProgress, Stage
 from milsurv.report.html import write_report
 from milsurv.report.views import make_views
-from milsurv.run_folder import METRICS, FeatureSettings, RunContent, RunFolder
+from milsurv.run_folder import FeatureSettings, RunContent, RunFolder
 from milsurv.training.bags import CachePlan, plan_cache, shared_cache
 from milsurv.training.data import TrainingCase
-from milsurv.training.job import OPTIMISTIC, PREDICTIONS, TRAINING_RISKS, FoldJob
+from milsurv.training.job import PREDICTIONS, FoldJob
 from milsurv.training.loop import train_fold
 from milsurv.training.results import read_predictions
 
@@ -73,7 +71,8 @@ def run(
     with LocalExecutor(workers, config.executor.threads, visible_gpus(device)) as executor:
         settings = feature_settings(config, registry)
         cohort = prepare_cohort(config, settings, executor, progress)
-        outcomes = extract_features(cohort, settings, registry, executor, progress, device)
+        slides = [slide for case in cohort.cases for slide in case.slides]
+        outcomes = extract_features(slides, settings, registry, executor, progress, device)
         usable = usable_cases(cohort, outcomes)
         require_columns(usable, config.evaluation)
         splits, warnings = split_cases(usable, config, progress, only_fold)
@@ -147,7 +146,7 @@ def _make_synthetic(
 
 
 def extract_features(
-    cohort: Cohort,
+    slides: Sequence[SlideRef],
     settings: FeatureSettings,
     registry: Registry,
     executor: Executor,
@@ -157,7 +156,7 @@ def extract_features(
     """Slide id -> what became of it; slides whose feature files are whole are not read again."""
     outcomes: dict[str, ExtractedSlide] = {}
     todo: list[SlideRef] = []
-    for slide in (slide for case in cohort.cases for slide in case.slides):
+    for slide in slides:
         if slide.path is None:
             outcomes[slide.slide_id] = ExtractedSlide(slide.slide_id, {}, reason=slide.reason)
         elif done := settings.done_before(slide):
@@ -333,51 +332,6 @@ def train(
     with progress.stage("training folds", total, "cases") as stage:
         executor.run(units, on_event)
     shared_cache.cache_clear()
-
-
-def measure(
-    jobs: Sequence[FoldJob], content: RunContent, times: EvaluationTimes, folder: RunFolder
-) -> dict[str, Any]:
-    """Metrics of the folds that are finished; all of them also give the run's ``predictions.csv``."""
-    finished = [job for job in jobs if job.finished]
-    true_risk = {case.case_id: case.true_risk for case in content.usable.cases if case.true_risk is not None}
-    follow_up = {case.case_id: case for case in content.usable.cases}
-    training = {split.fold: _training_follow_up(split, follow_up) for split in content.splits}
-    settings = content.config.evaluation
-    groups = subgroups(attributes_of(content.usable), settings.subgroups)
-    clinical = _clinical_data(content, finished) if settings.clinical else None
-    accounts = {}
-    for prefix in ("", OPTIMISTIC) if content.config.training.selection == "both" else ("",):
-        predictions = pd.concat(
-            [read_predictions(job.folder / f"{prefix}{PREDICTIONS}") for job in finished], ignore_index=True
-        )
-        if true_risk:
-            predictions.insert(7, "true_risk", predictions["case_id"].map(true_risk))
-        accounts[prefix] = evaluate(
-            predictions, training, times, settings, groups, None if prefix else clinical
-        )
-        if len(finished) == len(jobs):
-            write_text(folder.path / f"{prefix}{PREDICTIONS}", predictions.to_csv(index=False))
-    metrics = {"cohort": content.summary, **accounts[""], "optimistic": accounts.get(OPTIMISTIC)}
-    if len(finished) == len(jobs):
-        write_json(folder.path / METRICS, metrics)
-    return metrics
-
-
-def _clinical_data(content: RunContent, finished: Sequence[FoldJob]) -> ClinicalData:
-    risks = {
-        (job.seed, job.fold): read_predictions(job.folder / TRAINING_RISKS)
-        for job in finished
-        if (job.folder / TRAINING_RISKS).is_file()
-    }
-    return ClinicalData.of(content.usable, content.splits, content.config.evaluation.clinical, risks)
-
-
-def _training_follow_up(split: Split, cases: dict[str, Case]) -> TrainingFollowUp:
-    training = [cases[case_id] for case_id in split.train + split.validation]
-    return TrainingFollowUp(
-        np.array([case.time for case in training]), np.array([case.event for case in training])
-    )
 
 
 def finish(content: RunContent, folder: RunFolder, metrics: dict[str, Any], life_cycle: LifeCycle) -> Path:

@@ -30,6 +30,14 @@ class Acquaintance:
     reason: str | None = None
     """How the slide is known; None when it is not, and every fold may judge it."""
 
+    @property
+    def in_words(self) -> str:
+        """How the slide is known, and who judges it, for a note."""
+        if not self.unseen_by:
+            return f"{self.reason}, in every fold: no model can judge it honestly"
+        folds = ", ".join(map(str, self.unseen_by))
+        return f"{self.reason}: judged by fold {folds} alone, which did not see it"
+
 
 @dataclass(frozen=True)
 class TrainingCases:

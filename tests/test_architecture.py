@@ -32,6 +32,7 @@ FRONT = {
     "comparison",
     "interop",
     "loading",
+    "measuring",
     "pipeline",
     "progress",
     "run_folder",

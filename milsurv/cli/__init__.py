@@ -51,6 +51,19 @@ PluginOption = Annotated[
 WorkspaceOption = Annotated[
     Path | None, typer.Option(help="Where features and runs are kept (default: ./milsurv-workspace).")
 ]
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", help="Folder of a finished run, WORKSPACE/runs/NAME[/FINGERPRINT], or of an export."
+    ),
+]
+ModelSetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Say where something is here: --set backbone.weights=FILE."
+    ),
+]
 PluginKind = Literal["aggregator", "backbone", "loss"]
 """What ``new-plugin`` writes packages for."""
 BACKBONE_FACTS = ("dim", "licence", "gated")
@@ -80,7 +93,7 @@ def run(
     config: ConfigArgument,
     overrides: SetOption = None,
     workspace: WorkspaceOption = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.")] = None,
+    device: DeviceOption = None,
     fold: Annotated[int | None, typer.Option(metavar="K", help="Train this fold alone.")] = None,
     plugin: PluginOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors alone.")] = False,
@@ -155,6 +168,32 @@ def compare(
     from milsurv.cli.compare import compare_command
 
     raise typer.Exit(compare_command(runs, bootstraps, seed, as_json, figure))
+
+
+@app.command()
+def predict(
+    run: ModelArgument,
+    slides: Annotated[
+        list[Path], typer.Argument(metavar="SLIDE...", help="Slide files, or folders of slides.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write the table, a CSV.")
+    ] = None,
+    overrides: ModelSetOption = None,
+    workspace: WorkspaceOption = None,
+    device: DeviceOption = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Judge slides by a trained model: risk and its spread over folds, median survival, survival at the run's times.
+
+    Tissue, patches and backbone are training's; folds that learned from a slide's case do not judge it. Exit status 1
+    when a slide has no prediction.
+    """
+    from milsurv.cli.predict import predict_command
+
+    raise typer.Exit(
+        predict_command(run, slides, _overrides(overrides, workspace, device), plugin or [], output)
+    )
 
 
 @app.command("list-plugins")

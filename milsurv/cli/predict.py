@@ -1,0 +1,69 @@
+"""``milsurv predict``: a trained model's opinion of new slides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from milsurv.artifacts import write_text
+from milsurv.prediction import predict_slides
+from milsurv.progress import RunProgress
+from milsurv.report.wording import DASH, time
+from milsurv.trained import TrainedModel, load_trained
+
+
+def predict_command(
+    run: Path, slides: Sequence[Path], overrides: Sequence[str], plugins: Sequence[Path], output: Path | None
+) -> int:
+    """Exit status: 0; 1 when a slide has no prediction."""
+    progress = RunProgress()
+    trained = load_trained(run, overrides, plugins)
+    predictions = predict_slides(trained, slides, progress)
+    rows = [prediction.row for prediction in predictions]
+    _print(trained, rows)
+    for prediction in predictions:
+        if prediction.features is not None and prediction.row["note"]:
+            progress.warn(f"slide {prediction.slide.slide_id}: {prediction.row['note']}")
+    if trained.cohort["synthetic"]:
+        progress.say("The model was trained on a synthetic cohort: the numbers say nothing about patients.")
+    if output is not None:
+        write_text(output, pd.DataFrame(rows).to_csv(index=False))
+        progress.say(f"Predictions: {output}")
+    return int(any(row["models"] == 0 for row in rows))
+
+
+def _print(trained: TrainedModel, rows: Sequence[dict[str, Any]]) -> None:
+    unit, endpoint = trained.cohort["time_unit"], trained.cohort["endpoint"]
+    last = float(trained.training_cases.follow_up.time.max())
+    shown = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    shown.add_column("slide", overflow="fold")
+    beyond = [f"beyond {time(t)}" for t in trained.times]
+    for heading in ("risk", "over models", "group", "median", *beyond):
+        shown.add_column(heading)
+    for row in rows:
+        shown.add_row(escape(row["slide_id"]), *_cells(row, last))
+    console = Console()
+    console.print(
+        f"Risk in deviations from the median of training's cases; {endpoint} in {unit}", highlight=False
+    )
+    console.print(shown)
+
+
+def _cells(row: dict[str, Any], last: float) -> list[str]:
+    survival = [value for name, value in row.items() if name.startswith("survival_at_")]
+    if not row["models"]:
+        return [DASH] * (4 + len(survival))
+    median = row["median_survival"]
+    return [
+        f"{row['risk']:.2f}",
+        f"{row['risk_lowest']:.2f} to {row['risk_highest']:.2f}" if row["models"] > 1 else "1 model",
+        "high" if row["high_risk"] else "low",
+        f"> {time(last)}" if pd.isna(median) else time(median),
+        *(f"{value:.2f}" for value in survival),
+    ]

@@ -96,7 +96,7 @@ def predict_slides(
             for name, folds in allowed.items()
             if folds
         ]
-        table = predict_cases(trained, cases, allowed, executor, progress)
+        table = predict_cases(trained, cases, allowed, trained.times, executor, progress)
     found = dict(zip(table.pop("case_id"), records(table), strict=True))
     empty = {**dict.fromkeys(table.columns), "models": 0}
     return [
@@ -146,6 +146,7 @@ def predict_cases(
     trained: TrainedModel,
     cases: Sequence[TrainingCase],
     allowed: Mapping[str, Sequence[int]],
+    times: Sequence[float],
     executor: Executor,
     progress: RunProgress,
 ) -> pd.DataFrame:
@@ -154,11 +155,11 @@ def predict_cases(
     Columns: ``case_id``; ``models``, their number; ``risk``, the mean of their standardised risks (above 0: higher
     than half of the training cases'), with ``risk_sd``, ``risk_lowest`` and ``risk_highest`` over them; ``high_risk``,
     1 or 0; ``median_survival``, where the mean of their survival falls to one half, in the cohort's unit, NaN when it
-    does not within the longest follow-up in training; ``survival_at_T`` for each evaluation time of the run.
+    does not within the longest follow-up in training; ``survival_at_T`` for each of ``times``.
     """
     config, device = trained.config, choose_device(trained.config.device)
     curve = np.linspace(0, float(trained.training_cases.follow_up.time.max()), CURVE_POINTS + 1)
-    times = (*trained.times, *curve.tolist())
+    everywhen = (*times, *curve.tolist())
     asked = {
         model: tuple(case for case in cases if model.fold in allowed[case.case_id])
         for model in trained.models
@@ -173,7 +174,7 @@ def predict_cases(
                 "config": config,
                 "model": model,
                 "cases": mine,
-                "times": times,
+                "times": everywhen,
                 "device": device,
                 "cache": plan,
             },
@@ -185,8 +186,8 @@ def predict_cases(
         judgements: list[Judgement] = executor.run(units, partial(_count, stage))
     shared_cache.cache_clear()
     return pd.DataFrame(
-        [_together(case.case_id, judgements, trained.times, curve) for case in cases],
-        columns=["case_id", *_COLUMNS, *map(survival_column, trained.times)],
+        [_together(case.case_id, judgements, times, curve) for case in cases],
+        columns=["case_id", *_COLUMNS, *map(survival_column, times)],
     )
 
 

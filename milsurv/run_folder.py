@@ -15,7 +15,7 @@ import yaml
 
 from milsurv._version import __version__
 from milsurv.artifacts import append_event, fingerprint, write_json, write_text
-from milsurv.cohort.cases import Cohort, SlideRef, Split
+from milsurv.cohort.cases import Case, Cohort, SlideRef, Split
 from milsurv.cohort.splits import write_splits
 from milsurv.config import RunConfig
 from milsurv.errors import MilsurvError
@@ -60,8 +60,11 @@ class RunContent:
     usable: Cohort
     """The cohort with the cases and slides that have features, by id."""
     outcomes: dict[str, ExtractedSlide]
-    splits: tuple[Split, ...]
-    split_warnings: tuple[str, ...] = ()
+    splits: tuple[Split, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What was odd about the splits, or about cases that training knows."""
+    judged_by: str | None = None
+    """Of an external validation, the model whose training had other cases."""
 
     def fingerprint(self, times: Sequence[float]) -> str:
         """Stands for every setting and every input that changes what the run computes, and for nothing else."""
@@ -95,6 +98,7 @@ class RunContent:
         usable = {case.case_id for case in self.usable.cases}
         left_out = [case for case in self.cohort.cases if case.case_id not in usable]
         return {
+            "external": self.judged_by,
             "cases": len(self.usable.cases),
             "events": sum(case.event for case in self.usable.cases),
             "time_unit": self.cohort.time_unit,
@@ -102,9 +106,9 @@ class RunContent:
             "synthetic": self.cohort.synthetic,
             "slides": sum(len(case.slides) for case in self.usable.cases),
             "slides_left_out": sum(outcome.reason is not None for outcome in self.outcomes.values()),
-            "cases_left_out": [f"case {case.case_id}: no usable slide" for case in left_out],
+            "cases_left_out": [f"case {case.case_id}: {self._why(case)}" for case in left_out],
             "dropped": list(self.cohort.dropped),
-            "warnings": [*self.cohort.warnings, *self.split_warnings],
+            "warnings": [*self.cohort.warnings, *self.warnings],
             "selection": self.config.training.selection,
             "select_by": self.config.training.select_by,
             "group_by": self.config.splits.group_by,
@@ -113,6 +117,10 @@ class RunContent:
             "imported": self.settings.source.name if isinstance(self.settings, ImportSettings) else None,
             "precision": None if isinstance(self.settings, ImportSettings) else self.settings.precision,
         }
+
+    def _why(self, case: Case) -> str:
+        has_features = any(self.outcomes[slide.slide_id].reason is None for slide in case.slides)
+        return "every fold of the model learned from it" if has_features else "no usable slide"
 
     def slides(self) -> pd.DataFrame:
         """A row for each slide of the cohort, used or left out."""
@@ -154,17 +162,10 @@ class RunFolder:
         """Make the folder, or find it, and write what says what is run."""
         config = content.config
         path = config.workspace / "runs" / config.name / content.fingerprint(times)
-        settings = config.model_dump(mode="json", by_alias=True)
-        write_text(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-        for name, describe in (("plugins.json", _plugins), ("environment.json", _environment)):
-            if not (path / name).exists():  # of a run that goes on, what began it is told
-                write_json(path / name, describe(content))
-        write_json(path / "cohort.json", content.summary)
-        write_json(path / FEATURES, content.settings.content)
+        describe(content, path)
         write_splits(content.splits, path / "splits.csv")
         made_from = {slide_id: outcome.made_from for slide_id, outcome in content.outcomes.items()}
         TrainingCases.of(content.usable, made_from, content.splits).write(path)
-        write_text(path / "slides.csv", content.slides().to_csv(index=False))
         return cls(path)
 
     def of_fold(self, seed: int, fold: int) -> Path:
@@ -174,6 +175,18 @@ class RunFolder:
     def log(self, event: Event) -> None:
         """Add a line to ``events.jsonl``."""
         append_event(self.path / EVENTS, event)
+
+
+def describe(content: RunContent, path: Path) -> None:
+    """Write into ``path`` what says what is run, and on whom."""
+    settings = content.config.model_dump(mode="json", by_alias=True)
+    write_text(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    for name, tell in (("plugins.json", _plugins), ("environment.json", _environment)):
+        if not (path / name).exists():  # of a run that goes on, what began it is told
+            write_json(path / name, tell(content))
+    write_json(path / "cohort.json", content.summary)
+    write_json(path / FEATURES, content.settings.content)
+    write_text(path / "slides.csv", content.slides().to_csv(index=False))
 
 
 def find_run(path: Path) -> Path:

@@ -45,6 +45,12 @@ class TrainedModel:
     """Training's, with the plugin files and overrides of whoever uses it now."""
     registry: Registry
 
+    @property
+    def name(self) -> str:
+        """The run's name with its fingerprint, or the export's folder."""
+        parts = self.folder.absolute().parts
+        return "/".join(parts[-2:]) if parts[-2] == self.config.name else parts[-1]
+
     @cached_property
     def models(self) -> tuple[FoldModel, ...]:
         """By seed and fold."""

@@ -196,6 +196,48 @@ def predict(
     )
 
 
+@app.command()
+def evaluate(
+    run: ModelArgument,
+    cohort: Annotated[
+        Path, typer.Option("--cohort", metavar="TABLE", help="Follow-up of other cases: CSV, TSV or Parquet.")
+    ],
+    slides: Annotated[
+        Path | None, typer.Option("--slides", metavar="DIR", help="Folder with their slides.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="What differs from training: --set cohort.columns.time=OS_MONTHS, --set evaluation.subgroups=[sex].",
+        ),
+    ] = None,
+    workspace: WorkspaceOption = None,
+    device: DeviceOption = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Validate a trained model on another cohort: nothing is fitted anew, the report is that of a run."""
+    from milsurv.cli.evaluate import evaluate_command
+
+    raise typer.Exit(
+        evaluate_command(run, cohort, slides, _overrides(overrides, workspace, device), plugin or [])
+    )
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="A new folder for the model.")
+    ],
+) -> None:
+    """Write a trained model as a folder to share: weights, settings, and a model card; no patient's id, no path."""
+    from milsurv.cli.export import export_command
+
+    raise typer.Exit(export_command(run, output))
+
+
 @app.command("list-plugins")
 def list_plugins(
     kind: Annotated[

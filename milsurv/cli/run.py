@@ -100,11 +100,11 @@ def _print_result(result: RunResult, progress: RunProgress) -> None:
     optimistic = ", optimistic: the reported cases chose the epoch"
     mark = optimistic if cohort["selection"] == "reported_fold" else ""
     for pooled in metrics["pooled"]:
-        _print_account(f"seed {pooled['seed']}, {_folds(metrics, pooled['seed'])}{mark}", pooled, progress)
+        print_account(f"seed {pooled['seed']}, {_folds(metrics, pooled['seed'])}{mark}", pooled, progress)
     if metrics["ensemble"]:
-        _print_account(f"ensemble of the seeds{mark}", metrics["ensemble"], progress)
+        print_account(f"ensemble of the seeds{mark}", metrics["ensemble"], progress)
     for pooled in metrics["optimistic"]["pooled"] if metrics["optimistic"] else ():
-        _print_account(f"seed {pooled['seed']}{optimistic}", pooled, progress)
+        print_account(f"seed {pooled['seed']}{optimistic}", pooled, progress)
     summary = metrics["summary"]["harrell_c_index"]
     if summary["mean"] is not None:
         spread = "" if summary["standard_deviation"] is None else f", SD {summary['standard_deviation']:.3f}"
@@ -123,7 +123,8 @@ def _print_result(result: RunResult, progress: RunProgress) -> None:
     )
 
 
-def _print_account(title: str, account: dict[str, Any], progress: RunProgress) -> None:
+def print_account(title: str, account: dict[str, Any], progress: RunProgress) -> None:
+    """The main metrics with their intervals, or why there are none."""
     progress.say(f"{title}:")
     for name, metric in TITLES.items():
         progress.say(f"  {metric:<24}{_estimate(account['metrics'][name])}")

@@ -17,7 +17,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 GIGABYTES = 4
 LEAST_C_INDEX = 0.62
-SEEDS = "[1, 2, 3]"
+OTHER_SEEDS = "[2, 3]"
+"""Beside the demo's own, 1."""
 
 pytestmark = pytest.mark.acceptance
 
@@ -57,10 +58,9 @@ def _children(process: int) -> list[int]:
     return [pid for child in map(int, listed) for pid in [child, *_children(child)]]
 
 
-def _metrics(workspace: Path, run: str = "demo") -> dict[str, dict[str, dict[str, float]]]:
+def _c_by_fold(workspace: Path, run: str) -> list[float]:
     (path,) = workspace.glob(f"runs/{run}/*/metrics.json")
-    metrics: dict[str, dict[str, dict[str, float]]] = json.loads(path.read_text())
-    return metrics
+    return [fold["metrics"]["harrell_c_index"]["value"] for fold in json.loads(path.read_text())["folds"]]
 
 
 def test_the_readmes_demo_command_in_a_fresh_clone(clone: Path) -> None:
@@ -81,20 +81,22 @@ def test_the_readmes_demo_command_in_a_fresh_clone(clone: Path) -> None:
     assert re.search(r"true risk.*0\.[78]", output)
     report = Path(output.rpartition("Report: ")[2].strip())
     assert report.is_file()
-    metrics = _metrics(clone / "milsurv-workspace")
-    assert metrics["summary"]["harrell_c_index"]["mean"] > 0.5
+    c_indices = _c_by_fold(clone / "milsurv-workspace", "demo")
+    assert sum(c_indices) / len(c_indices) > 0.5
 
 
 def test_the_demo_learns_over_three_seeds_fixed_beforehand(clone: Path) -> None:
-    """With the features that the README's command left."""
+    """With the features and the first seed's folds that the README's command left."""
     workspace = clone / "milsurv-workspace"
-    options = ["--workspace", str(workspace), "--set", "name=three_seeds", "--set", f"seeds={SEEDS}"]
+    options = ["--workspace", str(workspace), "--set", "name=other_seeds", "--set", f"seeds={OTHER_SEEDS}"]
     command = [sys.executable, "-m", "milsurv", "run", "demo", *options]
     done = subprocess.run(
         command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False
     )
     print(done.stdout)
     assert done.returncode == 0, done.stderr
-    summary = _metrics(workspace, "three_seeds")["summary"]["harrell_c_index"]
-    assert summary["folds"] == 15
-    assert summary["mean"] >= LEAST_C_INDEX
+    c_indices = [c for run in ("demo", "other_seeds") for c in _c_by_fold(workspace, run)]
+    mean = sum(c_indices) / len(c_indices)
+    print(f"Harrell's C over {len(c_indices)} folds: {mean:.4f}")
+    assert len(c_indices) == 15
+    assert mean >= LEAST_C_INDEX

@@ -1,0 +1,173 @@
+"""A trained model as a folder to share: what ``predict`` and ``evaluate`` read, and a card that says what it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from milsurv.config import TableCohort
+from milsurv.errors import MilsurvError, PluginError
+from milsurv.plugin.registry import LOCAL
+from milsurv.report.results import RunResults
+from milsurv.report.wording import headline, limits, magnifications, metric_name, with_interval
+from milsurv.run_folder import FEATURES, METRICS, find_run
+from milsurv.trained import TrainedModel, load_trained
+from milsurv.training.job import MODEL
+from milsurv.training_cases import FOLLOW_UP, SLIDES
+
+COPIED = ("environment.json", FEATURES, FOLLOW_UP, SLIDES)
+CARD = "README.md"
+
+
+def export_model(run: Path, folder: Path) -> Path:
+    """Write the model of a finished run into the new ``folder``, whole or not at all.
+
+    Neither patients' ids nor paths of this machine come with it: ids stand as digests, by which a training case is
+    recognised. Raises MilsurvError when the run is not finished or ``folder`` holds something already.
+    """
+    trained = _load_own(run)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise MilsurvError(f"{folder}: there is something already; name a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        made = Path(temporary) / folder.name
+        made.mkdir()
+        _fill(trained, made)
+        made.replace(folder)
+    return folder
+
+
+def _load_own(run: Path) -> TrainedModel:
+    """The run with the plugin files that it names itself, which are the user's own: nothing of them is exported."""
+    settings = yaml.safe_load((find_run(run) / "config.yaml").read_text(encoding="utf-8"))
+    return load_trained(run, plugin_files=[Path(file) for file in settings.get("plugins", [])])
+
+
+def _fill(trained: TrainedModel, folder: Path) -> None:
+    for name in COPIED:
+        shutil.copyfile(trained.folder / name, folder / name)
+    for model in trained.models:
+        target = folder / f"seed_{model.seed}" / f"fold_{model.fold}" / MODEL
+        target.parent.mkdir(parents=True)
+        shutil.copyfile(model.file, target)
+    settings = _without_paths(trained)
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "utf-8"
+    )
+    plugins = json.loads((trained.folder / "plugins.json").read_text(encoding="utf-8"))
+    for plugin in plugins:
+        if plugin["version"] == LOCAL:
+            plugin["distribution"] = Path(plugin["distribution"]).name
+    metrics = json.loads((trained.folder / METRICS).read_text(encoding="utf-8"))
+    metrics["cohort"] = _without_ids(metrics["cohort"])
+    for name, content in (
+        ("plugins.json", plugins),
+        ("cohort.json", _without_ids(trained.cohort)),
+        (METRICS, metrics),
+    ):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / CARD).write_text(model_card(trained, RunResults.read(trained.folder)), encoding="utf-8")
+
+
+def _without_paths(trained: TrainedModel) -> dict[str, Any]:
+    """The configuration as it can be read elsewhere: of files and folders the names, of the workspace nothing."""
+    settings = trained.config.model_dump(mode="json", by_alias=True)
+    settings.pop("workspace")
+    settings["plugins"] = []
+    if isinstance(trained.config.cohort, TableCohort):
+        for key in ("table", "slides"):
+            value = settings["cohort"][key]
+            settings["cohort"][key] = value and Path(value).name
+    settings["splits"]["files"] = None
+    if settings["features"] is not None:
+        settings["features"]["import"] = "name-them-with---set-features.import"
+    backbone = settings["backbone"]
+    if backbone is not None and Path(str(backbone.get("weights") or "")).is_absolute():
+        backbone["weights"] = Path(backbone["weights"]).name
+    return settings
+
+
+def _without_ids(cohort: dict[str, Any]) -> dict[str, Any]:
+    """A cohort's summary; what names cases and slides is counted in its place."""
+    named = {key: [f"{len(cohort[key])}, not named here"] if cohort[key] else [] for key in _NAMING}
+    return {**cohort, **named}
+
+
+_NAMING = ("cases_left_out", "dropped", "warnings")
+
+
+def model_card(trained: TrainedModel, results: RunResults) -> str:
+    """A model card in the layout of the Hugging Face hub: front matter with results, then what it is and is not."""
+    config = trained.config
+    account = results.metrics["ensemble"] or results.metrics["pooled"][0]
+    unit = trained.cohort["time_unit"]
+    c_index = account["metrics"]["harrell_c_index"]["value"]
+    measured = [] if c_index is None else [_result(trained, c_index)]
+    data = ModelCardData(
+        library_name="milsurv",
+        tags=[
+            "survival-analysis",
+            "computational-pathology",
+            "whole-slide-images",
+            "multiple-instance-learning",
+        ],
+        model_name=config.name,
+        eval_results=measured or None,
+    )
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    card: str = environment.get_template("card.md").render(
+        front_matter=data.to_yaml(),
+        name=config.name,
+        config=config,
+        cohort=trained.cohort,
+        headline=headline(results),
+        metrics=[
+            (metric_name(name, unit), with_interval(metric)) for name, metric in account["metrics"].items()
+        ],
+        limits=limits(results, 0),
+        models=len(trained.models),
+        magnifications=magnifications(config.tiling.magnifications),
+        licence=_licence(trained),
+        plugins=results.plugins,
+        local=LOCAL,
+        packages=results.environment["packages"],
+        version=results.environment["milsurv"],
+    )
+    return card
+
+
+def _result(trained: TrainedModel, c_index: float) -> EvalResult:
+    optimistic = trained.cohort["selection"] == "reported_fold"
+    return EvalResult(
+        task_type="survival-prediction",
+        dataset_type="synthetic" if trained.cohort["synthetic"] else "private",
+        dataset_name="synthetic cohort"
+        if trained.cohort["synthetic"]
+        else f"{trained.cohort['cases']} cases",
+        metric_type="c-index",
+        metric_value=round(c_index, 4),
+        metric_name="Harrell's C-index, cross-validated" + ", optimistic" * optimistic,
+    )
+
+
+def _licence(trained: TrainedModel) -> str | None:
+    """The backbone's licence; None when features were imported, or it names none."""
+    if trained.config.backbone is None:
+        return None
+    try:
+        backbone = trained.registry.create("backbone", trained.config.backbone)
+    except PluginError:
+        return None
+    return getattr(backbone, "licence", None)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from milsurv.backbones.hub import fetch_weights
     from milsurv.backbones.weights import file_id, fill_network, read_state
     from milsurv.features.bag import Bag
+    from milsurv.finished_run import FinishedRun, load_run
     from milsurv.losses.base import Loss
     from milsurv.plugin.base import PluginConfig
     from milsurv.slides.reader import Reader, Slide
@@ -28,6 +29,7 @@ _LAZY = {
     "Aggregator": "milsurv.aggregators.base",
     "Backbone": "milsurv.backbones.base",
     "Bag": "milsurv.features.bag",
+    "FinishedRun": "milsurv.finished_run",
     "Loss": "milsurv.losses.base",
     "PatchEncoder": "milsurv.backbones.base",
     "PluginConfig": "milsurv.plugin.base",
@@ -38,6 +40,7 @@ _LAZY = {
     "fetch_weights": "milsurv.backbones.hub",
     "file_id": "milsurv.backbones.weights",
     "fill_network": "milsurv.backbones.weights",
+    "load_run": "milsurv.finished_run",
     "read_state": "milsurv.backbones.weights",
     "require_magnification": "milsurv.aggregators.base",
 }
@@ -46,6 +49,7 @@ __all__ = [
     "Aggregator",
     "Backbone",
     "Bag",
+    "FinishedRun",
     "Loss",
     "MilsurvError",
     "PatchEncoder",
@@ -62,6 +66,7 @@ __all__ = [
     "file_id",
     "fill_network",
     "hookimpl",
+    "load_run",
     "read_state",
     "require_magnification",
     "testing",

@@ -143,6 +143,9 @@ def load_trained(
 
 def _require_plugins(folder: Path, plugin_files: Sequence[Path]) -> None:
     registry = get_registry(tuple(dict.fromkeys(file.expanduser().absolute() for file in plugin_files)))
+    broken = [info for info in registry.plugins if info.version == LOCAL and info.status != "ok"]
+    if broken:
+        raise MilsurvError(f"plugin file {broken[0].distribution} is broken: {broken[0].reason}")
     config = RunConfig.model_validate(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
     recorded = {row["kind"]: row for row in _json(folder / "plugins.json")}
     for kind in kinds(config):

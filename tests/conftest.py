@@ -67,6 +67,19 @@ def small_config(workspace: Path, cohort: Path) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory, small_cohort: Path) -> Path:
+    """The folder of a finished run of the small cohort, three folds under two seeds. Do not change it."""
+    from milsurv.loading import load_config
+    from milsurv.pipeline import run
+    from milsurv.progress import RunProgress
+
+    folder = tmp_path_factory.mktemp("small_run")
+    (folder / "small.yaml").write_text(yaml.safe_dump(small_config(folder / "workspace", small_cohort)))
+    config, registry = load_config(str(folder / "small.yaml"), ["seeds=[1, 2]"])
+    return run(config, registry, RunProgress(quiet=True)).folder
+
+
 @pytest.fixture
 def write_config(tmp_path: Path, small_cohort: Path) -> WriteConfig:
     """Writes a YAML for the small cohort; keyword arguments replace whole sections, None removes one."""

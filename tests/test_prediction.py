@@ -1,0 +1,183 @@
+"""A trained model on slides: the run's own numbers for its cases, the mean of all models for others, and refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from milsurv.errors import MilsurvError
+from milsurv.features.store import read_bag
+from milsurv.prediction import SlidePrediction, median_survival, predict_slides
+from milsurv.progress import RunProgress
+from milsurv.run_folder import FEATURES
+from milsurv.trained import TrainedModel, load_trained
+from milsurv.training.model import load_model
+from tests.command import run_milsurv
+from tests.conftest import COLOUR_BACKBONE
+
+
+@pytest.fixture
+def trained(small_run: Path, tmp_path: Path) -> TrainedModel:
+    return load_trained(small_run, [f"workspace={tmp_path / 'workspace'}"], [COLOUR_BACKBONE])
+
+
+@pytest.fixture
+def new_slide(small_cohort: Path, tmp_path: Path) -> Path:
+    """A slide of nobody in training: the pixels of one of theirs in another file."""
+    path = tmp_path / "N1.svs"
+    path.write_bytes((small_cohort / "slides" / "P00-1.svs").read_bytes() + b"end")
+    return path
+
+
+def predict(trained: TrainedModel, *paths: Path) -> list[SlidePrediction]:
+    return predict_slides(trained, paths, RunProgress(quiet=True))
+
+
+def test_slides_of_training_get_the_numbers_that_the_run_reported(
+    trained: TrainedModel, small_run: Path, small_cohort: Path
+) -> None:
+    reported = pd.read_csv(small_run / "predictions.csv", dtype={"case_id": str})
+    names = ["P00-1", "P04-1", "P08-1"]
+    predictions = predict(trained, *(small_cohort / "slides" / f"{name}.svs" for name in names))
+    for name, prediction in zip(names, predictions, strict=True):
+        of_case = reported[reported["case_id"] == name[:3]]
+        row = prediction.row
+        assert row["models"] == 2
+        assert row["risk"] == pytest.approx(of_case["standardized_risk"].mean(), rel=1e-6)
+        assert row["risk_lowest"] == pytest.approx(of_case["standardized_risk"].min(), rel=1e-6)
+        assert row["risk_sd"] == pytest.approx(of_case["standardized_risk"].std(), rel=1e-6)
+        columns = [f"survival_at_{t:g}" for t in trained.times]
+        assert [row[c] for c in columns] == pytest.approx(of_case[columns].mean().tolist(), rel=1e-6)
+        assert f"fold {of_case['fold'].iloc[0]} alone" in row["note"]
+
+
+def test_a_new_slide_is_judged_by_all_models(trained: TrainedModel, new_slide: Path) -> None:
+    (prediction,) = predict(trained, new_slide)
+    assert prediction.features is not None
+    risks = []
+    for model in trained.models:
+        network, loss, about = load_model(model.file, trained.registry, "cpu")
+        risk = loss.risk(network(read_bag(prediction.features))[None]).item()
+        risks.append((risk - about["high_risk_above"]) / about["risk_deviation"])
+    row = prediction.row
+    assert row["models"] == len(risks) == 6
+    assert row["risk"] == pytest.approx(np.mean(risks), rel=1e-5)
+    assert row["risk_sd"] == pytest.approx(np.std(risks, ddof=1), rel=1e-5)
+    assert (row["risk_lowest"], row["risk_highest"]) == pytest.approx((min(risks), max(risks)), rel=1e-5)
+    assert row["high_risk"] == (np.mean(risks) > 0)
+    assert row["note"] is None
+
+
+def test_slides_come_in_their_order_and_what_cannot_be_read_says_why(
+    trained: TrainedModel, new_slide: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    (folder / "broken.svs").write_text("this is no slide")
+    shutil.copy(new_slide, folder / "N2.svs")
+    predictions = predict(trained, folder, new_slide)
+    assert [prediction.slide.slide_id for prediction in predictions] == ["N2", "broken", "N1"]
+    broken = predictions[1]
+    assert broken.features is None
+    assert broken.row["models"] == 0
+    assert broken.row["risk"] is None
+    assert "does not open" in broken.row["note"]
+    assert predictions[0].row["risk"] == predictions[2].row["risk"]
+
+
+def test_two_slides_of_one_name_are_refused(trained: TrainedModel, new_slide: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    twin = shutil.copy(new_slide, tmp_path / "other" / "N1.svs")
+    with pytest.raises(
+        MilsurvError, match=r"other/N1\.svs: has the slide id N1, as .*N1\.svs has; .* rename one"
+    ):
+        predict(trained, new_slide, Path(twin))
+
+
+def test_another_slides_features_are_not_replaced(trained: TrainedModel, new_slide: Path) -> None:
+    (prediction,) = predict(trained, new_slide)
+    assert prediction.features is not None
+    before = prediction.features.read_bytes()
+    new_slide.write_bytes(new_slide.read_bytes() + b"changed")
+    with pytest.raises(
+        MilsurvError, match=r"another slide named N1 has its features in .* another --workspace"
+    ):
+        predict(trained, new_slide)
+    assert prediction.features.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("backbone.weights", "sha256:other", "backbone weights was sha256:other and is none"),
+        ("tiling.patch_px", 256, "tiling patch_px was 256 and is 64"),
+        (
+            "tiling.magnifications",
+            [40, 10, 5],
+            r"tiling magnifications was \[40, 10, 5\] and is \[20, 10, 5\]",
+        ),
+    ],
+)
+def test_other_weights_or_resolution_are_refused_by_name(
+    small_run: Path, new_slide: Path, tmp_path: Path, key: str, value: object, said: str
+) -> None:
+    folder = shutil.copytree(small_run, tmp_path / "run")
+    content = json.loads((folder / FEATURES).read_text())
+    section, _, name = key.partition(".")
+    content[section][name] = value
+    (folder / FEATURES).write_text(json.dumps(content))
+    trained = load_trained(folder, [f"workspace={tmp_path / 'workspace'}"], [COLOUR_BACKBONE])
+    with pytest.raises(MilsurvError, match=said):
+        predict(trained, new_slide)
+    assert not list(tmp_path.glob("workspace/features/*/*.h5"))
+
+
+def test_precision_alone_is_no_other_feature(small_run: Path, new_slide: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(small_run, tmp_path / "run")
+    content = json.loads((folder / FEATURES).read_text())
+    (folder / FEATURES).write_text(json.dumps({**content, "precision": "bfloat16"}))
+    trained = load_trained(folder, [f"workspace={tmp_path / 'workspace'}"], [COLOUR_BACKBONE])
+    assert predict(trained, new_slide)[0].row["models"] == 6
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=20), st.floats(0.1, 100))
+def test_the_median_is_where_the_curve_crosses_one_half(steps: list[float], last: float) -> None:
+    survival = np.minimum.accumulate(np.array([1.0, *steps]))
+    times = np.linspace(0, last, len(survival))
+    median = median_survival(times, survival)
+    if survival[-1] > 0.5:
+        assert np.isnan(median)
+    else:
+        assert np.interp(median, times, survival) == pytest.approx(0.5, abs=1e-6)
+        assert (survival[times < median - 1e-9 * last] > 0.5).all()
+
+
+def test_the_command_writes_the_table_and_says_what_could_not_be_judged(
+    small_run: Path, new_slide: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.svs").write_text("this is no slide")
+    command = (
+        "predict",
+        small_run,
+        new_slide,
+        "broken.svs",
+        "--workspace",
+        "ws",
+        "--plugin",
+        COLOUR_BACKBONE,
+    )
+    done = run_milsurv(*command, "-o", "predictions.csv", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    assert table["slide_id"].tolist() == ["N1", "broken"]
+    assert table["models"].tolist() == [6, 0]
+    assert table["risk"].isna().tolist() == [False, True]
+    assert f"{table['risk'][0]:.2f}" in done.stdout
+    assert "broken is left out: does not open" in done.stderr

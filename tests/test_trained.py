@@ -1,0 +1,86 @@
+"""A run's folder as a model: complete, with its plugins, or refused in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from milsurv.errors import MilsurvError
+from milsurv.run_folder import METRICS
+from milsurv.trained import load_trained
+from milsurv.training_cases import SLIDES
+from tests.conftest import COLOUR_BACKBONE
+
+
+@pytest.fixture
+def run(small_run: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(small_run, tmp_path / "runs" / "small" / "abc")
+
+
+def test_models_stand_by_seed_and_fold(run: Path) -> None:
+    trained = load_trained(run.parent, plugin_files=[COLOUR_BACKBONE])
+    assert [(m.seed, m.fold) for m in trained.models] == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
+    assert trained.name == "small/abc"
+
+
+def test_a_run_that_is_not_finished_is_refused(run: Path) -> None:
+    (run / METRICS).unlink()
+    with pytest.raises(MilsurvError, match=r"no finished run is here .* run its milsurv command again"):
+        load_trained(run, plugin_files=[COLOUR_BACKBONE])
+
+
+def test_a_run_of_an_older_version_is_refused(run: Path) -> None:
+    (run / SLIDES).unlink()
+    with pytest.raises(
+        MilsurvError, match=rf"{SLIDES} is missing: an older milsurv .* run its milsurv command again"
+    ):
+        load_trained(run, plugin_files=[COLOUR_BACKBONE])
+
+
+def test_a_run_without_models_is_refused(run: Path) -> None:
+    for file in run.glob("seed_*/fold_*/model.safetensors"):
+        file.unlink()
+    with pytest.raises(MilsurvError, match=r"no model\.safetensors is in seed_\*/fold_\*"):
+        _ = load_trained(run, plugin_files=[COLOUR_BACKBONE]).models
+
+
+def test_a_model_brings_no_code(run: Path) -> None:
+    assert str(COLOUR_BACKBONE) in (run / "config.yaml").read_text()
+    with pytest.raises(
+        MilsurvError, match=r"'colour' came from the local file colour_backbone\.py, .* --plugin"
+    ):
+        load_trained(run)
+
+
+def change_plugin(run: Path, kind: str, **values: object) -> None:
+    plugins = json.loads((run / "plugins.json").read_text())
+    for plugin in plugins:
+        if plugin["kind"] == kind:
+            plugin.update(values)
+    (run / "plugins.json").write_text(json.dumps(plugins))
+
+
+def test_a_plugin_with_other_content_is_refused(run: Path) -> None:
+    change_plugin(run, "backbone", origin="of other lines")
+    said = (
+        r"backbone 'colour' was trained as the local file colour_backbone\.py has it, .* use the same version"
+    )
+    with pytest.raises(MilsurvError, match=said):
+        load_trained(run, plugin_files=[COLOUR_BACKBONE])
+
+
+def test_a_plugin_file_that_is_broken_is_refused(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "unfinished.py").write_text("import nothing_of_this_name\n")
+    with pytest.raises(MilsurvError, match=r"unfinished\.py is broken: ModuleNotFoundError"):
+        load_trained(run, plugin_files=[tmp_path / "unfinished.py"])
+
+
+def test_a_plugin_that_is_not_installed_is_named_with_its_version(run: Path) -> None:
+    change_plugin(run, "aggregator", name="graphmil", distribution="milsurv-graphmil", version="0.3")
+    with pytest.raises(
+        MilsurvError, match=r"aggregator 'graphmil' of milsurv-graphmil 0\.3 is not here .* pip"
+    ):
+        load_trained(run, plugin_files=[COLOUR_BACKBONE])

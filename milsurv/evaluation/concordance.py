@@ -33,8 +33,8 @@ def harrell_c_index(strata: Sequence[Stratum]) -> FloatArray:
     A pair is comparable when the shorter time ends in an event. Of an event and a censored case at the same
     time, the censored one lives longer; two events at the same time are not compared; tied risks count
     half. So do lifelines and scikit-survival; the latter also ties risks that differ by less than 1e-8,
-    here they must be equal. Harrell et al., JAMA 247 (1982) 2543; Harrell, Lee and Mark, Statistics in
-    Medicine 15 (1996) 361.
+    here they must be equal. A risk that is the same for all cases ranks none, and has no C. Harrell et al.,
+    JAMA 247 (1982) 2543; Harrell, Lee and Mark, Statistics in Medicine 15 (1996) 361.
     """
 
     def sums(s: Stratum) -> FloatArray:
@@ -151,4 +151,6 @@ def _share(strata: Sequence[Stratum], sums: Callable[[Stratum], FloatArray], not
     concordant, compared = total
     if compared[0] == 0:
         raise NotComputableError(nothing)
+    if all(np.ptp(s.risk) == 0 for s in strata):
+        raise NotComputableError("the risk is the same for all cases, so none is ranked before another")
     return np.divide(concordant, compared, out=np.full_like(compared, np.nan), where=compared > 0)

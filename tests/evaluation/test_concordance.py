@@ -232,8 +232,9 @@ def test_properties_of_the_c_index(study: Callable[..., Any], rows: list[Any], s
     try:
         value = harrell_c_index([s])
     except NotComputableError:
-        with pytest.raises(ZeroDivisionError):
-            concordance_index(s.time, -s.risk, s.event)
+        if np.ptp(s.risk) > 0:
+            with pytest.raises(ZeroDivisionError):
+                concordance_index(s.time, -s.risk, s.event)
         return
     mirrored = harrell_c_index([replace(s, risk=-s.risk)])
     np.testing.assert_allclose(value + mirrored, np.where(np.isnan(value), np.nan, 1), atol=1e-12)

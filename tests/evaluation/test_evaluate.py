@@ -128,9 +128,18 @@ def test_true_risk_is_counted_once_whatever_the_seeds(study: Callable[..., Any])
     assert made.with_predictions(true_risk=np.nan).evaluated()["true_risk"] is None
 
 
-def test_equal_risks_are_worth_exactly_one_half(study: Callable[..., Any]) -> None:
-    metrics = study(0, bootstraps=20).with_predictions(risk=1.0).evaluated()["folds"][0]["metrics"]
-    assert metrics["harrell_c_index"] == {"value": 0.5, "interval": [0.5, 0.5], "reason": None}
+def test_a_fold_of_equal_risks_is_left_out_of_the_mean_and_counts_half_in_the_pool(
+    study: Callable[..., Any],
+) -> None:
+    made = study(0, folds=2)
+    rows = made.predictions
+    result = made.with_predictions(risk=rows["risk"].where(rows["fold"] == 0, 1.0)).evaluated()
+    one, two = (fold["metrics"]["harrell_c_index"] for fold in result["folds"])
+    assert two["value"] is None
+    assert result["summary"]["harrell_c_index"]["mean"] == one["value"]
+    assert "1 × the risk is the same" in result["summary"]["harrell_c_index"]["note"]
+    pooled = result["pooled"][0]["metrics"]["harrell_c_index"]["value"]
+    assert min(0.5, one["value"]) < pooled < max(0.5, one["value"])
 
 
 def test_without_bootstraps_the_reason_says_so(study: Callable[..., Any]) -> None:
@@ -180,7 +189,19 @@ def bad_survival(made: Any) -> Any:
     return made.with_predictions(**{"survival_at_5": 1.5})
 
 
+def equal_risks(made: Any) -> Any:
+    return made.with_predictions(risk=1.0, standardized_risk=0.0, high_risk=0)
+
+
+def two_events(made: Any) -> Any:
+    return made.with_predictions(event=(made.predictions.index < 2).astype(int))
+
+
 DEGENERATE = [
+    (equal_risks, "harrell_c_index", "the risk is the same for all cases"),
+    (equal_risks, "uno_c_index", "the risk is the same for all cases"),
+    (equal_risks, "area_under_roc_at_5", "the risk is the same for all cases"),
+    (equal_risks, "integrated_area_under_roc", "the risk is the same for all cases"),
     (no_events, "harrell_c_index", "no events"),
     (no_events, "uno_c_index", "no events"),
     (no_events, "integrated_brier_score", "no events"),
@@ -204,6 +225,29 @@ DEGENERATE = [
     (early_time, "area_under_roc_at_5", "no events by 5"),
     (bad_survival, "brier_score_at_5", "the survival of 60 of 60 cases is not within [0, 1]"),
 ]
+
+
+@pytest.mark.parametrize(
+    "spoil", [equal_risks, two_events, no_events, one_case, one_time, late_time, early_time]
+)
+def test_the_rest_of_a_degenerate_account_is_null_with_its_reason_too(
+    study: Callable[..., Any], spoil: Callable[[Any], Any]
+) -> None:
+    """Hazard ratio, log-rank test, calibration, medians: numbers or reasons."""
+    result = spoil(study(0, bootstraps=10, times=(5.0,))).evaluated()
+    json.dumps(result, allow_nan=False)
+    account = result["pooled"][0]
+    groups, comparison = account["risk_groups"], account["high_against_low"]
+    told = [
+        *comparison.values(),
+        groups["log_rank_p_value"],
+        *(groups[g]["median_survival"] for g in ("high", "low")),
+    ]
+    told += [account["calibration"]["d_calibration"], *(at["slope"] for at in account["calibration"]["at"])]
+    for metric in told:
+        assert metric["value"] is not None or metric["reason"]
+    if spoil not in (late_time, early_time):
+        assert comparison["hazard_ratio"]["value"] is None
 
 
 @pytest.mark.parametrize(("spoil", "name", "reason"), DEGENERATE)

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
+from milsurv._version import __version__
 from milsurv.cohort.cases import SlideRef
 from milsurv.cohort.ids import IdError, cut_id, cut_slide_id
 from milsurv.config import RunConfig, TableCohort
-from milsurv.errors import MilsurvError, PluginError
+from milsurv.errors import ConfigError, MilsurvError, PluginError, first_line
 from milsurv.features.extract import ExtractedSlide
 from milsurv.loading import load_config
 from milsurv.plugin.registry import LOCAL, Registry, get_registry
@@ -136,8 +138,17 @@ def load_trained(
             f"{folder}: {', '.join(lacking)} is missing: an older milsurv made this run, or a part of it was copied; "
             "run its milsurv command again (what is trained is kept), or copy the whole folder"
         )
-    _require_plugins(folder, plugin_files)
-    config, registry = load_config(str(folder / "config.yaml"), [*overrides, "plugins=[]"], plugin_files)
+    try:
+        _require_plugins(folder, plugin_files)
+        config, registry = load_config(str(folder / "config.yaml"), [*overrides, "plugins=[]"], plugin_files)
+    except (ConfigError, ValidationError) as error:
+        made_by = _json(folder / "environment.json")["milsurv"]
+        if made_by == __version__:
+            raise
+        raise MilsurvError(
+            f"{folder}: made by milsurv {made_by}, and this is {__version__}, which does not read its configuration "
+            f"({first_line(error)}); pip install milsurv=={made_by}"
+        ) from error
     return TrainedModel(folder, config, registry)
 
 

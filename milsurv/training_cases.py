@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -94,21 +96,37 @@ class TrainingCases:
         It is known when its file, its id or its case's id is. Without a case's id the slide id is looked at: a case
         whose id it begins with, up to a sign that is no letter or digit, is taken for the slide's case.
         """
-        begins = (
-            [slide_id[: end.start()] for end in _ENDS.finditer(slide_id)] if case_id is None else [case_id]
-        )
+        ends = _ENDS.finditer(slide_id)
+        names = [slide_id[: end.start()] for end in ends] if case_id is None else [case_id]
         known = {
-            "the same file trained this model": self.slides["content"] == content_of(made_from),
-            "a slide of this id trained this model": self.slides["slide"] == digest(slide_id),
-            "its case trained this model": self.slides["case"].isin([digest(name) for name in begins]),
+            "the same file trained this model": ("content", [content_of(made_from)]),
+            "a slide of this id trained this model": ("slide", [digest(slide_id)]),
+            "its case trained this model": ("case", [digest(name) for name in names]),
         }
-        for reason, rows in known.items():
-            if rows.any():
-                case = self.slides.loc[rows, "case"]
-                unseen = self.slides.loc[self.slides["case"].isin(case), "unseen_by"]
-                allowed = set.intersection(*(set(map(int, text.split())) for text in unseen))
+        for reason, (column, values) in known.items():
+            cases = {case for value in values for case in self._cases_by[column].get(value, ())}
+            if cases:
+                allowed = set.intersection(*(self._unseen_by[case] for case in cases))
                 return Acquaintance(tuple(fold for fold in folds if fold in allowed), reason)
         return Acquaintance(tuple(folds))
+
+    @cached_property
+    def _cases_by(self) -> dict[str, dict[str, set[str]]]:
+        """Column -> its value -> digests of the cases of its slides."""
+        found: dict[str, dict[str, set[str]]] = {
+            name: defaultdict(set) for name in ("content", "slide", "case")
+        }
+        for row in self.slides.to_dict("records"):
+            for column, cases in found.items():
+                cases[row[column]].add(row["case"])
+        return found
+
+    @cached_property
+    def _unseen_by(self) -> dict[str, set[int]]:
+        """Digest of a case -> folds that did not learn from it."""
+        return {
+            row["case"]: set(map(int, row["unseen_by"].split())) for row in self.slides.to_dict("records")
+        }
 
 
 def digest(identifier: str) -> str:

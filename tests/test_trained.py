@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from milsurv.errors import MilsurvError
 from milsurv.run_folder import METRICS
@@ -36,6 +37,17 @@ def test_a_run_of_an_older_version_is_refused(run: Path) -> None:
     (run / SLIDES).unlink()
     with pytest.raises(
         MilsurvError, match=rf"{SLIDES} is missing: an older milsurv .* run its milsurv command again"
+    ):
+        load_trained(run, plugin_files=[COLOUR_BACKBONE])
+
+
+def test_a_run_of_another_version_that_cannot_be_read_is_named(run: Path) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump({**config, "quantum": True}))
+    environment = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps({**environment, "milsurv": "7.0"}))
+    with pytest.raises(
+        MilsurvError, match=r"made by milsurv 7\.0, and this is .*; pip install milsurv==7\.0"
     ):
         load_trained(run, plugin_files=[COLOUR_BACKBONE])
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from milsurv.report.figures import draw
+from milsurv.report.gallery import draw
 from milsurv.report.results import RunResults
 from milsurv.run_folder import find_run
 

@@ -157,6 +157,41 @@ def compare(
     raise typer.Exit(compare_command(runs, bootstraps, seed, as_json, figure))
 
 
+@app.command()
+def heatmap(
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="Folder of a finished run, WORKSPACE/runs/NAME[/FINGERPRINT]."),
+    ],
+    slide: Annotated[
+        str, typer.Argument(metavar="SLIDE", help="A slide file, or the id of a slide of the run.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Where to write (default: RUN/heatmaps/SLIDE_ID)."
+        ),
+    ] = None,
+    plugin: PluginOption = None,
+    workspace: WorkspaceOption = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.")] = None,
+    occlusion: Annotated[
+        bool,
+        typer.Option(
+            "--occlusion", help="Leave patches out and see the risk fall, also where there is attention."
+        ),
+    ] = False,
+) -> None:
+    """Show where a run's models look on a slide: maps, the patches that count most and least, GeoJSON for QuPath.
+
+    Of a slide of a training case those models alone are asked that did not learn from it, if there are any.
+    """
+    from milsurv.cli.heatmap import heatmap_command
+
+    overrides = _overrides(None, workspace, device)
+    raise typer.Exit(heatmap_command(run, slide, output, overrides, plugin or [], occlusion))
+
+
 @app.command("list-plugins")
 def list_plugins(
     kind: Annotated[

@@ -187,6 +187,8 @@ def _extract(trained: TrainedModel, slide: SlideRef, progress: RunProgress) -> t
         )
     if done := settings.done_before(slide):
         return path, done
+    with _opened(trained, slide):
+        pass  # what cannot be opened is told once: extraction would tell it as a slide left out too
     device = choose_device(config.device)
     cohort = Cohort((Case(slide.slide_id, 1.0, 0, (slide,)),), "", "")
     with LocalExecutor(1, config.executor.threads, visible_gpus(device)) as executor:
@@ -216,6 +218,13 @@ def _named(slide: SlideRef) -> Iterator[None]:
         raise MilsurvError(f"{slide.path}: {error}") from error
 
 
+@contextmanager
+def _opened(trained: TrainedModel, slide: SlideRef) -> Iterator[Slide]:
+    reader = trained.registry.create("reader", trained.config.reader)
+    with _named(slide), reader.open(slide.path, slide.mpp) as opened:
+        yield opened
+
+
 def draw_heatmap(
     trained: TrainedModel,
     drawn: DrawnSlide,
@@ -234,10 +243,8 @@ def draw_heatmap(
     if opinion.seen_in_training:
         progress.warn(f"slide {slide.slide_id}: every model learned from its case; the heatmap says so")
     assert bag.coords is not None
-    assert slide.path is not None
     coords = {m: places.numpy() for m, places in bag.coords.items()}
-    reader = trained.registry.create("reader", trained.config.reader)
-    with _named(slide), reader.open(slide.path, slide.mpp) as opened:
+    with _opened(trained, slide) as opened:
         _require_places(opened, slide, coords)
         thumbnail, downsample = opened.thumbnail(THUMBNAIL_PX)
         found = measure_importance(

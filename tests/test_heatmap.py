@@ -274,10 +274,13 @@ def test_what_is_no_slide(trained: TrainedModel, given: str, problem: str) -> No
         find_slide(trained, given, QUIET)
 
 
-def test_a_file_that_is_no_slide(trained: TrainedModel, tmp_path: Path) -> None:
+def test_a_file_that_is_no_slide_is_told_once(
+    trained: TrainedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "text.svs").write_text("this is no slide")
     with pytest.raises(MilsurvError, match=r"text.svs: does not open"):
         find_slide(trained, str(tmp_path / "text.svs"), QUIET)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_features_that_lie_beyond_the_slide(trained: TrainedModel, tmp_path: Path) -> None:

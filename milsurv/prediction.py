@@ -32,6 +32,7 @@ from milsurv.training.bags import CachePlan, plan_cache, shared_cache
 from milsurv.training.data import TrainingCase, files_of
 from milsurv.training.model import load_model
 from milsurv.training.outputs import Outputs
+from milsurv.training_cases import Acquaintance
 
 CURVE_POINTS = 1000
 """Steps from 0 to the longest follow-up in training, in which the median survival is looked for."""
@@ -54,8 +55,10 @@ class SlidePrediction:
 
     slide: SlideRef
     row: dict[str, Any]
-    features: Path | None
-    """None when the slide cannot be used."""
+    known: Acquaintance | None
+    """Which folds judged it; None when the slide cannot be used."""
+    features: Path
+    """Where its features are, if it can be used."""
 
 
 def predict_slides(
@@ -80,36 +83,29 @@ def predict_slides(
     workers = min(count_workers(config.executor.workers, device), len(slides))
     with LocalExecutor(workers, config.executor.threads, visible_gpus(device)) as executor:
         outcomes = extract_features(slides, settings, trained.registry, executor, progress, device)
-        notes: dict[str, str] = {}
-        allowed: dict[str, tuple[int, ...]] = {}
-        for slide in slides:
-            outcome = outcomes[slide.slide_id]
-            if outcome.reason is not None:
-                notes[slide.slide_id] = f"left out: {outcome.reason}"
-                continue
-            known = trained.acquaintance(slide, outcome)
-            allowed[slide.slide_id] = known.unseen_by
-            if known.reason is not None:
-                notes[slide.slide_id] = known.in_words
-        cases = [
-            TrainingCase(name, 0.0, 0, ((name, settings.path(name)),))
-            for name, folds in allowed.items()
-            if folds
-        ]
-        table = predict_cases(trained, cases, allowed, trained.times, executor, progress)
-    found = dict(zip(table.pop("case_id"), records(table), strict=True))
-    empty = {**dict.fromkeys(table.columns), "models": 0}
+        known = {
+            slide.slide_id: trained.acquaintance(slide, outcomes[slide.slide_id])
+            for slide in slides
+            if outcomes[slide.slide_id].reason is None
+        }
+        judged = {slide_id: found.unseen_by for slide_id, found in known.items() if found.unseen_by}
+        cases = [TrainingCase(name, 0.0, 0, ((name, settings.path(name)),)) for name in judged]
+        table = predict_cases(trained, cases, judged, trained.times, executor, progress)
+    rows = dict(zip(table.pop("case_id"), records(table), strict=True))
+    nothing = {**dict.fromkeys(table.columns), "models": 0}
     return [
         SlidePrediction(
             slide,
-            {
-                "slide_id": slide.slide_id,
-                **found.get(slide.slide_id, empty),
-                "note": notes.get(slide.slide_id),
-            },
-            settings.path(slide.slide_id) if slide.slide_id in allowed else None,
+            {"slide_id": slide.slide_id, **rows.get(slide.slide_id, nothing), "note": note},
+            known.get(slide.slide_id),
+            settings.path(slide.slide_id),
         )
         for slide in slides
+        for note in [
+            known[slide.slide_id].in_words
+            if slide.slide_id in known
+            else f"left out: {outcomes[slide.slide_id].reason}"
+        ]
     ]
 
 

@@ -33,8 +33,10 @@ class Acquaintance:
     """How the slide is known; None when it is not, and every fold may judge it."""
 
     @property
-    def in_words(self) -> str:
-        """How the slide is known, and who judges it, for a note."""
+    def in_words(self) -> str | None:
+        """How the slide is known, and who judges it; None when it is not known."""
+        if self.reason is None:
+            return None
         if not self.unseen_by:
             return f"{self.reason}, in every fold: no model can judge it honestly"
         folds = ", ".join(map(str, self.unseen_by))

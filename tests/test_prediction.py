@@ -60,7 +60,6 @@ def test_slides_of_training_get_the_numbers_that_the_run_reported(
 
 def test_a_new_slide_is_judged_by_all_models(trained: TrainedModel, new_slide: Path) -> None:
     (prediction,) = predict(trained, new_slide)
-    assert prediction.features is not None
     risks = []
     for model in trained.models:
         network, loss, about = load_model(model.file, trained.registry, "cpu")
@@ -85,7 +84,7 @@ def test_slides_come_in_their_order_and_what_cannot_be_read_says_why(
     predictions = predict(trained, folder, new_slide)
     assert [prediction.slide.slide_id for prediction in predictions] == ["N2", "broken", "N1"]
     broken = predictions[1]
-    assert broken.features is None
+    assert broken.known is None
     assert broken.row["models"] == 0
     assert broken.row["risk"] is None
     assert "does not open" in broken.row["note"]
@@ -103,7 +102,6 @@ def test_two_slides_of_one_name_are_refused(trained: TrainedModel, new_slide: Pa
 
 def test_another_slides_features_are_not_replaced(trained: TrainedModel, new_slide: Path) -> None:
     (prediction,) = predict(trained, new_slide)
-    assert prediction.features is not None
     before = prediction.features.read_bytes()
     new_slide.write_bytes(new_slide.read_bytes() + b"changed")
     with pytest.raises(
@@ -173,9 +171,14 @@ def test_the_command_writes_the_table_and_says_what_could_not_be_judged(
         "--plugin",
         COLOUR_BACKBONE,
     )
-    done = run_milsurv(*command, "-o", "predictions.csv", cwd=tmp_path)
+    done = run_milsurv(*command, "--heatmaps", "-o", "out/predictions.csv", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
-    table = pd.read_csv(tmp_path / "predictions.csv")
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    drawn = tmp_path / "out" / "heatmaps"
+    assert [folder.name for folder in drawn.iterdir()] == ["N1"]
+    assert {"heatmap.png", "gallery.png", "patches.geojson"} <= {
+        file.name for file in (drawn / "N1").iterdir()
+    }
     assert table["slide_id"].tolist() == ["N1", "broken"]
     assert table["models"].tolist() == [6, 0]
     assert table["risk"].isna().tolist() == [False, True]

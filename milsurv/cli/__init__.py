@@ -15,6 +15,15 @@ from rich.table import Table
 from milsurv._version import __version__
 from milsurv.cli.configs import app as configs_app
 from milsurv.cli.features import app as features_app
+from milsurv.cli.finished import app as finished_app
+from milsurv.cli.options import (
+    ConfigArgument,
+    DeviceOption,
+    PluginOption,
+    SetOption,
+    WorkspaceOption,
+    join_overrides,
+)
 from milsurv.errors import MilsurvError, PluginError, nearest
 from milsurv.progress import RunProgress, silence_libraries
 
@@ -33,37 +42,6 @@ app = typer.Typer(
 app.add_typer(features_app, name="features")
 app.add_typer(configs_app, name="configs")
 
-ConfigArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="CONFIG", help="A YAML file, or a configuration that comes with milsurv: demo, synthetic."
-    ),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a key of the configuration: --set training.epochs=5."
-    ),
-]
-PluginOption = Annotated[
-    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers plugins.")
-]
-WorkspaceOption = Annotated[
-    Path | None, typer.Option(help="Where features and runs are kept (default: ./milsurv-workspace).")
-]
-DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-ModelArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="RUN", help="Folder of a finished run, WORKSPACE/runs/NAME[/FINGERPRINT], or of an export."
-    ),
-]
-ModelSetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Say where something is here: --set backbone.weights=FILE."
-    ),
-]
 PluginKind = Literal["aggregator", "backbone", "loss"]
 """What ``new-plugin`` writes packages for."""
 BACKBONE_FACTS = ("dim", "licence", "gated")
@@ -104,7 +82,9 @@ def run(
     """
     from milsurv.cli.run import run_command
 
-    raise typer.Exit(run_command(config, _overrides(overrides, workspace, device), plugin or [], fold, quiet))
+    raise typer.Exit(
+        run_command(config, join_overrides(overrides, workspace, device), plugin or [], fold, quiet)
+    )
 
 
 @app.command()
@@ -117,7 +97,7 @@ def check(
     """Find what is wrong with a run before it starts: settings, plugins, table, slides, splits, disk space."""
     from milsurv.cli.check import check_command
 
-    raise typer.Exit(check_command(config, _overrides(overrides, workspace, None), plugin or []))
+    raise typer.Exit(check_command(config, join_overrides(overrides, workspace, None), plugin or []))
 
 
 @app.command()
@@ -151,111 +131,7 @@ def inspect(
     raise typer.Exit(inspect_command(path, config, overrides or [], plugin or [], output))
 
 
-@app.command()
-def compare(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN...", help="Folders of finished runs, WORKSPACE/runs/NAME[/FINGERPRINT]."),
-    ],
-    bootstraps: Annotated[int, typer.Option(min=100, help="Paired resamples of the cases.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    figure: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a forest plot: .svg, .pdf or .png.")
-    ] = None,
-) -> None:
-    """Compare runs on the same cases and folds: difference in Harrell's C, interval, p, Holm's correction."""
-    from milsurv.cli.compare import compare_command
-
-    raise typer.Exit(compare_command(runs, bootstraps, seed, as_json, figure))
-
-
-@app.command()
-def predict(
-    run: ModelArgument,
-    slides: Annotated[
-        list[Path], typer.Argument(metavar="SLIDE...", help="Slide files, or folders of slides.")
-    ],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write the table, a CSV.")
-    ] = None,
-    overrides: ModelSetOption = None,
-    workspace: WorkspaceOption = None,
-    device: DeviceOption = None,
-    plugin: PluginOption = None,
-) -> None:
-    """Judge slides by a trained model: risk and its spread over folds, median survival, survival at the run's times.
-
-    Tissue, patches and backbone are training's; folds that learned from a slide's case do not judge it. Exit status 1
-    when a slide has no prediction.
-    """
-    from milsurv.cli.predict import predict_command
-
-    raise typer.Exit(
-        predict_command(run, slides, _overrides(overrides, workspace, device), plugin or [], output)
-    )
-
-
-@app.command()
-def evaluate(
-    run: ModelArgument,
-    cohort: Annotated[
-        Path, typer.Option("--cohort", metavar="TABLE", help="Follow-up of other cases: CSV, TSV or Parquet.")
-    ],
-    slides: Annotated[
-        Path | None, typer.Option("--slides", metavar="DIR", help="Folder with their slides.")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="What differs from training: --set cohort.columns.time=OS_MONTHS, --set evaluation.subgroups=[sex].",
-        ),
-    ] = None,
-    workspace: WorkspaceOption = None,
-    device: DeviceOption = None,
-    plugin: PluginOption = None,
-) -> None:
-    """Validate a trained model on another cohort: nothing is fitted anew, the report is that of a run."""
-    from milsurv.cli.evaluate import evaluate_command
-
-    raise typer.Exit(
-        evaluate_command(run, cohort, slides, _overrides(overrides, workspace, device), plugin or [])
-    )
-
-
-@app.command()
-def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="A new folder for the model.")
-    ],
-) -> None:
-    """Write a trained model as a folder to share: weights, settings, and a model card; no patient's id, no path."""
-    from milsurv.cli.export import export_command
-
-    raise typer.Exit(export_command(run, output))
-
-
-@app.command()
-def figures(
-    run: Annotated[
-        Path,
-        typer.Argument(metavar="RUN", help="Folder of a finished run, WORKSPACE/runs/NAME[/FINGERPRINT]."),
-    ],
-    kind: Annotated[
-        Literal["png", "pdf", "svg"], typer.Option("--format", help="PNG is written at 300 dpi.")
-    ] = "png",
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Where to write (default: figures/ in the run)."),
-    ] = None,
-) -> None:
-    """Write a run's figures for a paper: survival, calibration, AUC and Brier score over time, risk, training."""
-    from milsurv.cli.figures import figures_command
-
-    raise typer.Exit(figures_command(run, kind, output))
+app.add_typer(finished_app)
 
 
 @app.command("list-plugins")
@@ -349,14 +225,6 @@ def import_checkpoint(
     from milsurv.cli.import_checkpoint import import_checkpoint_command
 
     raise typer.Exit(import_checkpoint_command(file, model, heads, output))
-
-
-def _overrides(overrides: list[str] | None, workspace: Path | None, device: str | None) -> list[str]:
-    options = {"workspace": workspace, "device": device}
-    return [
-        *(overrides or []),
-        *(f"{key}={json.dumps(str(value))}" for key, value in options.items() if value),
-    ]
 
 
 def main() -> None:

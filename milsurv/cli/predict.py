@@ -12,14 +12,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from milsurv.artifacts import write_text
-from milsurv.prediction import predict_slides
+from milsurv.heatmap import HEATMAPS, DrawnSlide, draw_heatmap
+from milsurv.prediction import SlidePrediction, predict_slides
 from milsurv.progress import RunProgress
 from milsurv.report.wording import DASH, time
 from milsurv.trained import TrainedModel, load_trained
 
 
 def predict_command(
-    run: Path, slides: Sequence[Path], overrides: Sequence[str], plugins: Sequence[Path], output: Path | None
+    run: Path,
+    slides: Sequence[Path],
+    overrides: Sequence[str],
+    plugins: Sequence[Path],
+    output: Path | None,
+    heatmaps: bool,
 ) -> int:
     """Exit status: 0; 1 when a slide has no prediction."""
     progress = RunProgress()
@@ -28,14 +34,26 @@ def predict_command(
     rows = [prediction.row for prediction in predictions]
     _print(trained, rows)
     for prediction in predictions:
-        if prediction.features is not None and prediction.row["note"]:
+        if prediction.known is not None and prediction.row["note"]:
             progress.warn(f"slide {prediction.slide.slide_id}: {prediction.row['note']}")
     if trained.cohort["synthetic"]:
         progress.say("The model was trained on a synthetic cohort: the numbers say nothing about patients.")
     if output is not None:
         write_text(output, pd.DataFrame(rows).to_csv(index=False))
         progress.say(f"Predictions: {output}")
+    if heatmaps:
+        _draw(trained, predictions, (output.parent if output else Path()) / HEATMAPS, progress)
     return int(any(row["models"] == 0 for row in rows))
+
+
+def _draw(
+    trained: TrainedModel, predictions: Sequence[SlidePrediction], folder: Path, progress: RunProgress
+) -> None:
+    for prediction in predictions:
+        if prediction.known is not None:
+            drawn = DrawnSlide(prediction.slide, prediction.features, prediction.known)
+            draw_heatmap(trained, drawn, folder / prediction.slide.slide_id, progress)
+            progress.say(f"Heatmap: {folder / prediction.slide.slide_id}")
 
 
 def _print(trained: TrainedModel, rows: Sequence[dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -82,11 +83,18 @@ def tissue_picture(view: SlideView) -> Picture:
 
 def attention_picture(view: SlideView, magnification: int, colours: ColourRange) -> Picture:
     """The patches of a magnification coloured by attention, over the thumbnail in grey."""
-    grey = cv2.cvtColor(view.thumbnail, cv2.COLOR_RGB2GRAY)[..., None] / 255
-    picture = np.repeat(grey, 3, axis=2)
     relative = relative_attention(view.attention[magnification])
     shades = COLOUR_MAP(np.clip((relative - colours.low) / (colours.high - colours.low), 0, 1))[:, :3]
-    for (left, top, right, bottom), shade in zip(_boxes(view, magnification), shades, strict=True):
+    return shaded_patches(view.thumbnail, _boxes(view, magnification), shades)
+
+
+def shaded_patches(
+    thumbnail: Picture, boxes: Iterable[Sequence[int]], shades: Iterable[NDArray[np.float64]]
+) -> Picture:
+    """The thumbnail in grey, each of :func:`patch_boxes` under its colour, ``(3,)`` from 0 to 1."""
+    grey = cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY)[..., None] / 255
+    picture = np.repeat(grey, 3, axis=2)
+    for (left, top, right, bottom), shade in zip(boxes, shades, strict=True):
         area = picture[top:bottom, left:right]
         area[:] = (1 - OPACITY) * grey[top:bottom, left:right] + OPACITY * shade
     return (255 * picture).round().astype(np.uint8)
@@ -120,9 +128,16 @@ def data_uri(picture: Picture) -> str:
 
 
 def _boxes(view: SlideView, magnification: int) -> list[list[int]]:
+    return patch_boxes(
+        view.thumbnail, view.downsample, view.coords[magnification], view.patch_level0[magnification]
+    )
+
+
+def patch_boxes(
+    thumbnail: Picture, downsample: float, coords: NDArray[np.int64], side: float
+) -> list[list[int]]:
     """``[left, top, right, bottom]`` of each patch in thumbnail pixels, clipped to the picture."""
-    coords, side = view.coords[magnification], view.patch_level0[magnification]
-    height, width = view.thumbnail.shape[:2]
-    corners = np.rint(np.hstack([coords, coords + side]) / view.downsample)
+    height, width = thumbnail.shape[:2]
+    corners = np.rint(np.hstack([coords, coords + side]) / downsample)
     boxes: list[list[int]] = corners.clip(0, [width, height, width, height]).astype(int).tolist()
     return boxes

@@ -48,7 +48,7 @@ def slide_picture(
         else:
             _patches(axes, grid, panels[index])
         if index == 0:
-            _scale_bar(axes, width * mpp / 1000, mpp / 1000)
+            scale_bar(axes, width * mpp / 1000, mpp / 1000)
     entries = [
         Line2D([], [], color=OUTLINE, linewidth=1.8, label="tissue"),
         Line2D([], [], color=PATCH, marker="s", markerfacecolor="none", linestyle="", label="patches"),
@@ -82,10 +82,20 @@ def _patches(axes: Axes, grid: PatchGrid, magnification: int) -> None:
     axes.set_title(f"{magnification}x, {level.mpp:.4g} µm/px: {len(corners):,} patches")
 
 
-def _scale_bar(axes: Axes, width_mm: float, mm_per_px: float) -> None:
+def scale_bar(axes: Axes, width_mm: float, mm_per_px: float) -> None:
+    """A bar of a round length, at most 30 % of ``width_mm``, below axes whose x is in pixels."""
     length = round_length(width_mm * MAX_BAR_SHARE)
     text = f"{length:g} mm" if length >= 1 else f"{1000 * length:g} µm"
     below = blended_transform_factory(axes.transData, axes.transAxes)
     ends = np.array([0, length / mm_per_px])
     axes.plot(ends, [-0.02] * 2, color=INK, linewidth=4, transform=below, clip_on=False)
-    axes.text(float(ends.mean()), -0.035, text, ha="center", va="top", transform=below)
+    axes.annotate(
+        text,
+        (float(ends.mean()), -0.02),
+        xytext=(0, -4),
+        xycoords=below,
+        textcoords="offset points",
+        ha="center",
+        va="top",
+        annotation_clip=False,
+    )

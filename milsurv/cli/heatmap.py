@@ -1,0 +1,28 @@
+"""``milsurv heatmap``: where a run's models look on a slide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from milsurv.heatmap import HEATMAPS, draw_heatmap, find_slide
+from milsurv.progress import RunProgress
+from milsurv.trained import load_trained
+
+
+def heatmap_command(
+    run: Path,
+    given: str,
+    output: Path | None,
+    overrides: Sequence[str],
+    plugins: Sequence[Path],
+    ask_occlusion: bool,
+) -> int:
+    """Exit status 0. Raises MilsurvError when the slide cannot be drawn."""
+    progress = RunProgress()
+    trained = load_trained(run, overrides, plugins)
+    drawn = find_slide(trained, given, progress)
+    folder = output or trained.folder / HEATMAPS / drawn.slide.slide_id
+    for path in draw_heatmap(trained, drawn, folder, progress, ask_occlusion):
+        progress.say(f"{path}")
+    return 0

@@ -258,7 +258,7 @@ def test_another_slide_of_a_name_that_was_drawn_before_is_refused(
     first = find_slide(mine, str(slide), QUIET)
     assert find_slide(mine, str(slide), QUIET) == first
     write_pyramid(with_tissue(1024, 1024, [(0, 0, 500, 800)], seed=1), slide)
-    with pytest.raises(MilsurvError, match="another slide named .* has its features in"):
+    with pytest.raises(MilsurvError, match=r"another slide named .* has its features in"):
         find_slide(mine, str(slide), QUIET)
 
 

@@ -88,7 +88,7 @@ class RunResults:
     @property
     def first_predictions(self) -> pd.DataFrame:
         """The predictions of the first seed."""
-        return self.predictions[self.predictions["seed"] == self.first_seed["seed"]]
+        return self.predictions.query(f"seed == {self.first_seed['seed']}")
 
     @property
     def folds(self) -> list[int]:

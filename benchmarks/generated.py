@@ -55,8 +55,9 @@ def follow_up(cohort: str) -> tuple[pd.DataFrame, str]:
 def write_cases(folder: Path, table: pd.DataFrame, side: int, dim: int) -> tuple[TrainingCase, ...]:
     """A bag for each row: ``side``² patches at 20x with their 10x and 5x patches, which tell who dies early.
 
-    Some places carry a mark at 20x and others one at 5x; the earlier a case's time, the more often both are one, and
-    the more places have that at 5x: a part that is soon learned, lest models be compared that learned nothing.
+    Some places carry a mark at 20x and others one at 5x; the earlier a case's time, the more often both are one. A few
+    features of all patches shift with it as well: a part that is soon learned, lest models that learned nothing be
+    compared.
     """
     rng = np.random.default_rng(0)
     rank = table["time"].rank(pct=True).to_numpy()
@@ -70,11 +71,12 @@ def write_cases(folder: Path, table: pd.DataFrame, side: int, dim: int) -> tuple
 
 def _scales(rng: np.random.Generator, side: int, dim: int, early: float) -> dict[int, ScaleFeatures]:
     scales = {}
-    coarse = rng.random((side // 4, side // 4)) < 0.25 + 0.5 * early
+    coarse = rng.random((side // 4, side // 4)) < 0.5
     for m in (20, 10, 5):
         k = 20 // m
         grid = np.argwhere(np.ones((side // k, side // k)))
         features = rng.normal(size=(len(grid), dim)).astype(np.float32)
+        features[:, 2:10] += 4 * early - 2
         under = coarse[tuple((grid * k // 4).T)]
         if m == 5:
             features[:, 0] += 3 * under

@@ -24,7 +24,7 @@ from milsurv.training.loop import FoldTraining
 SIDE, DIM, BAGS = 64, 1024, 8
 """4,096, 1,024 and 256 patches."""
 QUICK_SIDE, QUICK_DIM = 8, 16
-SMALL_SIDE, SMALL_DIM, SMALL_WIDTH, SMALL_CASES, EPOCHS, FOLDS = 8, 64, 32, 120, 10, 5
+SMALL_SIDE, SMALL_DIM, SMALL_WIDTH, SMALL_CASES, EPOCHS, FOLDS = 8, 64, 32, 120, 16, 5
 SMALL_RATE, SMALL_BATCH = 1e-3, 8
 """Small enough to train to the end on a CPU."""
 

@@ -157,6 +157,26 @@ def compare(
     raise typer.Exit(compare_command(runs, bootstraps, seed, as_json, figure))
 
 
+@app.command()
+def figures(
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="Folder of a finished run, WORKSPACE/runs/NAME[/FINGERPRINT]."),
+    ],
+    kind: Annotated[
+        Literal["png", "pdf", "svg"], typer.Option("--format", help="PNG is written at 300 dpi.")
+    ] = "png",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Where to write (default: figures/ in the run)."),
+    ] = None,
+) -> None:
+    """Write a run's figures for a paper: survival, calibration, AUC and Brier score over time, risk, training."""
+    from milsurv.cli.figures import figures_command
+
+    raise typer.Exit(figures_command(run, kind, output))
+
+
 @app.command("list-plugins")
 def list_plugins(
     kind: Annotated[

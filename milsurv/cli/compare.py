@@ -31,7 +31,7 @@ def compare_command(
     else:
         _print(found)
     if figure is not None:
-        from milsurv.report.figures import forest
+        from milsurv.report.figures.forest import forest
 
         figure.parent.mkdir(parents=True, exist_ok=True)
         forest(found).savefig(figure, bbox_inches="tight", dpi=200)

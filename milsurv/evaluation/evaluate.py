@@ -31,6 +31,7 @@ from milsurv.evaluation.d_calibration import d_calibration
 from milsurv.evaluation.ensemble import ensemble
 from milsurv.evaluation.high_against_low import high_against_low
 from milsurv.evaluation.metric import Metric, NotComputableError, measured, metric
+from milsurv.evaluation.over_time import over_time
 from milsurv.evaluation.risk_groups import risk_groups
 from milsurv.evaluation.strata import Stratum, TrainingFollowUp, strata_of_seed
 from milsurv.evaluation.subgroups import Subgroups, members
@@ -60,19 +61,18 @@ def evaluate(
 
     A metric is ``{"value", "interval", "reason"}``; what cannot be computed is None with the reason, never
     NaN. ``metrics`` are the scores that the summary averages; ``calibration`` and ``high_against_low``
-    stand beside them. The interval of a metric is a 95 % percentile bootstrap over the reported cases,
-    within folds; models and censoring weights stay as they are, so it does not speak of the variation
-    between trainings: the standard deviations of the summary do. A case that several folds report counts in
-    each of them in pooled metrics, which then have no interval, and once in calibration and risk groups. Raises
-    ``ValueError`` when a case stands twice in a fold under one seed, ``KeyError`` when a column or fold is missing.
+    stand beside them, and beside what is pooled :func:`over_time`. The interval of a metric is a 95 % percentile
+    bootstrap over the reported cases, within folds; models and censoring weights stay as they are, so it does not
+    speak of the variation between trainings: the standard deviations of the summary do. A case that several folds
+    report counts in each of them in pooled metrics, which then have no interval, and once in calibration and risk
+    groups. Raises ``ValueError`` when a case stands twice in a fold under one seed, ``KeyError`` when a column or
+    fold is missing.
     """
     of: dict[str, list[dict[str, Any]]] = {name: [] for name in ("folds", "pooled", "subgroups", "clinical")}
     seeds = sorted(int(seed) for seed in predictions["seed"].unique())
-    account = partial(_account, training=training, times=times, settings=settings)
-
-    def measured_whole(rows: pd.DataFrame) -> dict[str, Any]:
-        return {**account(rows), "risk_groups": risk_groups(_each_once(rows))}
-
+    account, measured_whole = (
+        partial(measure, training=training, times=times, settings=settings) for measure in (_account, _whole)
+    )
     for seed in seeds:
         rows = predictions[predictions["seed"] == seed]
         of["folds"] += [
@@ -124,6 +124,20 @@ def _account(
             "at": [calibration_at(strata, t) for t in times.times],
         },
         "high_against_low": high_against_low(once),
+    }
+
+
+def _whole(
+    rows: pd.DataFrame,
+    training: Mapping[int, TrainingFollowUp],
+    times: EvaluationTimes,
+    settings: Evaluation,
+) -> dict[str, Any]:
+    """The account of all folds of a seed, or of the ensemble, with what is drawn of it."""
+    return {
+        **_account(rows, training, times, settings),
+        "over_time": over_time(rows, training, times.integration, settings),
+        "risk_groups": risk_groups(_each_once(rows)),
     }
 
 

@@ -9,7 +9,20 @@ from typing import Any
 
 import pandas as pd
 
+from milsurv.errors import MilsurvError
+from milsurv.training.job import PREDICTIONS
+from milsurv.training.results import read_predictions
+
 IDS = {"case_id": str, "slide_id": str}
+NEEDED = (
+    "config.yaml",
+    "environment.json",
+    "plugins.json",
+    "cohort.json",
+    "metrics.json",
+    "slides.csv",
+    PREDICTIONS,
+)
 
 
 @dataclass(frozen=True)
@@ -23,28 +36,59 @@ class RunResults:
     cohort: dict[str, Any]
     metrics: dict[str, Any]
     splits: pd.DataFrame
+    """Empty when the folder has no ``splits.csv``."""
     slides: pd.DataFrame
+    predictions: pd.DataFrame
     history: pd.DataFrame
-    """The ``history.csv`` of every fold under every seed, with columns ``seed`` and ``fold``."""
+    """The ``history.csv`` of every fold under every seed, with columns ``seed`` and ``fold``; empty without any."""
 
     @classmethod
     def read(cls, folder: Path) -> RunResults:
-        """Raises ``FileNotFoundError`` when the run is not finished."""
+        """Raises MilsurvError when the run is not finished.
+
+        An external validation has neither ``splits.csv`` nor a history of training.
+        """
+        missing = [name for name in NEEDED if not (folder / name).is_file()]
+        if missing:
+            raise MilsurvError(
+                f"{folder}: no finished run is here (no {missing[0]}); run its milsurv command again to finish it"
+            )
+        splits = folder / "splits.csv"
+        histories = [_history(path) for path in _histories(folder)]
         return cls(
             config=(folder / "config.yaml").read_text(encoding="utf-8"),
             environment=_json(folder / "environment.json"),
             plugins=_json(folder / "plugins.json"),
             cohort=_json(folder / "cohort.json"),
             metrics=_json(folder / "metrics.json"),
-            splits=pd.read_csv(folder / "splits.csv", dtype=IDS),
+            splits=pd.read_csv(splits, dtype=IDS)
+            if splits.is_file()
+            else pd.DataFrame(columns=["case_id", "fold", "role"]),
             slides=pd.read_csv(folder / "slides.csv", dtype=IDS),
-            history=pd.concat([_history(path) for path in _histories(folder)], ignore_index=True),
+            predictions=read_predictions(folder / PREDICTIONS),
+            history=pd.concat(histories, ignore_index=True) if histories else pd.DataFrame(),
         )
+
+    @property
+    def external(self) -> bool:
+        """Whether a model made elsewhere was applied to this cohort, and nothing was trained on it."""
+        return bool(self.cohort.get("external", False))
 
     @property
     def optimistic(self) -> bool:
         """Whether the reported cases chose the epoch, so that every number says so."""
-        return bool(self.cohort["selection"] == "reported_fold")
+        return bool(self.cohort.get("selection") == "reported_fold")
+
+    @property
+    def first_seed(self) -> dict[str, Any]:
+        """What is measured of the first seed, pooled over folds: what the figures show."""
+        pooled: dict[str, Any] = self.metrics["pooled"][0]
+        return pooled
+
+    @property
+    def first_predictions(self) -> pd.DataFrame:
+        """The predictions of the first seed."""
+        return self.predictions.query(f"seed == {self.first_seed['seed']}")
 
     @property
     def folds(self) -> list[int]:

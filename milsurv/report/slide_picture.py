@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
-from milsurv.report.figures import INK, STYLE
+from milsurv.report.figures.style import INK, STYLE
 from milsurv.report.pictures import round_length
 from milsurv.slides.grid import PatchGrid
 from milsurv.slides.tissue import TissueMask

@@ -16,11 +16,20 @@ from milsurv.report.wording import (
     D_CALIBRATION,
     DASH,
     HAZARD_RATIO,
+    LOG_RANK,
     bare_p_value,
     metric_name,
     number,
     ratio,
     time,
+)
+
+KEY_METRICS = (
+    "harrell_c_index",
+    "uno_c_index",
+    "integrated_area_under_roc",
+    "integrated_brier_score",
+    "integrated_index_of_prediction_accuracy",
 )
 
 
@@ -59,27 +68,64 @@ class Table:
     def metric(self, metric: Mapping[str, Any], show: Callable[[float], str] = number) -> Cell:
         """A metric with its interval, or the reasons for what is missing of it."""
         value, ends = metric["value"], metric["interval"]
-        second = "–".join(show(end) for end in ends) if ends else ""
+        dash = " to " if ends and ends[0] < 0 else "–"
+        second = dash.join(show(end) for end in ends) if ends else ""
         return Cell(DASH if value is None else show(value), second, self.note(metric["reason"]))
+
+
+def key_table(results: RunResults) -> Table:
+    """The few numbers to read first, by seed."""
+    unit = results.cohort["time_unit"]
+    accounts = _accounts(results)
+    table = Table(
+        "key-numbers", f"Key numbers{_over(results)}, with 95 % intervals", ["Measure", *_headings(results)]
+    )
+    for name in KEY_METRICS:
+        table.rows.append(
+            (metric_name(name, unit), [table.metric(account["metrics"][name]) for account in accounts])
+        )
+    compared = [account["high_against_low"] for account in accounts]
+    table.rows.append((HAZARD_RATIO, [table.metric(found["hazard_ratio"], ratio) for found in compared]))
+    table.rows.append(
+        (LOG_RANK, [table.metric(found["log_rank_p_value"], bare_p_value) for found in compared])
+    )
+    tests = [table.metric(account["calibration"]["d_calibration"], bare_p_value) for account in accounts]
+    table.rows.append((D_CALIBRATION, tests))
+    return table
+
+
+def _accounts(results: RunResults) -> list[Mapping[str, Any]]:
+    """What is measured under each seed, and of their ensemble when there are several."""
+    metrics = results.metrics
+    return [*metrics["pooled"], *([metrics["ensemble"]] if metrics["ensemble"] else [])]
+
+
+def _headings(results: RunResults) -> list[str]:
+    """Over the columns of :func:`_accounts`."""
+    metrics = results.metrics
+    if results.external and len(metrics["pooled"]) == 1:
+        return ["Value"]
+    seeds = [f"Seed {seed['seed']}" for seed in metrics["pooled"]]
+    return [*seeds, *(["Ensemble of the seeds"] if metrics["ensemble"] else [])]
+
+
+def _over(results: RunResults) -> str:
+    return ", pooled over folds" if len(results.folds) > 1 else ""
 
 
 def pooled_table(results: RunResults) -> Table:
     """Metrics pooled over folds, by seed, and their mean and standard deviation over folds and seeds."""
     metrics, unit = results.metrics, results.cohort["time_unit"]
+    alone = len(metrics["folds"]) == 1
     table = Table(
         "pooled",
-        "Pooled over folds, with 95 % intervals",
-        [
-            "Metric",
-            *(f"Seed {seed['seed']}" for seed in metrics["pooled"]),
-            *(["Ensemble of the seeds"] if metrics["ensemble"] else []),
-            "Mean ± SD over folds and seeds",
-        ],
+        f"All metrics{_over(results)}, with 95 % intervals",
+        ["Metric", *_headings(results), *([] if alone else ["Mean ± SD over folds and seeds"])],
     )
-    accounts = [*metrics["pooled"], *([metrics["ensemble"]] if metrics["ensemble"] else [])]
     for name, summary in metrics["summary"].items():
-        cells = [table.metric(account["metrics"][name]) for account in accounts]
-        table.rows.append((metric_name(name, unit), [*cells, _mean_cell(table, summary)]))
+        cells = [table.metric(account["metrics"][name]) for account in _accounts(results)]
+        means = [] if alone else [_mean_cell(table, summary)]
+        table.rows.append((metric_name(name, unit), [*cells, *means]))
     if metrics["truncation"] is None:
         _tell_truncation(table, metrics["pooled"][0]["metrics"].get("uno_c_index", {}), unit)
     else:
@@ -92,7 +138,7 @@ def pooled_table(results: RunResults) -> Table:
 
 def selection_table(results: RunResults) -> Table | None:
     """What is had by an epoch chosen honestly and by one that the reported cases chose; None without both."""
-    honest, optimistic = results.metrics, results.metrics["optimistic"]
+    honest, optimistic = results.metrics, results.metrics.get("optimistic")
     if optimistic is None:
         return None
     seeds = honest["seeds"]
@@ -152,7 +198,7 @@ def calibration_table(results: RunResults) -> Table:
     pooled, unit = results.metrics["pooled"], results.cohort["time_unit"]
     table = Table(
         "calibration",
-        "Calibration, pooled over folds",
+        f"Calibration{_over(results)}",
         ["Measure", *(f"Seed {seed['seed']}" for seed in pooled)],
     )
     accounts = [seed["calibration"] for seed in pooled]
@@ -171,7 +217,7 @@ def subgroup_table(results: RunResults, seed: int) -> Table:
     unit = results.cohort["time_unit"]
     table = Table(
         f"subgroups-seed-{seed}",
-        f"By subgroup, seed {seed}, pooled over folds, with 95 % intervals",
+        f"By subgroup, seed {seed}{_over(results)}, with 95 % intervals",
         ["Subgroup", "Cases", "Events", *(metric_name(name, unit) for name in names), HAZARD_RATIO],
         remarks=["The intervals are not widened for the number of subgroups."],
     )
@@ -189,7 +235,7 @@ def clinical_table(results: RunResults) -> Table:
     first = comparisons[0]
     table = Table(
         "clinical",
-        f"Image risk and clinical variables ({', '.join(first['columns'])}), pooled over folds, with 95 % intervals",
+        f"Image risk and clinical variables ({', '.join(first['columns'])}){_over(results)}, with 95 % intervals",
         ["Measure", *(f"Seed {entry['seed']}" for entry in comparisons)],
         remarks=[
             f"Of {first['cases']} reported cases with {first['events']} events; {first['left_out']} more are left out, "
@@ -222,7 +268,8 @@ def split_table(results: RunResults) -> Table:
         ],
     )
     roles = results.splits.groupby(["fold", "role"]).size()
-    kept = results.history[results.history["chosen"] == 1].set_index(["seed", "fold"])["epoch"]
+    history = results.history
+    kept: Any = {} if history.empty else history[history["chosen"] == 1].set_index(["seed", "fold"])["epoch"]
     for fold in results.folds:
         cells = [Cell(str(roles.get((fold, role), 0))) for role in ("train", "validation", "test")]
         cells += [Cell(str(kept.get((seed, fold), DASH))) for seed in seeds]

@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from milsurv.report.pictures import ColourRange, drawn_grid
 from milsurv.report.results import RunResults
 from milsurv.report.views import SlideView
@@ -18,6 +16,12 @@ SELECTION = {
     "last_epoch": "last epoch kept, none chosen",
     "reported_fold": "optimistic: epoch chosen on the reported cases",
     "both": "epoch chosen on inner validation cases, and for comparison on the reported cases",
+}
+HONESTY = {
+    "inner_validation": "honest selection",
+    "last_epoch": "last epoch, no selection",
+    "reported_fold": "optimistic selection",
+    "both": "honest selection",
 }
 METRICS = {
     "harrell_c_index": "Harrell's C-index (higher is better, 0.5 is chance)",
@@ -36,6 +40,7 @@ METRICS_AT = {
 }
 D_CALIBRATION = "D-calibration, p-value (small: predicted survival is not calibrated)"
 HAZARD_RATIO = "Hazard ratio within folds, high to low risk (1 is no difference)"
+LOG_RANK = "Log-rank p within folds, high against low risk"
 CALIBRATION_SLOPE = "Calibration slope at {time} (1 is calibrated, below 1 too extreme, above 1 too moderate)"
 CLINICAL_MODELS = {
     "clinical": "Harrell's C-index of clinical variables (higher is better)",
@@ -112,22 +117,32 @@ def magnifications(values: Sequence[int]) -> str:
 
 
 def headline(results: RunResults) -> str:
-    """The result in one sentence."""
-    pooled, cohort = results.metrics["pooled"], results.cohort
+    """The result in one sentence: ``Harrell's C 0.71 (0.64–0.77), 373 cases, 169 events, honest selection.``"""
+    pooled = results.metrics["pooled"]
     first = pooled[0]
     parts = [
         _c_index([seed["metrics"]["harrell_c_index"] for seed in pooled], first["seed"]),
         count(first["cases"], "case"),
         count(first["events"], "event"),
-        count(len(results.folds), "fold"),
-        count(len(pooled), "seed"),
-        SELECTION.get(cohort["selection"], f"selection: {cohort['selection']}"),
+        "external validation" if results.external else HONESTY[results.cohort["selection"]],
     ]
-    optimistic = results.metrics["optimistic"]
+    return ", ".join(parts) + "."
+
+
+def under_headline(results: RunResults) -> str:
+    """What the headline's numbers are of, in a sentence or two."""
+    pooled = results.metrics["pooled"]
+    if results.external:
+        said = "A model that was made elsewhere, and that no case of this cohort changed"
+    else:
+        folds, seeds = count(len(results.folds), "fold"), count(len(pooled), "seed")
+        said = f"{folds}, {seeds}, {SELECTION[results.cohort['selection']]}"
+    said += "; in brackets the 95 % interval." if pooled[0]["metrics"]["harrell_c_index"]["interval"] else "."
+    optimistic = results.metrics.get("optimistic")
     if optimistic is not None:
         metrics = [seed["metrics"]["harrell_c_index"] for seed in optimistic["pooled"]]
-        parts.append(f"which gives the optimistic {_c_index(metrics, first['seed'])}")
-    return ", ".join(parts) + "."
+        said += f" Chosen on the reported cases, the epochs give the optimistic {_c_index(metrics, pooled[0]['seed'])}."
+    return said
 
 
 def _c_index(metrics: Sequence[Mapping[str, Any]], first_seed: int) -> str:
@@ -135,18 +150,19 @@ def _c_index(metrics: Sequence[Mapping[str, Any]], first_seed: int) -> str:
     values = [metric["value"] for metric in metrics if metric["value"] is not None]
     if first["value"] is None:
         return f"Harrell's C could not be computed ({first['reason']})"
+    span = "–".join(f"{end:.2f}" for end in first["interval"]) if first["interval"] else first["reason"]
     if len(metrics) == 1:
-        span = f"95 % interval {interval(first['interval'])}" if first["interval"] else first["reason"]
-        return f"Harrell's C {number(first['value'])} ({span})"
-    mean = sum(values) / len(values)
-    each = ", ".join(number(metric["value"]) for metric in metrics)
-    span = f"95 % interval {interval(first['interval'])} under seed {first_seed}" if first["interval"] else ""
-    return f"Harrell's C {number(mean)} on average (by seed {each}{'; ' if span else ''}{span})"
+        return f"Harrell's C {first['value']:.2f} ({span})"
+    each = ", ".join("–" if metric["value"] is None else f"{metric['value']:.2f}" for metric in metrics)
+    return (
+        f"Harrell's C {sum(values) / len(values):.2f} on average of {len(metrics)} seeds "
+        f"({each}; under seed {first_seed} {span})"
+    )
 
 
 def bound(results: RunResults) -> str | None:
     """What the known risk itself would reach on a synthetic cohort; None on a real one."""
-    true_risk = results.metrics["true_risk"]
+    true_risk = results.metrics.get("true_risk")
     if true_risk is None:
         return None
     metric = true_risk["harrell_c_index"]["pooled"]
@@ -160,22 +176,51 @@ def bound(results: RunResults) -> str | None:
 
 def limits(results: RunResults, views: int) -> list[str]:
     """What the numbers do not say."""
-    cohort, left_out = results.cohort, len(results.left_out)
     lines = [
         "Intervals are 95 % percentile bootstrap intervals over the reported cases, drawn within folds. They speak "
-        "of these fitted models and these cases; how much another training would differ is not in them.",
+        "of these fitted models and these cases; how much another training would differ is not in them."
+    ]
+    lines += _external_limits() if results.external else _cross_validation_limits(results)
+    if results.cohort["synthetic"]:
+        lines.append(
+            "The cohort is synthetic: its slides were drawn and its follow-up made. No patient is in it, and none of "
+            "its numbers is evidence about patients."
+        )
+    lines.append(
+        "High and low risk are told apart at the median risk of the training cases, which is no cut-off of clinical "
+        "meaning. P-values are not corrected for the number of tests on this page."
+    )
+    if views:
+        lines.append(
+            "Attention says which patches the model weighed, not why, nor whether they matter to a patient."
+        )
+    left_out = len(results.left_out)
+    if left_out:
+        lines.append(
+            f"{count(left_out, 'slide was', 'slides were')} left out; what they show is not in any number."
+        )
+    return lines
+
+
+def _external_limits() -> list[str]:
+    return [
+        "The cases are of one cohort. How the model does where slides are stained and scanned in other ways is not "
+        "known from it.",
+        "Censoring is weighed by the follow-up that the evaluation was given; where it ends early, late times rest on "
+        "few cases.",
+    ]
+
+
+def _cross_validation_limits(results: RunResults) -> list[str]:
+    cohort = results.cohort
+    lines = [
         "Standard deviations over folds and seeds show that variation in part. Folds share training cases, so they "
         "are no standard errors of the pooled numbers.",
         "Risks of different folds come from different models, so cases are compared within folds alone; pooled "
         "numbers add up what was compared within folds.",
         _selection_limit(cohort["selection"], cohort["select_by"]),
     ]
-    if cohort["synthetic"]:
-        lines.append(
-            "The cohort is synthetic: its slides were drawn and its follow-up made. No patient is in it, and none of "
-            "its numbers is evidence about patients."
-        )
-    else:
+    if not cohort["synthetic"]:
         sites = (
             "though cases of one site were never on both sides of a split."
             if cohort["group_by"]
@@ -183,14 +228,6 @@ def limits(results: RunResults, views: int) -> list[str]:
         )
         lines.append(
             f"All cases are from one cohort. Nothing here was tested on cases from elsewhere, {sites}"
-        )
-    if views:
-        lines.append(
-            "Attention says which patches the model weighed, not why, nor whether they matter to a patient."
-        )
-    if left_out:
-        lines.append(
-            f"{count(left_out, 'slide was', 'slides were')} left out; what they show is not in any number."
         )
     return lines
 
@@ -213,50 +250,6 @@ def _selection_limit(selection: str, select_by: str) -> str:
             f"{chooser} on the reported cases themselves; they are there to be compared with, not to be believed."
         ),
     }[selection]
-
-
-def describe_kaplan_meier(groups: Mapping[str, Any], time_unit: str) -> str:
-    """The Kaplan-Meier figure in words."""
-    sides = [_describe_group(name, groups[name], time_unit) for name in ("high", "low")]
-    test = groups["log_rank_p_value"]
-    result = (
-        f"Log-rank {p_value(test['value'])}"
-        if test["value"] is not None
-        else f"No log-rank test: {test['reason']}"
-    )
-    return f"Kaplan-Meier curves with 95 % bands. {'; '.join(sides)}. {result}."
-
-
-def _describe_group(name: str, group: Mapping[str, Any], time_unit: str) -> str:
-    median = group["median_survival"]
-    said = (
-        f"median survival {time(median['value'])} {time_unit}"
-        if median["value"] is not None
-        else f"no median survival ({median['reason']})"
-    )
-    return f"{name.capitalize()} risk: {count(group['cases'], 'case')}, {count(group['events'], 'event')}, {said}"
-
-
-def describe_training(history: pd.DataFrame, fold: int) -> str:
-    """A fold's training curves in words."""
-    lines = [f"Loss and Harrell's C-index by epoch in fold {fold}."]
-    for seed, run in history[history["fold"] == fold].groupby("seed"):
-        first, last, kept = run.iloc[0], run.iloc[-1], run[run["chosen"] == 1].iloc[0]
-        line = (
-            f"Seed {seed}: training loss from {_value(first['train_loss'])} to {_value(last['train_loss'])} in "
-            f"{count(len(run), 'epoch')}; epoch {kept['epoch']:.0f} was kept"
-        )
-        if pd.notna(kept["validation_loss"]):
-            line += (
-                f", with validation loss {_value(kept['validation_loss'])} and validation C-index "
-                f"{_value(kept['validation_c_index'])}"
-            )
-        lines.append(f"{line}.")
-    return " ".join(lines)
-
-
-def _value(value: float) -> str:
-    return number(None if pd.isna(value) else value)
 
 
 def describe_tissue(view: SlideView) -> str:

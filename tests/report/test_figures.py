@@ -11,7 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from milsurv.evaluation.risk_groups import risk_groups
-from milsurv.report.figures import HIGH, LOW, PART_COLOURS, forest, kaplan_meier, training_curves
+from milsurv.report.figures.forest import forest
+from milsurv.report.figures.kaplan_meier import kaplan_meier
+from milsurv.report.figures.style import HIGH, LOW
+from milsurv.report.figures.training import PART_COLOURS, training_curves
 from milsurv.report.svg import svg_file, svg_inline
 from tests.report.make_run import EPOCHS, make_follow_up, make_history, predict
 

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from milsurv.config import RunConfig
+from milsurv.report.gallery import FIGURES
 from milsurv.report.html import write_report
 from milsurv.report.views import MissingView, SlideView
 from tests.report.make_run import make_config, make_follow_up, make_run, make_slide_table
@@ -113,7 +114,7 @@ def test_a_screen_reader_finds_its_way(page: Page) -> None:
     assert all(header["scope"] in ("col", "row") for header in page.all("th"))
     assert all(image["alt"] for image in page.all("img"))
     figures = [svg for svg in page.all("svg") if svg["role"] == "img" and svg["aria-label"]]
-    assert len(figures) == len(page.all("svg")) == 1 + 3
+    assert len(figures) == len(page.all("svg")) == 5 + 3
 
 
 def test_the_page_says_what_made_the_features(page: Page) -> None:
@@ -125,15 +126,15 @@ def test_the_first_sentence_is_the_result(page: Page, metrics: dict[str, Any]) -
     c_index = pooled["metrics"]["harrell_c_index"]
     low, high = c_index["interval"]
     sentence = (
-        f"Harrell's C {c_index['value']:.3f} (95 % interval {low:.3f}–{high:.3f}), 60 cases, "
-        f"{pooled['events']} events, 3 folds, 1 seed, epoch chosen on inner validation cases."
+        f"Harrell's C {c_index['value']:.2f} ({low:.2f}–{high:.2f}), 60 cases, {pooled['events']} events, honest "
+        "selection. 3 folds, 1 seed, epoch chosen on inner validation cases; in brackets the 95 % interval."
     )
-    after_title = page.text.removeprefix("made-up: survival report ")
+    after_title = page.text.split("made-up: survival report ")[1]
     assert after_title.startswith(sentence)
 
 
 def test_a_synthetic_cohort_says_so_beside_its_bound(page: Page, metrics: dict[str, Any]) -> None:
-    banner = page.text[: page.text.index("What was run")]
+    banner = page.text[: page.text.index("Cases in and out")]
     bound = metrics["true_risk"]["harrell_c_index"]["pooled"]["value"]
     assert "Synthetic cohort." in banner
     assert f"ranking by it gives Harrell's C {bound:.3f} (" in banner
@@ -154,7 +155,8 @@ def test_every_metric_stands_on_the_page(page: Page, metrics: dict[str, Any]) ->
         for name, metric in account["metrics"].items():
             if metric["value"] is not None:
                 low, high = metric["interval"]
-                assert cells[f"{metric['value']:.3f}{low:.3f}–{high:.3f}"] >= 1, name
+                dash = " to " if low < 0 else "–"
+                assert cells[f"{metric['value']:.3f}{low:.3f}{dash}{high:.3f}"] >= 1, name
     for summary in metrics["summary"].values():
         if summary["note"] is None:
             assert cells[f"{summary['mean']:.3f} ± {summary['standard_deviation']:.3f}"] >= 1
@@ -182,7 +184,9 @@ def test_what_cannot_be_computed_is_a_dash_with_its_reason(tmp_path: Path) -> No
     assert all(attributes["title"] for _, attributes in empty)
     assert "no events" in [attributes["title"] for _, attributes in empty]
     notes = [note["id"] for note in page.all("li") if "id" in note]
-    assert [link["href"] for link in page.all("a") if link["href"].removeprefix("#") not in notes] == []
+    linked = [link["href"].removeprefix("#") for link in page.all("a") if "-note-" in link["href"]]
+    assert linked
+    assert set(linked) <= set(notes)
     assert "left out 1 of 4 folds: 1 × no events" in page.text
     assert "nan" not in page.text.lower().split()
 
@@ -198,14 +202,16 @@ def test_a_cohort_without_events_still_has_a_report(tmp_path: Path) -> None:
 def test_an_optimistic_run_says_so_everywhere(tmp_path: Path) -> None:
     config = make_config(tmp_path, training={"epochs": 12, "selection": "reported_fold"})
     page = report_of(tmp_path, make_follow_up(60, 3), config=config)
-    assert "optimistic: epoch chosen on the reported cases" in page.text
+    assert (
+        "optimistic selection. 3 folds, 1 seed, optimistic: epoch chosen on the reported cases" in page.text
+    )
     captions = re.findall(r"<caption[^>]*>(.*?)</caption>", page.source)
     numbers = [caption for caption in captions if "interval" in caption or "epoch" in caption]
-    assert len(numbers) == 4
+    assert len(numbers) == 5
     assert all(caption.endswith("(optimistic)") for caption in numbers)
     figures = re.findall(r"<svg.*?</svg>", page.source, re.DOTALL)
-    assert len(figures) == 4
-    for name in ("kaplan_meier", "training"):
+    assert len(figures) == 5 + 3
+    for name in FIGURES:
         assert "optimistic" in (tmp_path / "run" / "figures" / f"{name}.svg").read_text()
     assert all('aria-label="Optimistic. ' in figure for figure in figures)
     assert "worse numbers are to be expected" in page.text
@@ -226,7 +232,7 @@ def test_both_choices_stand_side_by_side(tmp_path: Path) -> None:
     told = [float(value) for value in re.findall(r"<td[^>]*>([\d.]+)", row)]
     of = [account["pooled"][seed] for seed in (0, 1) for account in (metrics, metrics["optimistic"])]
     assert told == pytest.approx([one["metrics"]["harrell_c_index"]["value"] for one in of], abs=5e-4)
-    assert "which gives the optimistic Harrell" in page.text
+    assert "the epochs give the optimistic Harrell's C" in page.text.split("Cases in and out")[0]
     assert "(optimistic)" not in page.source.split('id="pooled-caption"')[1].split("</caption>")[0]
     assert "reported cases solid in orange" in page.text
     assert "the ring the one that the reported cases chose" in page.text
@@ -246,8 +252,8 @@ def test_several_seeds_are_averaged_and_all_told(tmp_path: Path) -> None:
     page = report_of(tmp_path, make_follow_up(40, 2), config=config)
     pooled = json.loads((tmp_path / "run" / "metrics.json").read_text())["pooled"]
     values = [seed["metrics"]["harrell_c_index"]["value"] for seed in pooled]
-    each = ", ".join(f"{value:.3f}" for value in values)
-    assert f"Harrell's C {np.mean(values):.3f} on average (by seed {each}; 95 % interval" in page.text
+    each = ", ".join(f"{value:.2f}" for value in values)
+    assert f"Harrell's C {np.mean(values):.2f} on average of 3 seeds ({each}; under seed 1 " in page.text
     assert "2 folds, 3 seeds" in page.text
     assert "By fold, seed 3" in page.text
 
@@ -262,7 +268,7 @@ def test_no_bootstrap_no_interval(tmp_path: Path) -> None:
 def test_without_validation_cases_the_last_epoch_is_said_to_be_kept(tmp_path: Path) -> None:
     config = make_config(tmp_path, training={"epochs": 12, "selection": "last_epoch"})
     page = report_of(tmp_path, make_follow_up(30, 2), config=config)
-    assert "1 seed, last epoch kept, none chosen." in page.text
+    assert "last epoch, no selection. 2 folds, 1 seed, last epoch kept, none chosen;" in page.text
     assert "no cases chose it" in page.text
     assert "validation cases solid" not in page.text
     assert "nan" not in page.text.lower().split()
@@ -320,7 +326,7 @@ def test_written_twice_it_is_the_same(synthetic: Path, config: RunConfig) -> Non
 
 def test_figures_stand_as_files_too(synthetic: Path) -> None:
     figures = sorted((synthetic / "figures").iterdir())
-    assert [path.name for path in figures] == ["kaplan_meier.svg", "training.svg"]
+    assert [path.name for path in figures] == sorted(f"{name}.svg" for name in FIGURES)
     for path in figures:
         assert ET.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
         assert "<dc:date>" not in path.read_text()

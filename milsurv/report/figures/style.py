@@ -1,0 +1,47 @@
+"""What all figures have in common: colours that colour-blind readers tell apart, sizes, and how nothing is shown."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+HIGH, LOW = "#d55e00", "#0072b2"
+INK, GREY = "#222222", "#767676"
+WIDTH = 5.6
+"""Inches, so narrow that the text stays readable on a phone."""
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 11,
+    "text.usetex": False,
+    "text.parse_math": False,
+    "pdf.fonttype": 42,
+}
+"""Names from files are shown as they are: a dollar begins no formula."""
+LINE_LENGTH = 52
+
+
+def plain(axes: Axes) -> None:
+    """Leave out what says nothing."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(labelsize=10)
+
+
+@rc_context(STYLE)
+def without_data(title: str, reason: str) -> Figure:
+    """The figure that cannot be drawn: its title, and why."""
+    said = textwrap.fill(f"{title} cannot be drawn: {reason}.", LINE_LENGTH)
+    figure = Figure(figsize=(WIDTH, 0.5 + 0.22 * (said.count("\n") + 1)))
+    figure.text(0.5, 0.5, said, color=INK, ha="center", va="center")
+    return figure
+
+
+@rc_context(STYLE)
+def mark_optimistic(figure: Figure) -> Figure:
+    """Say in the figure itself that the reported cases chose the epoch."""
+    figure.text(0.01, 0.99, "optimistic", color=HIGH, va="top", fontsize=10, fontweight="bold")
+    return figure

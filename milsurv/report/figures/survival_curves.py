@@ -1,0 +1,74 @@
+"""The survival that is predicted of single cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from milsurv.report.figures.style import STYLE, WIDTH, plain, without_data
+
+QUANTILES = {0.9: "#d55e00", 0.7: "#e69f00", 0.5: "#000000", 0.3: "#56b4e9", 0.1: "#0072b2"}
+"""Of standardised risk, and the colours (Okabe and Ito) of the cases that stand there."""
+FAINT = "#c8c8c8"
+MOST_FAINT = 300
+PREFIX = "survival_at_"
+
+
+@rc_context(STYLE)
+def survival_curves(predictions: pd.DataFrame, time_unit: str, endpoint: str) -> Figure:
+    """Predicted survival of one seed's cases over time: five across the range of risk in colour, others grey.
+
+    ``predictions`` has ``case_id``, ``standardized_risk`` and the ``survival_at_<t>`` of each case. Of more than 300
+    cases the grey ones are a sample, even in risk.
+    """
+    columns = {float(c.removeprefix(PREFIX)): c for c in predictions.columns if c.startswith(PREFIX)}
+    if not columns:
+        return without_data("Predicted survival", "there are no events, so no times to predict for")
+    times = sorted(columns)
+    ranked = by_risk(predictions)
+    survival = ranked[[columns[t] for t in times]].to_numpy(dtype=float)
+    if ranked.empty or not np.isfinite(survival).all(axis=1).any():
+        return without_data("Predicted survival", "no case has a finite risk and finite probabilities")
+    points = np.hstack([np.ones((len(survival), 1)), survival])
+    figure = Figure(figsize=(WIDTH, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    sample = np.unique(np.linspace(0, len(points) - 1, min(MOST_FAINT, len(points))).round().astype(int))
+    lines = [np.column_stack([[0, *times], points[place]]) for place in sample]
+    axes.add_collection(LineCollection(lines, colors=FAINT, linewidths=0.5))
+    for quantile, place in chosen(len(ranked)).items():
+        label = f"{100 * quantile:.0f} %: {ranked['case_id'].iloc[place]}"
+        axes.plot([0, *times], points[place], color=QUANTILES[quantile], linewidth=2, label=label)
+    axes.set_xlim(0, times[-1])
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel(f"Time ({time_unit})")
+    axes.set_ylabel(f"Predicted survival ({endpoint})")
+    figure.legend(
+        title="Rank of risk: case",
+        frameon=False,
+        fontsize=9,
+        title_fontsize=9,
+        ncols=2,
+        loc="outside lower left",
+    )
+    plain(axes)
+    return figure
+
+
+def by_risk(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The cases of finite standardised risk, the lowest first, each from the first fold that reports it."""
+    once = predictions.sort_values("fold", kind="stable").drop_duplicates("case_id")
+    finite = once[np.isfinite(once["standardized_risk"].astype(float))]
+    return finite.sort_values(["standardized_risk", "case_id"])
+
+
+def chosen(cases: int) -> dict[float, int]:
+    """Quantile -> the place of the case there among ``cases`` by risk, each place once."""
+    places: dict[float, int] = {}
+    for quantile in QUANTILES:
+        place = min(int(quantile * cases), cases - 1)
+        if place not in places.values():
+            places[quantile] = place
+    return places

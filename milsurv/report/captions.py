@@ -21,9 +21,10 @@ def _scope(results: RunResults) -> str:
 
 def kaplan_meier(results: RunResults) -> str:
     """Under the curves of high and low risk."""
-    groups = results.first_seed["risk_groups"]
     said = f"Kaplan-Meier estimates with 95 % bands, and the number of cases at risk{_scope(results)}."
-    return f"{said} {groups['note']}"
+    if results.external:
+        return f"{said} A case is at high risk when its risk is above the median risk of the training cases."
+    return f"{said} {results.first_seed['risk_groups']['note']}"
 
 
 def calibration(results: RunResults) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from milsurv.artifacts import write_text
 from milsurv.config import RunConfig
@@ -61,25 +60,20 @@ def write_report(folder: Path, config: RunConfig, views: Sequence[SlideView | Mi
 
 def _figures(results: RunResults) -> list[dict[str, Any]]:
     """All figures with their titles and captions; a row of curves for each fold that was trained."""
-    return [
-        {
-            "name": name.replace("_", "-"),
-            "title": kind.title,
-            "caption": kind.caption(results),
-            "drawings": _training(results) if name == "training" else [_drawing(name, results)],
-        }
-        for name, kind in FIGURES.items()
-        if name != "training" or not results.history.empty
-    ]
+    shown = [name for name in FIGURES if name != "training" or not results.history.empty]
+    return [_training(results) if name == "training" else _figure(name, results) for name in shown]
 
 
-def _drawing(name: str, results: RunResults) -> Markup:
-    said = FIGURES[name].describe(results)
-    return svg_inline(draw(name, results), name.replace("_", "-"), _optimistic(results) + said)
+def _figure(name: str, results: RunResults) -> dict[str, Any]:
+    kind, figure, id = FIGURES[name], draw(name, results), name.replace("_", "-")
+    drawing = svg_inline(figure, id, _optimistic(results) + kind.describe(results))
+    caption = kind.caption(results) if figure.axes else ""
+    return {"id": id, "title": kind.title, "caption": caption, "drawings": [drawing]}
 
 
-def _training(results: RunResults) -> list[Markup]:
-    return [
+def _training(results: RunResults) -> dict[str, Any]:
+    kind = FIGURES["training"]
+    drawings = [
         svg_inline(
             marked(training_curves(results.history, [fold]), results),
             f"training-{fold}",
@@ -87,6 +81,7 @@ def _training(results: RunResults) -> list[Markup]:
         )
         for fold in results.folds
     ]
+    return {"id": "training", "title": kind.title, "caption": kind.caption(results), "drawings": drawings}
 
 
 def _optimistic(results: RunResults) -> str:

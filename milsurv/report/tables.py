@@ -85,10 +85,12 @@ def key_table(results: RunResults) -> Table:
             (metric_name(name, unit), [table.metric(account["metrics"][name]) for account in accounts])
         )
     compared = [account["high_against_low"] for account in accounts]
-    table.rows.append((HAZARD_RATIO, [table.metric(found["hazard_ratio"], ratio) for found in compared]))
-    table.rows.append(
-        (LOG_RANK, [table.metric(found["log_rank_p_value"], bare_p_value) for found in compared])
-    )
+    for name, heading, show in (
+        ("hazard_ratio", HAZARD_RATIO, ratio),
+        ("log_rank_p_value", LOG_RANK, bare_p_value),
+    ):
+        cells = [table.metric(found[name], show) for found in compared]
+        table.rows.append((_within(heading, results), cells))
     tests = [table.metric(account["calibration"]["d_calibration"], bare_p_value) for account in accounts]
     table.rows.append((D_CALIBRATION, tests))
     return table
@@ -109,6 +111,11 @@ def _headings(results: RunResults) -> list[str]:
     return [*seeds, *(["Ensemble of the seeds"] if metrics["ensemble"] else [])]
 
 
+def _within(heading: str, results: RunResults) -> str:
+    """The heading without a word of folds where there is one alone."""
+    return heading if len(results.folds) > 1 else heading.replace(" within folds", "")
+
+
 def _over(results: RunResults) -> str:
     return ", pooled over folds" if len(results.folds) > 1 else ""
 
@@ -127,7 +134,7 @@ def pooled_table(results: RunResults) -> Table:
         means = [] if alone else [_mean_cell(table, summary)]
         table.rows.append((metric_name(name, unit), [*cells, *means]))
     if metrics["truncation"] is None:
-        _tell_truncation(table, metrics["pooled"][0]["metrics"].get("uno_c_index", {}), unit)
+        _tell_truncation(table, results, metrics["pooled"][0]["metrics"].get("uno_c_index", {}), unit)
     else:
         stated = time(metrics["truncation"])
         table.remarks.append(
@@ -165,15 +172,16 @@ def _mean_cell(table: Table, summary: Mapping[str, Any]) -> Cell:
     return Cell(f"{number(summary['mean'])} ± {number(deviation)}", note=table.note(reason))
 
 
-def _tell_truncation(table: Table, uno: Mapping[str, Any], unit: str) -> None:
+def _tell_truncation(table: Table, results: RunResults, uno: Mapping[str, Any], unit: str) -> None:
     by_fold = uno.get("truncated_at_by_fold", {"": uno.get("truncated_at")})
+    whose = "the" if results.external else "each fold's"
     known = [
         f"fold {fold} {time(tau)}" if fold else time(tau) for fold, tau in by_fold.items() if tau is not None
     ]
     if known:
         table.remarks.append(
-            "Uno's C-index counts events before the 80th percentile of the event times of each fold's training "
-            f"cases, in {unit}: {', '.join(known)}."
+            "Uno's C-index counts events before the 80th percentile of the event times of "
+            f"{whose} training cases, in {unit}: {', '.join(known)}."
         )
 
 
@@ -199,7 +207,7 @@ def calibration_table(results: RunResults) -> Table:
     table = Table(
         "calibration",
         f"Calibration{_over(results)}",
-        ["Measure", *(f"Seed {seed['seed']}" for seed in pooled)],
+        ["Measure", *_headings(results)[: len(pooled)]],
     )
     accounts = [seed["calibration"] for seed in pooled]
     tests = [table.metric(account["d_calibration"], bare_p_value) for account in accounts]
@@ -279,20 +287,20 @@ def split_table(results: RunResults) -> Table:
 
 def risk_group_table(results: RunResults) -> Table:
     """High and low risk under each seed."""
-    unit = results.cohort["time_unit"]
+    unit, several = results.cohort["time_unit"], len(results.folds) > 1
     table = Table(
         "risk-groups",
-        f"High and low risk by seed; median survival in {unit} with 95 % intervals",
+        f"High and low risk{'' if results.external else ' by seed'}; median survival in {unit} with 95 % intervals",
         [
-            "Seed",
+            "Group" if results.external else "Seed",
             *(
                 f"{group} risk: {what}"
                 for group in ("High", "Low")
                 for what in ("cases", "events", "median survival")
             ),
             "Log-rank p of the curves",
-            "Log-rank p within folds",
-            HAZARD_RATIO,
+            *(["Log-rank p within folds"] if several else []),
+            _within(HAZARD_RATIO, results),
         ],
     )
     for pooled in results.metrics["pooled"]:
@@ -304,15 +312,17 @@ def risk_group_table(results: RunResults) -> Table:
             cells.append(table.metric(group["median_survival"], time))
         within = pooled["high_against_low"]
         cells.append(table.metric(groups["log_rank_p_value"], bare_p_value))
-        cells.append(table.metric(within["log_rank_p_value"], bare_p_value))
+        if several:
+            cells.append(table.metric(within["log_rank_p_value"], bare_p_value))
         cells.append(table.metric(within["hazard_ratio"], ratio))
         if groups["ungrouped"]:
             table.remarks.append(
                 f"Seed {pooled['seed']}: {groups['ungrouped']} cases without a finite risk are in no group."
             )
-        table.rows.append((f"Seed {pooled['seed']}", cells))
-    table.remarks.append(
-        "Within folds: stratified by fold, so that a case is compared with cases of its own fold alone. The interval "
-        "of the hazard ratio is that of a Cox model (Wald)."
-    )
+        table.rows.append(("All cases" if results.external else f"Seed {pooled['seed']}", cells))
+    if several:
+        table.remarks.append(
+            "Within folds: stratified by fold, so that a case is compared with cases of its own fold alone."
+        )
+    table.remarks.append("The interval of the hazard ratio is that of a Cox model (Wald).")
     return table

@@ -176,8 +176,9 @@ def bound(results: RunResults) -> str | None:
 
 def limits(results: RunResults, views: int) -> list[str]:
     """What the numbers do not say."""
+    within = ", drawn within folds" if len(results.folds) > 1 else ""
     lines = [
-        "Intervals are 95 % percentile bootstrap intervals over the reported cases, drawn within folds. They speak "
+        f"Intervals are 95 % percentile bootstrap intervals over the reported cases{within}. They speak "
         "of these fitted models and these cases; how much another training would differ is not in them."
     ]
     lines += _external_limits() if results.external else _cross_validation_limits(results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,18 @@ def make_run(
     return predictions
 
 
+def make_external(folder: Path, config: RunConfig, follow_up: pd.DataFrame) -> None:
+    """The folder of an external validation: one fold, nothing trained, nothing selected."""
+    make_run(folder, config, follow_up.assign(fold=0), external=True)
+    for path in folder.glob("seed_*/fold_*/history.csv"):
+        path.unlink()
+    (folder / "splits.csv").unlink()
+    cohort = json.loads((folder / "cohort.json").read_text())
+    for key in ("selection", "select_by", "group_by"):
+        del cohort[key]
+    write_json(folder / "cohort.json", cohort)
+
+
 def make_slide_table(follow_up: pd.DataFrame) -> pd.DataFrame:
     """A used slide for each case, with file names that lead nowhere."""
     return pd.DataFrame(
@@ -218,6 +231,8 @@ def _plugin(config: RunConfig, kind: str) -> dict[str, Any]:
 
 def _training(follow_up: pd.DataFrame, fold: int) -> TrainingFollowUp:
     others = follow_up[follow_up["fold"] != fold]
+    if others.empty:
+        others = make_follow_up(len(follow_up), 1)
     return TrainingFollowUp(others["time"].to_numpy(), others["event"].to_numpy())
 
 

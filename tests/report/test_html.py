@@ -12,11 +12,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from milsurv.artifacts import write_json
 from milsurv.config import RunConfig
-from milsurv.report.gallery import FIGURES
+from milsurv.evaluation.evaluate import evaluate
+from milsurv.evaluation.strata import TrainingFollowUp
+from milsurv.evaluation.times import evaluation_times
+from milsurv.report.gallery import FIGURES, draw
 from milsurv.report.html import write_report
+from milsurv.report.results import RunResults
 from milsurv.report.views import MissingView, SlideView
-from tests.report.make_run import make_config, make_follow_up, make_run, make_slide_table
+from tests.report.make_run import (
+    make_config,
+    make_external,
+    make_follow_up,
+    make_run,
+    make_slide_table,
+)
 from tests.report.page import Page
 
 MALICE = "<script>alert(1)</script>"
@@ -346,3 +357,91 @@ def test_calibration_and_comparison_of_the_groups_stand_in_tables(
         assert (at["slope"]["value"] is None) or f"{at['slope']['value']:.3f}" in text
     for name in ("Integrated area under the ROC curve", "Integrated index of prediction accuracy"):
         assert f"{name} (higher is better" in text
+
+
+def test_the_page_goes_from_the_result_to_the_configuration(page: Page) -> None:
+    sections = [heading for level, heading in page.headings if level == 2]
+    assert sections == [
+        "Cases in and out",
+        "Results",
+        "Pictures",
+        "Methods",
+        "Limits",
+        "Configuration and versions",
+    ]
+    targets = {attributes["href"] for attributes in page.all("a")}
+    assert {"#main", "#cohort", "#results", "#pictures", "#methods", "#limits"} <= targets
+    drawn = [heading for level, heading in page.headings if level == 3]
+    assert drawn[: len(FIGURES)] == [kind.title for kind in FIGURES.values()]
+
+
+def test_key_numbers_are_open_and_long_tables_folded(page: Page) -> None:
+    results = page.source.split('id="results"')[1].split("</section>")[0]
+    before, *folded = re.split(r"<details>", results)
+    assert 'id="key-numbers-caption"' in before
+    assert 'id="risk-groups-caption"' in before
+    summaries = [re.findall(r"<summary>(.*?)</summary>", part)[0] for part in folded]
+    assert summaries == ["All metrics", "Each fold", "Calibration"]
+    assert 'id="folds-seed-1-caption"' in folded[1]
+
+
+def test_methods_and_works_stand_on_the_page(page: Page) -> None:
+    methods = page.text.split("As this run was set")[1]
+    assert "60 synthetic cases with 60 whole-slide images" in methods
+    assert "Soraki R, Wang H" in methods
+    assert "arXiv:2503.02064" in methods
+
+
+def test_an_external_validation_tells_of_no_training(tmp_path: Path) -> None:
+    config = make_config(tmp_path, cohort=TABLE, seeds=(0,))
+    make_external(tmp_path / "run", config, make_follow_up(60, 1))
+    page = Page(write_report(tmp_path / "run", config, [made_up_view("highest risk: case A")]))
+    assert ", external validation. A model that was made elsewhere" in page.text
+    before, after = page.text.split("The whole configuration")[0].split("Works cited")
+    told = before + after.split("Limits", 1)[1]
+    for absent in ("selection", "fold", "Training", "epoch", "Seed"):
+        assert absent not in told, absent
+    drawn = [heading for level, heading in page.headings if level == 3]
+    assert drawn[:6] == [*(FIGURES[name].title for name in FIGURES if name != "training"), "Slides"]
+    assert "It was applied to this cohort as it was" in page.text
+
+
+def test_a_folder_of_an_external_validation_without_slides_or_features_has_no_slide_section(
+    tmp_path: Path,
+) -> None:
+    config = make_config(tmp_path, cohort=TABLE)
+    make_external(tmp_path / "run", config, make_follow_up(30, 1))
+    page = Page(write_report(tmp_path / "run", config, []))
+    assert "Slides" not in [heading for _, heading in page.headings]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"event": 0}, "AUC and Brier score over time cannot be drawn"),
+        ({"risk": 0.5, "standardized_risk": 0.0, "high_risk": 0}, "Distribution of risk"),
+        ({"risk": np.nan, "standardized_risk": np.nan}, "Harrell's C could not be computed"),
+    ],
+)
+def test_predictions_without_anything_to_tell_still_have_a_page(
+    change: dict[str, float], said: str, tmp_path: Path
+) -> None:
+    config = make_config(tmp_path)
+    predictions = make_run(tmp_path / "run", config, make_follow_up(24, 2)).assign(**change)
+    predictions.to_csv(tmp_path / "run" / "predictions.csv", index=False)
+    training = {fold: TrainingFollowUp(np.array([5.0, 40.0]), np.array([1, 0])) for fold in (0, 1)}
+    times = evaluation_times(predictions["time"], predictions["event"], config.evaluation)
+    metrics = evaluate(predictions, training, times, config.evaluation)
+    path = tmp_path / "run" / "metrics.json"
+    write_json(path, {**json.loads(path.read_text()), **metrics})
+    page = Page(write_report(tmp_path / "run", config, []))
+    assert said in page.text + " ".join(svg["aria-label"] for svg in page.all("svg")) + drawn_text(tmp_path)
+    assert "nan" not in page.text.lower().split()
+
+
+def drawn_text(folder: Path) -> str:
+    """What figures say where they cannot be drawn."""
+    results = RunResults.read(folder / "run")
+    return " ".join(
+        " ".join(text.get_text().split()) for name in FIGURES for text in draw(name, results).texts
+    )

@@ -47,7 +47,7 @@ def performance_over_time(
     _curve(below, over_time, BRIER, stated[BRIER], LOW, "-", "model")
     below.set_ylabel("Brier score")
     below.set_ylim(0, max(0.25, below.get_ylim()[1]))
-    below.legend(frameon=False, loc="lower right", fontsize=10)
+    figure.legend(frameon=False, loc="outside lower right", ncols=2, fontsize=10)
     below.set_xlabel(f"Time ({time_unit})")
     below.set_xlim(left=0)
     for axes in (above, below):

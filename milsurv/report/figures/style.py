@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 HIGH, LOW = "#d55e00", "#0072b2"
 INK, GREY = "#222222", "#767676"
@@ -22,6 +23,8 @@ STYLE: dict[Any, Any] = {
 }
 """Names from files are shown as they are: a dollar begins no formula."""
 LINE_LENGTH = 52
+MARK_INCHES = 0.25
+"""What the word "optimistic" takes above a figure."""
 
 
 def plain(axes: Axes) -> None:
@@ -43,5 +46,8 @@ def without_data(title: str, reason: str) -> Figure:
 @rc_context(STYLE)
 def mark_optimistic(figure: Figure) -> Figure:
     """Say in the figure itself that the reported cases chose the epoch."""
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(rect=(0, 0, 1, 1 - MARK_INCHES / figure.get_figheight()))
     figure.text(0.01, 0.99, "optimistic", color=HIGH, va="top", fontsize=10, fontweight="bold")
     return figure

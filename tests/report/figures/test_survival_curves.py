@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.collections import LineCollection
+
+from milsurv.report.figures.survival_curves import MOST_FAINT, QUANTILES, chosen, survival_curves
+from tests.report.make_run import make_follow_up, predict
+
+TIMES = [20.0, 5.0, 10.0]
+
+
+def predictions(cases: int) -> pd.DataFrame:
+    return predict(make_follow_up(cases, 2), [1], TIMES)
+
+
+def test_five_cases_across_the_range_of_risk_are_in_colour() -> None:
+    table = predictions(50)
+    [axes] = survival_curves(table, "days", "PFI").axes
+    ranked = table.sort_values("standardized_risk")
+    for line, (quantile, colour) in zip(axes.lines, QUANTILES.items(), strict=True):
+        case = ranked.iloc[int(quantile * 50)]
+        assert line.get_color() == colour
+        assert line.get_label() == f"{100 * quantile:.0f} %: {case['case_id']}"
+        assert list(np.asarray(line.get_xdata())) == [0, 5, 10, 20]
+        expected = [1, *(case[f"survival_at_{t}"] for t in (5, 10, 20))]
+        np.testing.assert_allclose(np.asarray(line.get_ydata(), dtype=float), expected)
+    assert axes.get_xlabel() == "Time (days)"
+    assert axes.get_ylabel() == "Predicted survival (PFI)"
+
+
+def test_all_others_are_grey_and_many_are_a_sample() -> None:
+    for cases, drawn in ((50, 50), (MOST_FAINT + 100, MOST_FAINT)):
+        [axes] = survival_curves(predictions(cases), "days", "OS").axes
+        [lines] = [c for c in axes.collections if isinstance(c, LineCollection)]
+        assert len(lines.get_segments()) == drawn
+
+
+def test_few_cases_are_each_shown_once() -> None:
+    assert chosen(1) == {0.9: 0}
+    assert chosen(2) == {0.9: 1, 0.3: 0}
+    assert sorted(chosen(5).values()) == [0, 1, 2, 3, 4]
+
+
+def test_what_cannot_be_drawn_says_why() -> None:
+    table = predictions(10)
+    for cases, reason in (
+        (table.drop(columns=[f"survival_at_{t:g}" for t in TIMES]), "no events"),
+        (table.assign(standardized_risk=np.nan), "no case has a finite risk"),
+        (table.assign(**{f"survival_at_{t:g}": np.nan for t in TIMES}), "finite probabilities"),
+    ):
+        figure = survival_curves(cases, "days", "OS")
+        assert figure.axes == []
+        assert reason in " ".join(figure.texts[0].get_text().split())

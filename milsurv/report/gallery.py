@@ -114,11 +114,16 @@ def save_figures(results: RunResults, folder: Path, kind: Format) -> list[Path]:
 def save(figure: Figure, path: Path, kind: Format) -> None:
     """Write a figure whole or not at all, the same bytes each time: PNG at 300 dpi, PDF with letters as letters."""
     if kind == "svg":
-        write_text(path, svg_file(figure, path.stem.replace("_", "-")))
+        write_text(path, svg_file(figure, svg_name(path.stem)))
         return
     metadata: dict[str, Any] = {"CreationDate": None} if kind == "pdf" else {"Software": None}
     with atomic_path(path) as temporary, matplotlib.rc_context(STYLE):
         figure.savefig(temporary, format=kind, dpi=DPI, metadata=metadata)
+
+
+def svg_name(name: str) -> str:
+    """What the ids of the figure of that name begin with."""
+    return name.replace("_", "-")
 
 
 def _units(results: RunResults) -> tuple[str, str]:

@@ -13,11 +13,11 @@ from milsurv.artifacts import write_text
 from milsurv.config import RunConfig
 from milsurv.report import captions, facts, pictures, tables, wording
 from milsurv.report.figures.training import training_curves
-from milsurv.report.gallery import FIGURES, draw, marked, save_figures
+from milsurv.report.gallery import FIGURES, draw, marked, svg_name
 from milsurv.report.methods import methods
 from milsurv.report.pictures import ColourRange
 from milsurv.report.results import RunResults
-from milsurv.report.svg import svg_inline
+from milsurv.report.svg import inlined, svg_file, svg_inline
 from milsurv.report.views import MissingView, SlideView
 
 
@@ -29,7 +29,6 @@ def write_report(folder: Path, config: RunConfig, views: Sequence[SlideView | Mi
     ``splits.csv`` and histories, and the sections on them are left out.
     """
     results = RunResults.read(folder)
-    save_figures(results, folder / "figures", "svg")
     shown = [view for view in views if isinstance(view, SlideView)]
     page = _template("template.html").render(
         name=config.name,
@@ -45,7 +44,7 @@ def write_report(folder: Path, config: RunConfig, views: Sequence[SlideView | Mi
         folded_tables=[
             (heading, _marked(found, results)) for heading, found in _folded_tables(results).items() if found
         ],
-        figures=_figures(results),
+        figures=_figures(results, folder / "figures"),
         slides=[_slide(view) for view in shown],
         imported=config.features is not None,
         missing=[view for view in views if isinstance(view, MissingView)],
@@ -58,21 +57,26 @@ def write_report(folder: Path, config: RunConfig, views: Sequence[SlideView | Mi
     return path
 
 
-def _figures(results: RunResults) -> list[dict[str, Any]]:
-    """All figures with their titles and captions; a row of curves for each fold that was trained."""
+def _figures(results: RunResults, folder: Path) -> list[dict[str, Any]]:
+    """All figures with their titles and captions, written into ``folder`` too.
+
+    On the page each fold that was trained has a row of curves of its own.
+    """
     shown = [name for name in FIGURES if name != "training" or not results.history.empty]
-    return [_training(results) if name == "training" else _figure(name, results) for name in shown]
+    figures = [_figure(name, results, folder) for name in shown]
+    return [figure | _training(results) if figure["id"] == "training" else figure for figure in figures]
 
 
-def _figure(name: str, results: RunResults) -> dict[str, Any]:
-    kind, figure, id = FIGURES[name], draw(name, results), name.replace("_", "-")
-    drawing = svg_inline(figure, id, _optimistic(results) + kind.describe(results))
+def _figure(name: str, results: RunResults, folder: Path) -> dict[str, Any]:
+    kind, figure, id = FIGURES[name], draw(name, results), svg_name(name)
+    document = svg_file(figure, id)
+    write_text(folder / f"{name}.svg", document)
+    drawing = inlined(document, id, _optimistic(results) + kind.describe(results))
     caption = kind.caption(results) if figure.axes else ""
     return {"id": id, "title": kind.title, "caption": caption, "drawings": [drawing]}
 
 
 def _training(results: RunResults) -> dict[str, Any]:
-    kind = FIGURES["training"]
     drawings = [
         svg_inline(
             marked(training_curves(results.history, [fold]), results),
@@ -81,7 +85,7 @@ def _training(results: RunResults) -> dict[str, Any]:
         )
         for fold in results.folds
     ]
-    return {"id": "training", "title": kind.title, "caption": kind.caption(results), "drawings": drawings}
+    return {"drawings": drawings}
 
 
 def _optimistic(results: RunResults) -> str:

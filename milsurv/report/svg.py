@@ -24,9 +24,14 @@ def svg_file(figure: Figure, name: str) -> str:
 
 def svg_inline(figure: Figure, name: str, label: str) -> Markup:
     """The figure as an ``<svg>`` element with ``label`` as its text alternative and ids that begin with ``name``."""
+    return inlined(svg_file(figure, name), name, label)
+
+
+def inlined(document: str, name: str, label: str) -> Markup:
+    """The same of a document that :func:`svg_file` made."""
     ET.register_namespace("", SVG)
     ET.register_namespace("xlink", XLINK)
-    root = ET.fromstring(svg_file(figure, name))
+    root = ET.fromstring(document)
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag in (

@@ -14,6 +14,7 @@ QUANTILES = {0.9: "#d55e00", 0.7: "#e69f00", 0.5: "#000000", 0.3: "#56b4e9", 0.1
 """Of standardised risk, and the colours (Okabe and Ito) of the cases that stand there."""
 FAINT = "#c8c8c8"
 MOST_FAINT = 300
+LONGEST_ID = 24
 PREFIX = "survival_at_"
 
 
@@ -39,7 +40,7 @@ def survival_curves(predictions: pd.DataFrame, time_unit: str, endpoint: str) ->
     lines = [np.column_stack([[0, *times], points[place]]) for place in sample]
     axes.add_collection(LineCollection(lines, colors=FAINT, linewidths=0.5))
     for quantile, place in chosen(len(ranked)).items():
-        label = f"{100 * quantile:.0f} %: {ranked['case_id'].iloc[place]}"
+        label = f"{100 * quantile:.0f} %: {_short(ranked['case_id'].iloc[place])}"
         axes.plot([0, *times], points[place], color=QUANTILES[quantile], linewidth=2, label=label)
     axes.set_xlim(0, times[-1])
     axes.set_ylim(0, 1.02)
@@ -55,6 +56,12 @@ def survival_curves(predictions: pd.DataFrame, time_unit: str, endpoint: str) ->
     )
     plain(axes)
     return figure
+
+
+def _short(case_id: str) -> str:
+    """An id that fits into the legend, without characters that cannot be drawn."""
+    shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in case_id)
+    return shown if len(shown) <= LONGEST_ID else f"{shown[: LONGEST_ID - 1]}…"
 
 
 def by_risk(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.collections import LineCollection
 
 from milsurv.report.figures.survival_curves import MOST_FAINT, QUANTILES, chosen, survival_curves
+from milsurv.report.svg import svg_inline
 from tests.report.make_run import make_follow_up, predict
 
 TIMES = [20.0, 5.0, 10.0]
@@ -52,3 +53,11 @@ def test_what_cannot_be_drawn_says_why() -> None:
         figure = survival_curves(cases, "days", "OS")
         assert figure.axes == []
         assert reason in " ".join(figure.texts[0].get_text().split())
+
+
+def test_an_id_is_shown_as_far_as_it_fits_and_can_be_drawn() -> None:
+    table = predictions(2).head(1)
+    for given, shown in (("\x0b<$x$>&", "\ufffd<$x$>&"), ("c" * 30, "c" * 23 + "…")):
+        figure = survival_curves(table.assign(case_id=given), "days", "OS")
+        assert figure.axes[0].lines[0].get_label() == f"90 %: {shown}"
+        assert "</svg>" in svg_inline(figure, "name", "label")

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from milsurv.evaluation.metric import FloatArray, NotComputableError, measured, metric
+from milsurv.evaluation.metric import (
+    FloatArray,
+    Metric,
+    NotComputableError,
+    measured,
+    metric,
+    too_few_for_intervals,
+    without_interval,
+)
 from milsurv.evaluation.pairs import concordance_sums, exit_order
 from milsurv.evaluation.strata import resample_counts
 
@@ -22,12 +30,15 @@ def compare(predictions: Mapping[str, pd.DataFrame], bootstraps: int, seed: int)
     case and fold, all but the risk the same in each run. Every bootstrap resample draws cases within folds, the same
     ones for all runs, so that a difference is one of models and not of cases. Its interval is the 95 % percentile
     interval; its p, ``2 · (1 + min(#{d ≤ 0}, #{d ≥ 0})) / (1 + resamples)`` and at most 1, is the level at which such
-    an interval would just reach 0; ``holm_p_value`` is corrected for the number of pairs.
+    an interval would just reach 0; ``holm_p_value`` is corrected for the number of pairs. Fewer than five events have
+    neither.
     """
     values = {name: _c_indices(rows, bootstraps, seed) for name, rows in predictions.items()}
     first = next(iter(predictions.values()))
+    events = int((first["event"] == 1).sum())
+    few = too_few_for_intervals(events)
     pairs = [
-        {"first": one, "second": other, **_difference(values[one], values[other])}
+        {"first": one, "second": other, **_difference(values[one], values[other], few)}
         for one, other in combinations(values, 2)
     ]
     known = [pair for pair in pairs if pair["p_value"]["value"] is not None]
@@ -37,12 +48,9 @@ def compare(predictions: Mapping[str, pd.DataFrame], bootstraps: int, seed: int)
         pair["holm_p_value"] = metric(None if reason else next(corrected), reason=reason)
     return {
         "cases": len(first),
-        "events": int((first["event"] == 1).sum()),
+        "events": events,
         "bootstraps": bootstraps,
-        "runs": [
-            {"name": name, "harrell_c_index": measured(partial(_given, found))}
-            for name, found in values.items()
-        ],
+        "runs": [{"name": name, "harrell_c_index": _measured(found, few)} for name, found in values.items()],
         "pairs": pairs,
     }
 
@@ -66,9 +74,14 @@ def _given(values: FloatArray) -> FloatArray:
     return values
 
 
-def _difference(one: FloatArray, other: FloatArray) -> dict[str, Any]:
+def _measured(values: FloatArray, few: str | None) -> Metric:
+    found = measured(partial(_given, values))
+    return found if few is None else without_interval(found, few)
+
+
+def _difference(one: FloatArray, other: FloatArray, few: str | None) -> dict[str, Any]:
     difference = one - other
-    found = measured(partial(_given, difference))
+    found = _measured(difference, few)
     usable = difference[1:][np.isfinite(difference[1:])]
     if found["interval"] is None:
         return {"difference": found, "p_value": metric(None, reason=found["reason"])}

@@ -30,7 +30,14 @@ from milsurv.evaluation.concordance import (
 from milsurv.evaluation.d_calibration import d_calibration
 from milsurv.evaluation.ensemble import ensemble
 from milsurv.evaluation.high_against_low import high_against_low
-from milsurv.evaluation.metric import Metric, NotComputableError, measured, metric
+from milsurv.evaluation.metric import (
+    Metric,
+    NotComputableError,
+    measured,
+    metric,
+    too_few_for_intervals,
+    without_interval,
+)
 from milsurv.evaluation.over_time import over_time
 from milsurv.evaluation.risk_groups import risk_groups
 from milsurv.evaluation.strata import Stratum, TrainingFollowUp, strata_of_seed
@@ -38,6 +45,11 @@ from milsurv.evaluation.subgroups import Subgroups, members
 from milsurv.evaluation.times import EvaluationTimes, time_text
 
 IN_SEVERAL_FOLDS = "no interval: some cases are reported in several folds, which are then not independent"
+FEWEST_EVENTS = 5
+"""Resamples of fewer repeat or miss them, so that their spread says nothing."""
+TOO_FEW_EVENTS = (
+    f"no interval: with {{events}} events, where a bootstrap takes {FEWEST_EVENTS}, it would say nothing"
+)
 TRUE_RISK_NOTE = "upper bound known because the cohort is synthetic"
 
 
@@ -65,8 +77,8 @@ def evaluate(
     bootstrap over the reported cases, within folds; models and censoring weights stay as they are, so it does not
     speak of the variation between trainings: the standard deviations of the summary do. A case that several folds
     report counts in each of them in pooled metrics, which then have no interval, and once in calibration and risk
-    groups. Raises ``ValueError`` when a case stands twice in a fold under one seed, ``KeyError`` when a column or
-    fold is missing.
+    groups. Of fewer than five events there is no interval. Raises ``ValueError`` when a case stands twice in a fold
+    under one seed, ``KeyError`` when a column or fold is missing.
     """
     of: dict[str, list[dict[str, Any]]] = {name: [] for name in ("folds", "pooled", "subgroups", "clinical")}
     seeds = sorted(int(seed) for seed in predictions["seed"].unique())
@@ -109,15 +121,16 @@ def _account(
     strata = strata_of_seed(rows, training, times.all, settings)
     metrics = _metrics(strata, times)
     once = _each_once(rows)
+    events = int((once["event"] == 1).sum())
+    why_none = too_few_for_intervals(events)
     if len(once) < len(rows):
-        metrics = {
-            name: {**found, "interval": None, "reason": found["reason"] or IN_SEVERAL_FOLDS}
-            for name, found in metrics.items()
-        }
+        why_none = IN_SEVERAL_FOLDS
         strata = strata_of_seed(once, training, times.all, settings)
+    if why_none is not None:
+        metrics = {name: without_interval(found, why_none) for name, found in metrics.items()}
     return {
         "cases": len(once),
-        "events": int((once["event"] == 1).sum()),
+        "events": events,
         "metrics": metrics,
         "calibration": {
             "d_calibration": d_calibration(strata),

@@ -13,6 +13,8 @@ BoolArray = npt.NDArray[np.bool_]
 Metric = dict[str, Any]
 """``{"value": float | None, "interval": [low, high] | None, "reason": str | None}``."""
 
+FEWEST_EVENTS = 5
+"""Of an interval by bootstrap."""
 CONFIDENCE = 0.95
 
 
@@ -51,3 +53,15 @@ def measured(compute: Callable[[], FloatArray], **details: Any) -> Metric:
         return metric(value, reason=reason, **details)
     low, high = np.quantile(usable, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return metric(value, (float(low), float(high)), **details)
+
+
+def too_few_for_intervals(events: int) -> str | None:
+    """Why so few events have no interval: resamples repeat or miss them. None where there are enough."""
+    if events >= FEWEST_EVENTS:
+        return None
+    return f"no interval: with {events} events, where a bootstrap takes {FEWEST_EVENTS}, it would say nothing"
+
+
+def without_interval(found: Metric, reason: str) -> Metric:
+    """The metric without its interval, for that reason unless there is one already."""
+    return {**found, "interval": None, "reason": found["reason"] or reason}

@@ -49,6 +49,21 @@ def test_c_and_difference_are_those_of_lifelines_within_folds() -> None:
     assert (found["cases"], found["events"]) == (120, int(one["event"].sum()))
 
 
+def test_few_events_have_neither_interval_nor_p() -> None:
+    one, other = (
+        table.assign(event=(table.index < 3).astype(int)) for table in (rows(), rows(noise=2, seed=1))
+    )
+    found = compare({"one": one, "other": other}, 200, seed=1)
+    (pair,) = found["pairs"]
+    for metric in (pair["difference"], found["runs"][0]["harrell_c_index"]):
+        assert metric["value"] is not None
+        assert metric["interval"] is None
+        assert metric["reason"].startswith("no interval: with 3 events")
+    for p in (pair["p_value"], pair["holm_p_value"]):
+        assert p["value"] is None
+        assert p["reason"]
+
+
 def test_the_interval_is_that_of_a_bootstrap_written_out() -> None:
     """Cases drawn with replacement within folds, the same for both runs; other draws, so equal up to chance."""
     one, other = rows(noise=0.7), rows(noise=1.5, seed=1)

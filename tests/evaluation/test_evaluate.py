@@ -250,6 +250,18 @@ def test_the_rest_of_a_degenerate_account_is_null_with_its_reason_too(
         assert comparison["hazard_ratio"]["value"] is None
 
 
+@pytest.mark.parametrize(
+    ("events", "told"), [(2, "no interval: with 2 events, where a bootstrap takes 5"), (5, None)]
+)
+def test_few_events_have_no_interval(study: Callable[..., Any], events: int, told: str | None) -> None:
+    made = study(0, bootstraps=50)
+    few = made.with_predictions(event=(made.predictions.index < events).astype(int)).evaluated()
+    metric = few["pooled"][0]["metrics"]["harrell_c_index"]
+    assert metric["value"] is not None
+    assert (metric["interval"] is None) == (told is not None)
+    assert (metric["reason"] or "").startswith(told or "")
+
+
 @pytest.mark.parametrize(("spoil", "name", "reason"), DEGENERATE)
 def test_what_cannot_be_computed_is_null_with_its_reason(
     study: Callable[..., Any], spoil: Callable[[Any], Any], name: str, reason: str

@@ -188,13 +188,9 @@ def test_too_many_slides_left_out_exit_with_1(
     assert _milsurv("run", write_config(cohort=sections, max_failed_slides=1), cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize(
-    ("signal_number", "workers"),
-    [
-        (signal.SIGINT, 2),
-        pytest.param(signal.SIGINT, 1, marks=pytest.mark.acceptance),
-        pytest.param(signal.SIGKILL, 2, marks=pytest.mark.acceptance),
-    ],
+    ("signal_number", "workers"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGKILL, 2)]
 )
 def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
     write_config: WriteConfig, tmp_path: Path, signal_number: signal.Signals, workers: int

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,15 @@ def _units(work: Any, arguments: list[dict[str, Any]]) -> list[Unit]:
     return [Unit(f"unit {index}", work, values) for index, values in enumerate(arguments)]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """As in a shell's foreground: what runs in its background may be deaf to Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_first_interrupt_waits_for_a_report() -> None:
     steps: list[str] = []
     with LocalExecutor(1, threads=1) as executor:

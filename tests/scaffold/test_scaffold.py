@@ -56,6 +56,7 @@ def test_the_demo_takes_them(environment: Environment, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.acceptance
 def test_the_sources_are_well_formed_and_typed(packages: dict[str, Path]) -> None:
     folder = packages["loss"].parent
     style = ["--isolated", "--line-length", "110"]

@@ -35,7 +35,7 @@ def compare_runs(paths: Sequence[Path], bootstraps: int, seed: int) -> dict[str,
     found = compare(predictions, bootstraps, seed)
     for run, folder in zip(found["runs"], folders, strict=True):
         cohort = json.loads((folder / "cohort.json").read_text(encoding="utf-8"))
-        run["selection"] = cohort["selection"]
+        run["selection"] = cohort.get("selection", "external")
         run["folder"] = str(folder)
     return found
 

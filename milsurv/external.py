@@ -13,6 +13,7 @@ import yaml
 from milsurv.artifacts import fingerprint, write_json, write_text
 from milsurv.cohort.cases import Case, Cohort
 from milsurv.cohort.ids import some
+from milsurv.config import TableCohort
 from milsurv.errors import CohortError, MilsurvError
 from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.strata import TrainingFollowUp
@@ -26,7 +27,7 @@ from milsurv.prediction import predict_cases, require_own_features
 from milsurv.progress import RunProgress
 from milsurv.report.html import write_report
 from milsurv.run_folder import METRICS, FeatureSettings, RunContent, describe, find_run
-from milsurv.trained import TrainedModel, load_trained
+from milsurv.trained import TrainedModel, load_trained, read_settings
 from milsurv.training.data import TrainingCase
 from milsurv.training.job import PREDICTIONS
 
@@ -41,19 +42,30 @@ def load_for(
 
     Columns, patterns and units of the table are training's unless overridden; subgroups are asked for anew.
     """
-    trained = yaml.safe_load((find_run(path) / "config.yaml").read_text(encoding="utf-8"))
+    trained = read_settings(find_run(path))
     cohort = trained["cohort"] if trained["cohort"].get("source", "table") == "table" else {}
     cohort = {**cohort, "source": "table", "table": str(table), "slides": slides and str(slides)}
     evaluation = {**trained["evaluation"], "subgroups": [], "clinical": []}
     sections = {"cohort": cohort, "evaluation": evaluation}
     given = [f"{key}={yaml.safe_dump(section, default_flow_style=True)}" for key, section in sections.items()]
     loaded = load_trained(path, [*given, *overrides], plugin_files)
+    unit, trained_unit = _table(loaded).time_unit, loaded.cohort["time_unit"]
+    if unit != trained_unit:
+        raise MilsurvError(
+            f"cohort.time_unit: the table's times are in {unit}, and the model speaks of {trained_unit}; convert the "
+            "table's times"
+        )
     if loaded.config.evaluation.clinical:
         raise MilsurvError(
             "evaluation.clinical: Cox models of clinical variables are fitted on training cases, and nothing is "
             "fitted in an external validation; leave it out (evaluation.subgroups can be given)"
         )
     return loaded
+
+
+def _table(trained: TrainedModel) -> TableCohort:
+    assert isinstance(trained.config.cohort, TableCohort)
+    return trained.config.cohort
 
 
 def evaluate_external(trained: TrainedModel, progress: RunProgress) -> RunResult:
@@ -102,6 +114,12 @@ def _judges(
     """Case id -> folds that may judge it; and what there is to say of cases that training knows."""
     allowed: dict[str, tuple[int, ...]] = {}
     known: list[str] = []
+    notes = []
+    if trained.cohort["synthetic"]:
+        notes.append("the model was trained on a synthetic cohort: its numbers say nothing about patients")
+    endpoint, trained_endpoint = _table(trained).endpoint, trained.cohort["endpoint"]
+    if endpoint != trained_endpoint:
+        notes.append(f"the endpoint is {endpoint}, and the model was trained for {trained_endpoint}")
     for case in cohort.cases:
         slides = [
             trained.acquaintance(slide, outcomes[slide.slide_id], case.case_id) for slide in case.slides
@@ -110,11 +128,11 @@ def _judges(
             fold for fold in slides[0].unseen_by if all(fold in slide.unseen_by for slide in slides)
         )
         known += [case.case_id for slide in slides[:1] if any(s.reason is not None for s in slides)]
-    notes = []
     if known:
         notes.append(
             f"{len(known)} of {len(cohort.cases)} cases trained this model, by their ids or files, and are judged only "
-            f"by folds that did not see them ({some(known)}); if they are other people, give them other ids"
+            f"by folds that did not see them ({some(known)}): of them this is no external validation; if they are "
+            "other people, give them other ids"
         )
     unjudged = [case_id for case_id, folds in allowed.items() if not folds]
     if unjudged:

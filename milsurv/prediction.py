@@ -13,15 +13,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from milsurv.cohort.cases import SlideRef
-from milsurv.cohort.locate import index_slides
-from milsurv.config import RunConfig
+from milsurv.cohort.locate import SlideFolder, index_slides
+from milsurv.config import RunConfig, TableCohort
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.times import survival_column
 from milsurv.executors.base import Event, Executor, Report, Unit
 from milsurv.executors.devices import choose_device, count_workers, visible_gpus
 from milsurv.executors.local import LocalExecutor
 from milsurv.features.extract import ExtractionSettings
-from milsurv.features.store import read_attributes
+from milsurv.features.store import feature_dims, read_attributes
 from milsurv.pipeline import extract_features
 from milsurv.plugin.registry import get_registry
 from milsurv.progress import RunProgress, Stage
@@ -30,7 +30,7 @@ from milsurv.slides.reader import slide_identity
 from milsurv.trained import FoldModel, TrainedModel
 from milsurv.training.bags import CachePlan, plan_cache, shared_cache
 from milsurv.training.data import TrainingCase, files_of
-from milsurv.training.model import load_model
+from milsurv.training.model import SurvivalModel, load_model
 from milsurv.training.outputs import Outputs
 from milsurv.training_cases import Acquaintance
 
@@ -75,7 +75,7 @@ def predict_slides(
             f"{trained.folder}: the models were trained on imported features, so there is no backbone to read slides "
             "with; import the slides' features alike, and judge them with milsurv evaluate"
         )
-    slides = _slides(trained, paths)
+    slides = _slides(trained, paths, progress)
     settings = ExtractionSettings.of(config, trained.registry)
     trained.require_same_features(settings)
     require_own_features(settings, slides)
@@ -109,8 +109,13 @@ def predict_slides(
     ]
 
 
-def _slides(trained: TrainedModel, paths: Sequence[Path]) -> list[SlideRef]:
-    files = [file for path in paths for file in (index_slides(path).files if path.is_dir() else (path,))]
+def _slides(trained: TrainedModel, paths: Sequence[Path], progress: RunProgress) -> list[SlideRef]:
+    files: list[Path] = []
+    for path in paths:
+        index = index_slides(path) if path.is_dir() else SlideFolder(path, (path,))
+        files += index.files
+        for line in index.unreadable:
+            progress.warn(line)
     slides = [trained.slide(file) for file in files]
     by_id: dict[str, Path | None] = {}
     for slide in slides:
@@ -122,6 +127,12 @@ def _slides(trained: TrainedModel, paths: Sequence[Path]) -> list[SlideRef]:
         by_id[slide.slide_id] = slide.path
     if not slides:
         raise MilsurvError(f"{', '.join(map(str, paths))}: no slide file is there")
+    cohort = trained.config.cohort
+    if isinstance(cohort, TableCohort) and cohort.columns.mpp and any(slide.mpp is None for slide in slides):
+        progress.warn(
+            f"training took µm/px from column {cohort.columns.mpp!r} of its table; of new slides it is taken from the "
+            "files, which may say something else"
+        )
     return slides
 
 
@@ -131,10 +142,16 @@ def require_own_features(settings: FeatureSettings, slides: Sequence[SlideRef]) 
         path = settings.path(slide.slide_id)
         if slide.path is None or not path.is_file() or not isinstance(settings, ExtractionSettings):
             continue
-        if read_attributes(path, ("slide",))["slide"] != slide_identity(slide.path):
+        made_from = read_attributes(path, ("slide", "table_mpp"))
+        if made_from["slide"] != slide_identity(slide.path):
             raise MilsurvError(
                 f"{slide.path}: another slide named {slide.slide_id} has its features in {path}; rename this one, or "
                 "give another --workspace"
+            )
+        if made_from["table_mpp"] != slide.mpp:
+            raise MilsurvError(
+                f"{slide.path}: its features in {path} are at {made_from['table_mpp'] or 'its own'} µm/px by a cohort "
+                f"table, and are asked for at {slide.mpp or 'its own'}; give another --workspace"
             )
 
 
@@ -206,6 +223,7 @@ def judge(
     """Unit of work: one model's risks and survival of cases."""
     registry = get_registry(config.plugins)
     network, loss, about = load_model(model.file, registry, device)
+    _require_dims(network, model, cases[0])
     where = f"seed {model.seed}, fold {model.fold}"
     outputs = Outputs(config, registry, network, loss, shared_cache(device, cache), where, model.seed)
     seen = outputs.of_cases(cases)
@@ -213,6 +231,20 @@ def judge(
     survival = outputs.survival(seen, times).double()
     report({"event": "judged"})
     return Judgement(tuple(case.case_id for case in cases), risk.numpy(), survival.numpy())
+
+
+def _require_dims(network: SurvivalModel, model: FoldModel, case: TrainingCase) -> None:
+    """Raise MilsurvError when features are not as long as training's: imported ones may be of another encoder."""
+    slide, path = case.slides[0]
+    here, trained = (
+        ", ".join(f"{dim} values at {m}x" for m, dim in sorted(dims.items(), reverse=True))
+        for dims in (feature_dims(path), network.feature_dims)
+    )
+    if here != trained:
+        raise MilsurvError(
+            f"{model.file} was trained on features of {trained}, and those of slide {slide} have {here}: another "
+            "encoder made them; give features of the same one"
+        )
 
 
 def _together(

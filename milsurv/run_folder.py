@@ -31,6 +31,8 @@ FEATURES = "features.json"
 """All that decides what the run's features hold."""
 METRICS = "metrics.json"
 """Written last of a run's numbers: a folder that has it is that of a finished run."""
+OF_IMPORTED_FEATURES = ("aggregator", "loss")
+"""The kinds of plugins of a run that reads no slides."""
 PACKAGES = (
     "torch",
     "timm",
@@ -97,6 +99,7 @@ class RunContent:
         """What ``cohort.json`` holds."""
         usable = {case.case_id for case in self.usable.cases}
         left_out = [case for case in self.cohort.cases if case.case_id not in usable]
+        of_training = {} if self.judged_by else self._of_training
         return {
             "external": self.judged_by,
             "cases": len(self.usable.cases),
@@ -109,13 +112,19 @@ class RunContent:
             "cases_left_out": [f"case {case.case_id}: {self._why(case)}" for case in left_out],
             "dropped": list(self.cohort.dropped),
             "warnings": [*self.cohort.warnings, *self.warnings],
+            **of_training,
+            "imported": self.settings.source.name if isinstance(self.settings, ImportSettings) else None,
+            "precision": None if isinstance(self.settings, ImportSettings) else self.settings.precision,
+        }
+
+    @property
+    def _of_training(self) -> dict[str, Any]:
+        return {
             "selection": self.config.training.selection,
             "select_by": self.config.training.select_by,
             "group_by": self.config.splits.group_by,
             "folds": len(self.splits),
             "seeds": list(self.config.seeds),
-            "imported": self.settings.source.name if isinstance(self.settings, ImportSettings) else None,
-            "precision": None if isinstance(self.settings, ImportSettings) else self.settings.precision,
         }
 
     def _why(self, case: Case) -> str:
@@ -208,7 +217,7 @@ def find_run(path: Path) -> Path:
 
 def kinds(config: RunConfig) -> tuple[str, ...]:
     """The kinds of plugins that a run uses: those that read slides only when features are not imported."""
-    return KINDS if config.features is None else ("aggregator", "loss")
+    return KINDS if config.features is None else OF_IMPORTED_FEATURES
 
 
 def _plugins(content: RunContent) -> list[dict[str, Any]]:

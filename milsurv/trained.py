@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 from pydantic import ValidationError
 
@@ -19,14 +22,18 @@ from milsurv.config import RunConfig, TableCohort
 from milsurv.errors import ConfigError, MilsurvError, PluginError, first_line
 from milsurv.features.extract import ExtractedSlide
 from milsurv.loading import load_config
-from milsurv.plugin.registry import LOCAL, Registry, get_registry
-from milsurv.run_folder import FEATURES, FeatureSettings, find_run, kinds
+from milsurv.plugin.registry import KINDS, LOCAL, Registry, get_registry
+from milsurv.run_folder import FEATURES, OF_IMPORTED_FEATURES, FeatureSettings, find_run
 from milsurv.training.job import MODEL
-from milsurv.training_cases import FOLLOW_UP, SLIDES, Acquaintance, TrainingCases
+from milsurv.training_cases import FOLLOW_UP, SLIDES, Acquaintance, TrainingCases, beginnings
 
 NEEDED = ("config.yaml", "plugins.json", "environment.json", "cohort.json", FEATURES, SLIDES, FOLLOW_UP)
-ROUNDING_ALONE = ("precision", "dtype")
+OF_TRAINING = ("training", "aggregator", "loss", "seeds", "splits")
+"""Sections of the configuration that made the models what they are."""
+FREE = ("precision", "dtype")
 """Settings of the features that may differ from training's: they change no more than rounding."""
+FOLDERS_NAME = "import.name"
+"""What imported features are called: TRIDENT's name of the encoder, and else of a folder, which tells nothing."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +64,19 @@ class TrainedModel:
     def models(self) -> tuple[FoldModel, ...]:
         """By seed and fold."""
         found = [
-            FoldModel(
-                int(file.parts[-3].removeprefix("seed_")), int(file.parts[-2].removeprefix("fold_")), file
-            )
+            FoldModel(int(match[1]), int(match[2]), file)
             for file in self.folder.glob(f"seed_*/fold_*/{MODEL}")
+            if (
+                match := re.fullmatch(
+                    r"seed_(\d+)/fold_(\d+)", file.parent.relative_to(self.folder).as_posix()
+                )
+            )
         ]
-        if not found:
+        expected = self.cohort["folds"] * len(self.cohort["seeds"])
+        if len(found) != expected:
             raise MilsurvError(
-                f"{self.folder}: no {MODEL} is in seed_*/fold_*; copy or export the whole run again"
+                f"{self.folder}: {len(found)} of {expected} files seed_*/fold_*/{MODEL} are there; copy or export the "
+                "whole run again"
             )
         return tuple(sorted(found, key=lambda model: (model.seed, model.fold)))
 
@@ -82,7 +94,16 @@ class TrainedModel:
     @cached_property
     def training_cases(self) -> TrainingCases:
         """Whom the models learned from."""
-        return TrainingCases.read(self.folder)
+        known = TrainingCases.read(self.folder)
+        there = {SLIDES: len(known.slides), FOLLOW_UP: len(known.follow_up.time)}
+        told = {SLIDES: self.cohort["slides"], FOLLOW_UP: self.cohort["cases"]}
+        for name, rows in there.items():
+            if rows != told[name]:
+                raise MilsurvError(
+                    f"{self.folder / name} has {rows} rows, where training had {told[name]}; copy or export the whole "
+                    "run again"
+                )
+        return known
 
     def slide(self, path: Path) -> SlideRef:
         """The slide in a file, under the id that training would give it. Raises MilsurvError when it can have none."""
@@ -90,31 +111,53 @@ class TrainedModel:
         if not path.exists():
             raise MilsurvError(f"{path}: there is no such slide file")
         try:
-            return SlideRef(cut_slide_id(path.name, pattern), path)
+            slide_id = cut_slide_id(path.name, pattern)
         except IdError as error:
             raise MilsurvError(f"{path}: {error}; rename the file") from error
+        return SlideRef(slide_id, path, self._mpp_of_table.get(slide_id))
+
+    @cached_property
+    def _mpp_of_table(self) -> dict[str, float]:
+        """Slide id -> µm/px, of the run's slides that have it from the cohort table; an export names no slides."""
+        path = self.folder / "slides.csv"
+        if not path.is_file():
+            return {}
+        slides = pd.read_csv(path, dtype={"slide_id": str, "mpp_source": str}, float_precision="round_trip")
+        of_table = slides[slides["mpp_source"] == "table"]
+        return dict(zip(of_table["slide_id"], of_table["mpp"], strict=True))
 
     def acquaintance(
         self, slide: SlideRef, outcome: ExtractedSlide, case_id: str | None = None
     ) -> Acquaintance:
-        """Which folds' models may judge a slide; its case is cut out of its file's name where training did so."""
-        pattern = self.config.cohort.case_pattern if isinstance(self.config.cohort, TableCohort) else None
-        if case_id is None and pattern is not None and slide.path is not None:
-            try:
-                case_id = cut_id(slide.path.name, pattern, "case_pattern")
-            except IdError:
-                case_id = None
+        """Which folds' models may judge a slide.
+
+        Without ``case_id`` its case is looked for in the slide's id and, where training cut ids of cases out with a
+        pattern, in its file's name.
+        """
+        names = [case_id] if case_id is not None else self._cases_told_by(slide)
         folds = sorted({model.fold for model in self.models})
-        return self.training_cases.acquaintance(slide.slide_id, outcome.made_from, case_id, folds)
+        found = self.training_cases.acquaintance(slide.slide_id, outcome.made_from, names, folds)
+        if found.reason is not None and self.cohort["selection"] == "reported_fold":
+            return replace(found, reason=f"{found.reason} and, optimistic, chose its epoch")
+        return found
+
+    def _cases_told_by(self, slide: SlideRef) -> list[str]:
+        names = beginnings(slide.slide_id)
+        pattern = self.config.cohort.case_pattern if isinstance(self.config.cohort, TableCohort) else None
+        if pattern is not None and slide.path is not None:
+            with suppress(IdError):
+                names += beginnings(cut_id(slide.path.name, pattern, "case_pattern"))
+        return names
 
     def require_same_features(self, settings: FeatureSettings) -> None:
         """Raise MilsurvError naming what makes features differ from those that the models were trained on."""
         trained = _flat(_json(self.folder / FEATURES))
         here = _flat(json.loads(json.dumps(settings.content)))
+        free = FREE if trained.get("import.layout") == "trident" else (*FREE, FOLDERS_NAME)
         differing = [
             f"{key.replace('.', ' ')} was {trained.get(key)} and is {here.get(key)}"
             for key in sorted({*trained, *here})
-            if trained.get(key) != here.get(key) and key not in ROUNDING_ALONE
+            if trained.get(key) != here.get(key) and key not in free and not _is_path(here.get(key))
         ]
         if differing:
             raise MilsurvError(
@@ -138,6 +181,7 @@ def load_trained(
             f"{folder}: {', '.join(lacking)} is missing: an older milsurv made this run, or a part of it was copied; "
             "run its milsurv command again (what is trained is kept), or copy the whole folder"
         )
+    _require_nothing_of_training(overrides)
     try:
         _require_plugins(folder, plugin_files)
         config, registry = load_config(str(folder / "config.yaml"), [*overrides, "plugins=[]"], plugin_files)
@@ -152,14 +196,25 @@ def load_trained(
     return TrainedModel(folder, config, registry)
 
 
+def _require_nothing_of_training(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        section = override.partition("=")[0].partition(".")[0].strip()
+        if section in OF_TRAINING:
+            raise MilsurvError(
+                f"--set {override}: {section} belongs to training, and a trained model keeps it; leave it out"
+            )
+
+
 def _require_plugins(folder: Path, plugin_files: Sequence[Path]) -> None:
     registry = get_registry(tuple(dict.fromkeys(file.expanduser().absolute() for file in plugin_files)))
     broken = [info for info in registry.plugins if info.version == LOCAL and info.status != "ok"]
     if broken:
         raise MilsurvError(f"plugin file {broken[0].distribution} is broken: {broken[0].reason}")
-    config = RunConfig.model_validate(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    kinds_used = KINDS if read_settings(folder).get("features") is None else OF_IMPORTED_FEATURES
     recorded = {row["kind"]: row for row in _json(folder / "plugins.json")}
-    for kind in kinds(config):
+    for kind in kinds_used:
+        if kind not in recorded:
+            raise MilsurvError(f"{folder / 'plugins.json'} names no {kind}; copy it again")
         trained = recorded[kind]
         name = f"{kind} '{trained['name']}'"
         local = trained["version"] == LOCAL
@@ -184,6 +239,11 @@ def _require_plugins(folder: Path, plugin_files: Sequence[Path]) -> None:
             )
 
 
+def _is_path(value: Any) -> bool:
+    """A file or folder may stand elsewhere; what it holds is part of a slide's own identity."""
+    return isinstance(value, str) and Path(value).is_absolute()
+
+
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as ``section.key``; plugins' sources are left out, they are compared as plugins are."""
     return dict(_pairs({key: value for key, value in content.items() if key != "origins"}, prefix))
@@ -198,4 +258,21 @@ def _pairs(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]
 
 
 def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    with _damage_named(path):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """``config.yaml`` of a run's folder as it stands. Raises MilsurvError when it is damaged."""
+    path = folder / "config.yaml"
+    with _damage_named(path):
+        settings: dict[str, Any] = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return settings
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise MilsurvError(f"{path} is damaged ({first_line(error)}); copy it again") from error

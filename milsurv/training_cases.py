@@ -91,26 +91,26 @@ class TrainingCases:
         write_text(folder / FOLLOW_UP, table.to_csv(index=False))
 
     def acquaintance(
-        self, slide_id: str, made_from: Any, case_id: str | None, folds: Sequence[int]
+        self, slide_id: str, made_from: Any, case_ids: Sequence[str], folds: Sequence[int]
     ) -> Acquaintance:
-        """Which of ``folds`` may judge a slide.
+        """Which of ``folds`` may judge a slide: those that learned from none of the cases that may be its own.
 
-        It is known when its file, its id or its case's id is. Without a case's id the slide id is looked at: a case
-        whose id it begins with, up to a sign that is no letter or digit, is taken for the slide's case.
+        They are the cases of its file, of its id, and those with one of ``case_ids``.
         """
-        ends = _ENDS.finditer(slide_id)
-        names = [slide_id[: end.start()] for end in ends] if case_id is None else [case_id]
         known = {
             "the same file trained this model": ("content", [content_of(made_from)]),
             "a slide of this id trained this model": ("slide", [digest(slide_id)]),
-            "its case trained this model": ("case", [digest(name) for name in names]),
+            "its case trained this model": ("case", [digest(name) for name in case_ids]),
         }
-        for reason, (column, values) in known.items():
-            cases = {case for value in values for case in self._cases_by[column].get(value, ())}
-            if cases:
-                allowed = set.intersection(*(self._unseen_by[case] for case in cases))
-                return Acquaintance(tuple(fold for fold in folds if fold in allowed), reason)
-        return Acquaintance(tuple(folds))
+        found = {
+            reason: {case for value in values for case in self._cases_by[column].get(value, ())}
+            for reason, (column, values) in known.items()
+        }
+        reasons = [reason for reason, cases in found.items() if cases]
+        if not reasons:
+            return Acquaintance(tuple(folds))
+        allowed = set.intersection(*(self._unseen_by[case] for cases in found.values() for case in cases))
+        return Acquaintance(tuple(fold for fold in folds if fold in allowed), reasons[0])
 
     @cached_property
     def _cases_by(self) -> dict[str, dict[str, set[str]]]:
@@ -129,6 +129,11 @@ class TrainingCases:
         return {
             row["case"]: set(map(int, row["unseen_by"].split())) for row in self.slides.to_dict("records")
         }
+
+
+def beginnings(name: str) -> list[str]:
+    """The name, and what it begins with up to each sign that is no letter or digit: ids of cases that it may tell."""
+    return [name, *(name[: end.start()] for end in _ENDS.finditer(name))]
 
 
 def digest(identifier: str) -> str:

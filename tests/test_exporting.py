@@ -22,7 +22,7 @@ from tests.conftest import COLOUR_BACKBONE
 
 @pytest.fixture(scope="module")
 def exported(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_model(small_run, tmp_path_factory.mktemp("export") / "model")
+    return export_model(small_run, tmp_path_factory.mktemp("export") / "model", [COLOUR_BACKBONE])
 
 
 def test_an_export_predicts_what_its_run_predicts(
@@ -63,7 +63,9 @@ def test_what_was_left_out_is_counted_not_named(small_run: Path, tmp_path: Path)
     cohort = json.loads((folder / "cohort.json").read_text())
     cohort["dropped"] = ["row 3: Mrs Smith has no time", "row 4: Mr Smith has no time"]
     (folder / "cohort.json").write_text(json.dumps(cohort))
-    told = json.loads((export_model(folder, tmp_path / "model") / "cohort.json").read_text())
+    told = json.loads(
+        (export_model(folder, tmp_path / "model", [COLOUR_BACKBONE]) / "cohort.json").read_text()
+    )
     assert told["dropped"] == ["2, not named here"]
     assert told["cases_left_out"] == []
 
@@ -91,12 +93,12 @@ def test_a_folder_that_is_there_is_left_alone(small_run: Path, tmp_path: Path) -
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.txt").write_text("mine")
     with pytest.raises(MilsurvError, match="there is something already; name a new folder"):
-        export_model(small_run, tmp_path / "model")
+        export_model(small_run, tmp_path / "model", [COLOUR_BACKBONE])
     assert [path.name for path in tmp_path.rglob("*")] == ["model", "mine.txt"]
 
 
 def test_the_command_says_where_the_model_is(small_run: Path, tmp_path: Path) -> None:
-    done = run_milsurv("export", small_run, "-o", "model", cwd=tmp_path)
+    done = run_milsurv("export", small_run, "-o", "model", "--plugin", COLOUR_BACKBONE, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "model/README.md" in done.stdout
     (tmp_path / "empty").mkdir()

@@ -6,16 +6,21 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+import yaml
 from lifelines.utils import concordance_index
 
 from milsurv.errors import CohortError, MilsurvError
 from milsurv.external import evaluate_external, load_for
-from milsurv.pipeline import RunResult
+from milsurv.loading import load_config
+from milsurv.pipeline import RunResult, run
 from milsurv.progress import RunProgress
 from tests.command import run_milsurv
 from tests.conftest import COLOUR_BACKBONE
+from tests.features.make_foreign import import_config, slide_ids, write_pt, write_table
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +113,44 @@ def test_clinical_models_are_refused(small_run: Path, others: Path) -> None:
             ["evaluation.clinical=[sex]"],
             [COLOUR_BACKBONE],
         )
+
+
+def test_times_in_another_unit_are_refused(small_run: Path, others: Path) -> None:
+    with pytest.raises(MilsurvError, match=r"times are in days, and the model speaks of months; convert"):
+        load_for(
+            small_run, others / "others.csv", others / "slides", ["cohort.time_unit=days"], [COLOUR_BACKBONE]
+        )
+
+
+def test_imported_features_of_any_folder_but_of_the_same_length(tmp_path: Path) -> None:
+    for name, width in (("ours", 6), ("theirs", 6), ("longer", 7)):
+        for number, slide in enumerate(slide_ids()):
+            features = np.random.default_rng(number).normal(size=(5, width)).astype(np.float32)
+            write_pt(tmp_path / name / "pt_files" / f"{name}{slide}.pt", torch.from_numpy(features))
+        write_table(tmp_path / f"{name}.csv", [f"{name}{slide}" for slide in slide_ids()])
+    settings = import_config(
+        tmp_path,
+        "clam",
+        str(tmp_path / "ours"),
+        cohort={"table": str(tmp_path / "ours.csv")},
+        tiling={"magnifications": [20]},
+        aggregator={"name": "meanpool"},
+    )
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    config, registry = load_config(str(tmp_path / "run.yaml"), [])
+    folder = run(config, registry, RunProgress(quiet=True)).folder
+
+    def of(name: str) -> RunResult:
+        given = [f"features.import={tmp_path / name}"]
+        return evaluate_external(
+            load_for(folder, tmp_path / f"{name}.csv", None, given, []), RunProgress(quiet=True)
+        )
+
+    assert pd.read_csv(of("theirs").folder / "predictions.csv")["models"].tolist() == [2] * len(slide_ids())
+    with pytest.raises(
+        MilsurvError, match=r"features of 6 values at 20x, and those of slide .* have 7 values at 20x"
+    ):
+        of("longer")
 
 
 def test_the_command_says_what_came_of_it(small_run: Path, others: Path, tmp_path: Path) -> None:

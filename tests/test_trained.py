@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from milsurv.errors import MilsurvError
+from milsurv.pipeline import feature_settings
 from milsurv.run_folder import METRICS
 from milsurv.trained import load_trained
-from milsurv.training_cases import SLIDES
+from milsurv.training_cases import FOLLOW_UP, SLIDES
 from tests.conftest import COLOUR_BACKBONE
 
 
@@ -55,7 +56,7 @@ def test_a_run_of_another_version_that_cannot_be_read_is_named(run: Path) -> Non
 def test_a_run_without_models_is_refused(run: Path) -> None:
     for file in run.glob("seed_*/fold_*/model.safetensors"):
         file.unlink()
-    with pytest.raises(MilsurvError, match=r"no model\.safetensors is in seed_\*/fold_\*"):
+    with pytest.raises(MilsurvError, match=r"0 of 6 files seed_\*/fold_\*/model"):
         _ = load_trained(run, plugin_files=[COLOUR_BACKBONE]).models
 
 
@@ -96,3 +97,31 @@ def test_a_plugin_that_is_not_installed_is_named_with_its_version(run: Path) -> 
         MilsurvError, match=r"aggregator 'graphmil' of milsurv-graphmil 0\.3 is not here .* pip"
     ):
         load_trained(run, plugin_files=[COLOUR_BACKBONE])
+
+
+def read_all(folder: Path) -> None:
+    trained = load_trained(folder, plugin_files=[COLOUR_BACKBONE])
+    trained.require_same_features(feature_settings(trained.config, trained.registry))
+    _ = trained.cohort, trained.times
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "plugins.json", "features.json", "cohort.json", "metrics.json"]
+)
+def test_a_damaged_file_is_named(run: Path, name: str) -> None:
+    (run / name).write_text("[}")
+    with pytest.raises(MilsurvError, match=rf"{name} is damaged .* copy it again"):
+        read_all(run)
+
+
+@pytest.mark.parametrize("name", [SLIDES, FOLLOW_UP])
+def test_a_table_that_lost_rows_is_refused(run: Path, name: str) -> None:
+    lines = (run / name).read_text().splitlines()
+    (run / name).write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(MilsurvError, match=rf"{name} has \d+ rows, where training had \d+"):
+        _ = load_trained(run, plugin_files=[COLOUR_BACKBONE]).training_cases
+
+
+def test_what_belongs_to_training_cannot_be_set(run: Path) -> None:
+    with pytest.raises(MilsurvError, match=r"--set training\.bag=case: training belongs to training"):
+        load_trained(run, ["training.bag=case"], [COLOUR_BACKBONE])

@@ -16,7 +16,7 @@ from milsurv.comparison import compare_runs
 from milsurv.errors import MilsurvError
 from milsurv.report.wording import interval, number, p_value
 
-MARKS = {"reported_fold": "optimistic", "last_epoch": "last epoch"}
+MARKS = {"external": "external validation", "reported_fold": "optimistic", "last_epoch": "last epoch"}
 
 
 def compare_command(

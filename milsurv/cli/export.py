@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -10,9 +11,9 @@ from milsurv.errors import size
 from milsurv.exporting import CARD, export_model
 
 
-def export_command(run: Path, folder: Path) -> int:
+def export_command(run: Path, folder: Path, plugins: Sequence[Path]) -> int:
     """Exit status 0. Raises MilsurvError when the run is not finished or the folder is not new."""
-    export_model(run, folder)
+    export_model(run, folder, plugins)
     total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     typer.echo(
         f"{folder}: {size(total)}; read {folder / CARD} before you share it, and state a licence there"

@@ -153,8 +153,9 @@ def export(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="A new folder for the model.")
     ],
+    plugin: PluginOption = None,
 ) -> None:
     """Write a trained model as a folder to share: weights, settings, and a model card; no patient's id, no path."""
     from milsurv.cli.export import export_command
 
-    raise typer.Exit(export_command(run, output))
+    raise typer.Exit(export_command(run, output, plugin or []))

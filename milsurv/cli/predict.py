@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from milsurv.artifacts import write_text
+from milsurv.errors import MilsurvError
 from milsurv.heatmap import HEATMAPS, DrawnSlide, draw_heatmap
 from milsurv.prediction import SlidePrediction, predict_slides
 from milsurv.progress import RunProgress
@@ -29,6 +30,10 @@ def predict_command(
 ) -> int:
     """Exit status: 0; 1 when a slide has no prediction."""
     progress = RunProgress()
+    if output is not None and output.is_dir():
+        raise MilsurvError(
+            f"-o {output}: this is a folder; name the file to write, such as {output / 'table.csv'}"
+        )
     trained = load_trained(run, overrides, plugins)
     predictions = predict_slides(trained, slides, progress)
     rows = [prediction.row for prediction in predictions]
@@ -52,7 +57,11 @@ def _draw(
     for prediction in predictions:
         if prediction.known is not None:
             drawn = DrawnSlide(prediction.slide, prediction.features, prediction.known)
-            draw_heatmap(trained, drawn, folder / prediction.slide.slide_id, progress)
+            try:
+                draw_heatmap(trained, drawn, folder / prediction.slide.slide_id, progress)
+            except MilsurvError as error:
+                progress.warn(f"slide {prediction.slide.slide_id} is not drawn: {error}")
+                continue
             progress.say(f"Heatmap: {folder / prediction.slide.slide_id}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,26 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from milsurv.config import TableCohort
 from milsurv.errors import MilsurvError, PluginError
-from milsurv.plugin.registry import LOCAL
+from milsurv.plugin.registry import KINDS, LOCAL
 from milsurv.report.results import RunResults
 from milsurv.report.wording import headline, limits, magnifications, metric_name, with_interval
-from milsurv.run_folder import FEATURES, METRICS, find_run
+from milsurv.run_folder import FEATURES, METRICS
 from milsurv.trained import TrainedModel, load_trained
 from milsurv.training.job import MODEL
 from milsurv.training_cases import FOLLOW_UP, SLIDES
 
-COPIED = ("environment.json", FEATURES, FOLLOW_UP, SLIDES)
+COPIED = ("environment.json", FOLLOW_UP, SLIDES)
 CARD = "README.md"
 
 
-def export_model(run: Path, folder: Path) -> Path:
+def export_model(run: Path, folder: Path, plugin_files: Sequence[Path] = ()) -> Path:
     """Write the model of a finished run into the new ``folder``, whole or not at all.
 
     Neither patients' ids nor paths of this machine come with it: ids stand as digests, by which a training case is
     recognised. Raises MilsurvError when the run is not finished or ``folder`` holds something already.
     """
-    trained = _load_own(run)
+    folder = folder.absolute()
+    trained = load_trained(run, plugin_files=plugin_files)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MilsurvError(f"{folder}: there is something already; name a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -42,12 +44,6 @@ def export_model(run: Path, folder: Path) -> Path:
         _fill(trained, made)
         made.replace(folder)
     return folder
-
-
-def _load_own(run: Path) -> TrainedModel:
-    """The run with the plugin files that it names itself, which are the user's own: nothing of them is exported."""
-    settings = yaml.safe_load((find_run(run) / "config.yaml").read_text(encoding="utf-8"))
-    return load_trained(run, plugin_files=[Path(file) for file in settings.get("plugins", [])])
 
 
 def _fill(trained: TrainedModel, folder: Path) -> None:
@@ -70,6 +66,7 @@ def _fill(trained: TrainedModel, folder: Path) -> None:
     for name, content in (
         ("plugins.json", plugins),
         ("cohort.json", _without_ids(trained.cohort)),
+        (FEATURES, _named_alone(json.loads((trained.folder / FEATURES).read_text(encoding="utf-8")))),
         (METRICS, metrics),
     ):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -88,10 +85,16 @@ def _without_paths(trained: TrainedModel) -> dict[str, Any]:
     settings["splits"]["files"] = None
     if settings["features"] is not None:
         settings["features"]["import"] = "name-them-with---set-features.import"
-    backbone = settings["backbone"]
-    if backbone is not None and Path(str(backbone.get("weights") or "")).is_absolute():
-        backbone["weights"] = Path(backbone["weights"]).name
+    for kind in KINDS:
+        settings[kind] = _named_alone(settings[kind])
     return settings
+
+
+def _named_alone(content: Any) -> Any:
+    """Nested settings with the names alone of what are absolute paths."""
+    if isinstance(content, dict):
+        return {key: _named_alone(value) for key, value in content.items()}
+    return Path(content).name if isinstance(content, str) and Path(content).is_absolute() else content
 
 
 def _without_ids(cohort: dict[str, Any]) -> dict[str, Any]:

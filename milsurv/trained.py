@@ -13,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from pydantic import ValidationError
 
 from milsurv._version import __version__
 from milsurv.cohort.cases import SlideRef
@@ -185,7 +184,7 @@ def load_trained(
     try:
         _require_plugins(folder, plugin_files)
         config, registry = load_config(str(folder / "config.yaml"), [*overrides, "plugins=[]"], plugin_files)
-    except (ConfigError, ValidationError) as error:
+    except ConfigError as error:
         made_by = _json(folder / "environment.json")["milsurv"]
         if made_by == __version__:
             raise

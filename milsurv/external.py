@@ -26,6 +26,7 @@ from milsurv.pipeline import RunResult, extract_features, feature_settings, prep
 from milsurv.prediction import predict_cases, require_own_features
 from milsurv.progress import RunProgress
 from milsurv.report.html import write_report
+from milsurv.report.views import MissingView, SlideView, choose_slides, make_views
 from milsurv.run_folder import METRICS, FeatureSettings, RunContent, describe, find_run
 from milsurv.trained import TrainedModel, load_trained, read_settings
 from milsurv.training.data import TrainingCase
@@ -103,9 +104,24 @@ def evaluate_external(trained: TrainedModel, progress: RunProgress) -> RunResult
     metrics = {"cohort": content.summary, **found, "optimistic": None}
     write_text(folder / PREDICTIONS, predictions.to_csv(index=False))
     write_json(folder / METRICS, metrics)
-    report = write_report(folder, config, [])
+    report = write_report(folder, config, _views(trained, predictions, allowed, content.slides()))
     left_out = sum(outcome.reason is not None for outcome in outcomes.values())
     return RunResult(folder, metrics, report, left_out, usable)
+
+
+def _views(
+    trained: TrainedModel,
+    predictions: pd.DataFrame,
+    allowed: Mapping[str, Sequence[int]],
+    slides: pd.DataFrame,
+) -> list[SlideView | MissingView]:
+    """Three slides as the first model sees them, of cases that it may judge."""
+    model = trained.models[0]
+    rows = predictions[[model.fold in allowed[case_id] for case_id in predictions["case_id"]]]
+    where = f" (seen by the model of seed {model.seed}, fold {model.fold})"
+    return make_views(
+        trained.config, trained.registry, model.file, choose_slides(rows, slides, where), slides
+    )
 
 
 def _judges(

@@ -33,7 +33,7 @@ from milsurv.plugin.lifecycle import HookFailure, LifeCycle
 from milsurv.plugin.registry import Registry
 from milsurv.progress import RunProgress, Stage
 from milsurv.report.html import write_report
-from milsurv.report.views import make_views
+from milsurv.report.views import views_of_fold
 from milsurv.run_folder import FeatureSettings, RunContent, RunFolder
 from milsurv.training.bags import CachePlan, plan_cache, shared_cache
 from milsurv.training.data import TrainingCase
@@ -338,7 +338,7 @@ def finish(content: RunContent, folder: RunFolder, metrics: dict[str, Any], life
     """Write the report and tell the plugins."""
     slides = pd.read_csv(folder.path / "slides.csv", dtype={"slide_id": str, "case_id": str})
     predictions = read_predictions(folder.path / PREDICTIONS)
-    views = make_views(content.config, content.registry, folder.path, predictions, slides)
+    views = views_of_fold(content.config, content.registry, folder.path, predictions, slides)
     report = write_report(folder.path, content.config, views)
     life_cycle.tell("milsurv_run_finished", folder=folder.path, metrics=metrics)
     return report

@@ -66,6 +66,8 @@ def test_the_report_is_that_of_a_run(validated: RunResult) -> None:
     page = validated.report.read_text()
     assert "external validation" in page.lower()
     assert "<svg" in page
+    assert page.count("risk (seen by the model of seed 1, fold 0): case X") == 3
+    assert page.count("data:image/jpeg") == 3 * 4
     metrics = json.loads((validated.folder / "metrics.json").read_text())
     assert metrics["cohort"]["external"].startswith("small/")
     assert {group["value"] for group in metrics["subgroups"]} == {"f", "m"}

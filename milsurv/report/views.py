@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from milsurv.config import RunConfig
 from milsurv.errors import MilsurvError
 from milsurv.features.store import patch_sides, read_bag
 from milsurv.plugin.registry import Registry
+from milsurv.training.job import MODEL
 from milsurv.training.model import SurvivalModel, load_model
 
 THUMBNAIL_PX = 900
@@ -52,16 +54,13 @@ class MissingView:
     reason: str
 
 
-def choose_slides(
-    predictions: pd.DataFrame, slides: pd.DataFrame, seed: int, fold: int
-) -> list[tuple[str, str]]:
-    """Slide id and label of the fold's reported cases with the highest, median and lowest risk under ``seed``.
+def choose_slides(rows: pd.DataFrame, slides: pd.DataFrame, where: str = "") -> list[tuple[str, str]]:
+    """Slide id and label of the cases with the highest, median and lowest risk in ``rows``, predictions of one model.
 
     Of each case the first used slide. Cases without a finite risk are passed over; fewer than three cases
-    give fewer slides.
+    give fewer slides. The label says ``where`` after the risk.
     """
-    cases = predictions[(predictions["seed"] == seed) & (predictions["fold"] == fold)]
-    ranked = cases[np.isfinite(cases["risk"])].sort_values(["risk", "case_id"], ascending=[False, True])
+    ranked = rows[np.isfinite(rows["risk"])].sort_values(["risk", "case_id"], ascending=[False, True])
     ids = ranked["case_id"].tolist()
     if len(ids) > 2:
         places = {0: "highest", len(ids) // 2: "median", len(ids) - 1: "lowest"}
@@ -71,29 +70,39 @@ def choose_slides(
         slides[slides["status"] == "used"].drop_duplicates("case_id").set_index("case_id")["slide_id"]
     )
     return [
-        (str(first_slide[ids[place]]), f"{places[place]} risk in fold {fold}: case {ids[place]}")
-        for place in places
+        (str(first_slide[ids[place]]), f"{places[place]} risk{where}: case {ids[place]}") for place in places
     ]
 
 
-def make_views(
+def views_of_fold(
     config: RunConfig, registry: Registry, folder: Path, predictions: pd.DataFrame, slides: pd.DataFrame
 ) -> list[SlideView | MissingView]:
-    """Views of three slides of the first reported fold under the first seed, seen by that fold's own model.
+    """:func:`make_views` of the first reported fold under the first seed, seen by that fold's own model."""
+    seed = config.seeds[0]
+    of_seed = predictions[predictions["seed"] == seed]
+    fold = int(of_seed["fold"].min())
+    model = folder / f"seed_{seed}" / f"fold_{fold}" / MODEL
+    chosen = choose_slides(of_seed[of_seed["fold"] == fold], slides, f" in fold {fold}")
+    return make_views(config, registry, model, chosen, slides)
+
+
+def make_views(
+    config: RunConfig,
+    registry: Registry,
+    model: Path,
+    chosen: Sequence[tuple[str, str]],
+    slides: pd.DataFrame,
+) -> list[SlideView | MissingView]:
+    """Views of the slides that :func:`choose_slides` chose, as the ``model`` in a file sees them.
 
     A slide or feature file that cannot be read any more gives a :class:`MissingView` with the reason. Of imported
     features there is no slide, and no view.
     """
     if config.features is not None:
         return []
-    seed = config.seeds[0]
-    fold = int(predictions.loc[predictions["seed"] == seed, "fold"].min())
-    model, _, _ = load_model(folder / f"seed_{seed}" / f"fold_{fold}" / "model.safetensors", registry, "cpu")
+    network, _, _ = load_model(model, registry, "cpu")
     rows = {str(row["slide_id"]): row for _, row in slides.iterrows()}
-    return [
-        _view(config, registry, model, slide_id, label, rows[slide_id])
-        for slide_id, label in choose_slides(predictions, slides, seed, fold)
-    ]
+    return [_view(config, registry, network, slide_id, label, rows[slide_id]) for slide_id, label in chosen]
 
 
 def _view(

@@ -8,7 +8,7 @@ import pytest
 
 from milsurv.config import RunConfig
 from milsurv.plugin.registry import get_registry
-from milsurv.report.views import MissingView, SlideView, choose_slides, make_views
+from milsurv.report.views import MissingView, SlideView, choose_slides, views_of_fold
 from tests.report.make_run import (
     add_model,
     add_slide,
@@ -32,6 +32,10 @@ def predictions_of(risks: list[float]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def of(predictions: pd.DataFrame, seed: int = 1, fold: int = 0) -> pd.DataFrame:
+    return predictions[(predictions["seed"] == seed) & (predictions["fold"] == fold)]
+
+
 def slides_of(cases: int) -> pd.DataFrame:
     """Two used slides for each case, after one that was left out."""
     rows = [
@@ -43,7 +47,7 @@ def slides_of(cases: int) -> pd.DataFrame:
 
 
 def test_highest_median_and_lowest_risk_are_chosen() -> None:
-    chosen = choose_slides(predictions_of([0.3, 0.9, 0.1, 0.5, 0.4]), slides_of(5), seed=1, fold=0)
+    chosen = choose_slides(of(predictions_of([0.3, 0.9, 0.1, 0.5, 0.4])), slides_of(5), " in fold 0")
     assert chosen == [
         ("slide 1b", "highest risk in fold 0: case case 1"),
         ("slide 4b", "median risk in fold 0: case case 4"),
@@ -53,12 +57,12 @@ def test_highest_median_and_lowest_risk_are_chosen() -> None:
 
 def test_other_folds_and_seeds_do_not_choose() -> None:
     predictions, slides = predictions_of([0.3, 0.9, 0.1]), slides_of(3)
-    assert [slide for slide, _ in choose_slides(predictions, slides, seed=1, fold=1)] == [
+    assert [slide for slide, _ in choose_slides(of(predictions, fold=1), slides)] == [
         "slide 2b",
         "slide 0b",
         "slide 1b",
     ]
-    assert choose_slides(predictions, slides, seed=2, fold=0)[0][0] == "slide 2b"
+    assert choose_slides(of(predictions, seed=2), slides)[0][0] == "slide 2b"
 
 
 @pytest.mark.parametrize(
@@ -71,7 +75,7 @@ def test_other_folds_and_seeds_do_not_choose() -> None:
     ],
 )
 def test_few_cases_give_few_slides(risks: list[float], slides: list[str]) -> None:
-    chosen = choose_slides(predictions_of(risks), slides_of(len(risks)), seed=1, fold=0)
+    chosen = choose_slides(of(predictions_of(risks)), slides_of(len(risks)))
     assert [slide for slide, _ in chosen] == slides
 
 
@@ -84,7 +88,7 @@ class Run:
         follow_up = make_follow_up(12, 2)
         slides = make_slide_table(follow_up)
         self.predictions = make_run(self.folder, config, follow_up, slides)
-        self.chosen = [slide for slide, _ in choose_slides(self.predictions, slides, config.seeds[0], 0)]
+        self.chosen = [slide for slide, _ in choose_slides(of(self.predictions, config.seeds[0]), slides)]
         for slide in self.chosen:
             slides = add_slide(slides, config, slide.removesuffix("-S1"), SLIDE)
         self.slides = slides
@@ -92,7 +96,7 @@ class Run:
 
     def views(self, slides: pd.DataFrame | None = None) -> list[SlideView | MissingView]:
         table = self.slides if slides is None else slides
-        return make_views(self.config, get_registry(), self.folder, self.predictions, table)
+        return views_of_fold(self.config, get_registry(), self.folder, self.predictions, table)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def acceptance(session: nox.Session) -> None:
     """What takes long: the demo in a fresh installation, random kills, full disks, plugins and their tutorial."""
-    chosen = ("-m", "acceptance or plugins", "-n", "2", "--dist", "loadfile", "-rP", "--durations", "30")
+    chosen = ("-m", "acceptance or plugins", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-rP", "--durations", "30")
     _python(session, "pytest", *chosen, *session.posargs)
 
 

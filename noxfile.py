@@ -17,7 +17,9 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def acceptance(session: nox.Session) -> None:
     """What takes long: the demo in a fresh installation, random kills, full disks, plugins and their tutorial."""
-    chosen = ("-m", "acceptance or plugins", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-rP", "--durations", "30")
+    side_by_side = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+    told = ("-rP", "--durations", "30")
+    chosen = ("-m", "acceptance or plugins", *side_by_side, *told)
     _python(session, "pytest", *chosen, *session.posargs)
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 
 from milsurv.artifacts import fingerprint, write_json, write_text
-from milsurv.cohort.cases import Case, Cohort
+from milsurv.cohort.cases import Cohort
 from milsurv.cohort.ids import some
 from milsurv.config import TableCohort
 from milsurv.errors import CohortError, MilsurvError
@@ -22,14 +22,20 @@ from milsurv.evaluation.times import EvaluationTimes, evaluation_times
 from milsurv.executors.devices import choose_device, count_workers, visible_gpus
 from milsurv.executors.local import LocalExecutor
 from milsurv.features.extract import ExtractedSlide
-from milsurv.pipeline import RunResult, extract_features, feature_settings, prepare_cohort, usable_cases
+from milsurv.pipeline import (
+    RunResult,
+    as_training_case,
+    extract_features,
+    feature_settings,
+    prepare_cohort,
+    usable_cases,
+)
 from milsurv.prediction import predict_cases, require_own_features
 from milsurv.progress import RunProgress
 from milsurv.report.html import write_report
 from milsurv.report.views import MissingView, SlideView, choose_slides, make_views
-from milsurv.run_folder import METRICS, FeatureSettings, RunContent, describe, find_run
+from milsurv.run_folder import METRICS, RunContent, describe, find_run
 from milsurv.trained import TrainedModel, load_trained, read_settings
-from milsurv.training.data import TrainingCase
 from milsurv.training.job import PREDICTIONS
 
 ONE_FOLD, NO_SEED = 0, 0
@@ -85,12 +91,13 @@ def evaluate_external(trained: TrainedModel, progress: RunProgress) -> RunResult
         slides = [slide for case in cohort.cases for slide in case.slides]
         require_own_features(settings, [slide for slide in slides if slide.path is not None])
         outcomes = extract_features(slides, settings, registry, executor, progress, device)
-        allowed, notes = _judges(trained, usable_cases(cohort, outcomes), outcomes)
-        usable = _judged(usable_cases(cohort, outcomes), allowed)
+        usable = usable_cases(cohort, outcomes)
+        allowed, notes = _judges(trained, usable, outcomes)
+        usable = _judged(usable, allowed)
         for note in notes:
             progress.warn(note)
         times = _times(usable, trained)
-        cases = [_as_training_case(case, settings) for case in usable.cases]
+        cases = [as_training_case(case, settings) for case in usable.cases]
         judged = predict_cases(trained, cases, allowed, times.all, executor, progress)
     content = RunContent(
         config, registry, settings, cohort, usable, outcomes, warnings=tuple(notes), judged_by=trained.name
@@ -172,11 +179,6 @@ def _times(cohort: Cohort, trained: TrainedModel) -> EvaluationTimes:
     settings = trained.config.evaluation
     settings = settings.model_copy(update={"times": settings.times or trained.times})
     return evaluation_times([c.time for c in cohort.cases], [c.event for c in cohort.cases], settings)
-
-
-def _as_training_case(case: Case, settings: FeatureSettings) -> TrainingCase:
-    slides = tuple((slide.slide_id, settings.path(slide.slide_id)) for slide in case.slides)
-    return TrainingCase(case.case_id, case.time, case.event, slides)
 
 
 def _as_predictions(judged: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:

@@ -102,12 +102,11 @@ def find_slide(trained: TrainedModel, given: str, progress: RunProgress) -> Draw
     """
     rows, file = _slides_of_run(trained), Path(given)
     if file.is_file():
-        named = trained.slide(file)
-        row = rows.get(named.slide_id)
-        slide = SlideRef(named.slide_id, file, _table_mpp(row))
+        slide = trained.slide(file)
+        row = rows.get(slide.slide_id)
     else:
         row = _row_of_id(trained, given, rows)
-        slide = SlideRef(given, Path(row["path"]), _table_mpp(row))
+        slide = trained.slide(Path(row["path"]))
     features = None if row is None else _features_of_run(trained, slide, row)
     if features is not None and row is not None:
         known = trained.acquaintance(slide, ExtractedSlide(slide.slide_id, {}), row["case_id"])
@@ -156,10 +155,6 @@ def _row_of_id(trained: TrainedModel, slide_id: str, rows: dict[str, dict[str, s
             f"{trained.folder} FILE"
         )
     return row
-
-
-def _table_mpp(row: dict[str, str] | None) -> float | None:
-    return float(row["mpp"]) if row is not None and row["mpp_source"] == "table" else None
 
 
 def _features_of_run(trained: TrainedModel, slide: SlideRef, row: dict[str, str]) -> Path | None:

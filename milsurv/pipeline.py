@@ -13,7 +13,7 @@ import pandas as pd
 
 from milsurv.artifacts import fingerprint, write_text
 from milsurv.claims import remove_abandoned
-from milsurv.cohort.cases import Cohort, SlideRef, Split
+from milsurv.cohort.cases import Case, Cohort, SlideRef, Split
 from milsurv.cohort.splits import make_splits
 from milsurv.cohort.synthetic import GENERATOR_VERSION, draw, plan_cohort, slide_path
 from milsurv.cohort.table import read_cohort
@@ -245,20 +245,18 @@ def plan_bags(content: RunContent, device: str, workers: int, progress: RunProgr
     return plan
 
 
+def as_training_case(case: Case, settings: FeatureSettings) -> TrainingCase:
+    """The case with its slides' feature files."""
+    slides = tuple((slide.slide_id, settings.path(slide.slide_id)) for slide in case.slides)
+    return TrainingCase(case.case_id, case.time, case.event, slides)
+
+
 def fold_jobs(
     content: RunContent, folder: RunFolder, times: EvaluationTimes, device: str, cache: CachePlan
 ) -> list[FoldJob]:
     """A unit's task for each seed and fold."""
     config, settings = content.config, content.settings
-    by_id = {
-        case.case_id: TrainingCase(
-            case.case_id,
-            case.time,
-            case.event,
-            tuple((s.slide_id, settings.path(s.slide_id)) for s in case.slides),
-        )
-        for case in content.usable.cases
-    }
+    by_id = {case.case_id: as_training_case(case, settings) for case in content.usable.cases}
 
     def chosen(ids: Sequence[str]) -> tuple[TrainingCase, ...]:
         return tuple(by_id[case_id] for case_id in ids)

@@ -145,7 +145,6 @@ def model_card(trained: TrainedModel, results: RunResults) -> str:
         licence=_licence(trained),
         plugins=results.plugins,
         local=LOCAL,
-        packages=results.environment["packages"],
         version=results.environment["milsurv"],
     )
     return card

@@ -41,7 +41,7 @@ def performance(results: RunResults) -> str:
     return (
         "Area under the ROC curve (cumulative/dynamic; higher is better, 0.5 is chance) and Brier score (lower is "
         f"better){_scope(results)}. Dots are the stated times, with 95 % intervals. The dashed line predicts the "
-        "Kaplan-Meier curve of the training cases for everyone."
+        f"Kaplan-Meier curve of {results.reference_cases} for everyone."
     )
 
 

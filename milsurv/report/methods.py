@@ -150,7 +150,7 @@ def _evaluation(config: RunConfig, results: RunResults, cite: Citations) -> str:
         f"{cite('uno_2011')} and the cumulative/dynamic area under the ROC curve{at}{cite('uno_2007')}{within}; "
         f"predicted probabilities by the Brier score with inverse probability of censoring weights{cite('graf')}, the "
         f"index of prediction accuracy{cite('kattan')}, D-calibration{cite('haider')} and calibration plots"
-        f"{cite('austin')}. Censoring weights were fitted to training cases."
+        f"{cite('austin')}. Censoring weights were fitted to {results.reference_cases}."
     )
     intervals = (
         f" Intervals are 95 % percentile intervals of {count(bootstraps, 'bootstrap resample')} of the reported "

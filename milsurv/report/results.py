@@ -75,6 +75,11 @@ class RunResults:
         return bool(self.cohort.get("external", False))
 
     @property
+    def reference_cases(self) -> str:
+        """Whose follow-up gives censoring weights and the Kaplan-Meier reference, in words."""
+        return "the reported cases" if self.external else "the training cases"
+
+    @property
     def optimistic(self) -> bool:
         """Whether the reported cases chose the epoch, so that every number says so."""
         return bool(self.cohort.get("selection") == "reported_fold")

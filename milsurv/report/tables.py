@@ -174,14 +174,14 @@ def _mean_cell(table: Table, summary: Mapping[str, Any]) -> Cell:
 
 def _tell_truncation(table: Table, results: RunResults, uno: Mapping[str, Any], unit: str) -> None:
     by_fold = uno.get("truncated_at_by_fold", {"": uno.get("truncated_at")})
-    whose = "the" if results.external else "each fold's"
+    whose = results.reference_cases if results.external else "each fold's training cases"
     known = [
         f"fold {fold} {time(tau)}" if fold else time(tau) for fold, tau in by_fold.items() if tau is not None
     ]
     if known:
         table.remarks.append(
             "Uno's C-index counts events before the 80th percentile of the event times of "
-            f"{whose} training cases, in {unit}: {', '.join(known)}."
+            f"{whose}, in {unit}: {', '.join(known)}."
         )
 
 

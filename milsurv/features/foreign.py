@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +19,8 @@ from milsurv.errors import SlideError, first_line
 from milsurv.features.layouts import TRIDENT_FOLDER
 
 Unit = Literal["px", "µm"]
+SHOWN_KEYS = 5
+"""Names of what else a file holds that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -37,24 +42,50 @@ class ForeignPatches:
     level0_magnification: float | None = None
 
 
+def read_shape(file: Path, layout: str, magnification: int) -> tuple[int, int]:
+    """``(n, d)`` from the file's header. Raises SlideError as :func:`read_foreign`, but for wrong values."""
+    if file.suffix.lower() == ".pt":
+        n, d = _tensor(file, mmap=zipfile.is_zipfile(file)).shape
+        return n, d
+    with _opened(file) as opened:
+        shape = _matrix(_features(opened, layout, file).shape, file)
+        coords = _coords(opened, shape[0], file)
+        if layout != "stamp":
+            _require_magnification(coords, file, magnification)
+        return shape
+
+
 def read_foreign(file: Path, layout: str, magnification: int) -> ForeignPatches:
     """Read a file of one of the layouts. Raises SlideError naming the file, what is there, and what is expected."""
     if file.suffix.lower() == ".pt":
-        return ForeignPatches(_tensor(file))
+        tensor = _tensor(file)
+        kept = tensor if tensor.dtype == torch.float16 else tensor.float()
+        return ForeignPatches(_finite(kept.numpy(), file))
+    with _opened(file) as opened:
+        dataset = _features(opened, layout, file)
+        shape = _matrix(dataset.shape, file)
+        values = dataset[()].reshape(shape)
+        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is refused as that
+            features = _finite(values if values.dtype == np.float16 else values.astype(np.float32), file)
+        places = _places(opened, len(features), file)
+        if layout == "stamp":
+            return _stamp(opened, features, places)
+        return _pixels(opened, file, features, places, magnification)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(file, "r") as opened:
-            features = _features(opened, "feats" if layout == "stamp" else "features", file)
-            places = _places(opened, len(features), file)
-            if layout == "stamp":
-                return _stamp(opened, features, places)
-            return _pixels(opened, file, features, places, magnification)
+            yield opened
     except (OSError, RuntimeError, KeyError) as error:
         raise SlideError(f"{file}: cannot be read as HDF5, it is damaged or none: {error}") from error
 
 
-def _tensor(file: Path) -> NDArray[np.floating[Any]]:
+def _tensor(file: Path, mmap: bool = False) -> torch.Tensor:
+    """``(n, d)`` floating-point; ``mmap`` leaves its values on the disk until they are used."""
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError:
         raise SlideError(
             f"{file}: holds more than a tensor, which might run code and is not loaded, or is damaged; a tensor "
@@ -63,6 +94,12 @@ def _tensor(file: Path) -> NDArray[np.floating[Any]]:
     except Exception as error:
         reason = first_line(error)
         raise SlideError(f"{file}: cannot be read, it is damaged or no .pt file: {reason}") from error
+    if isinstance(content, dict):
+        keys = ", ".join(map(str, list(content)[:SHOWN_KEYS])) or "nothing"
+        raise SlideError(
+            f"{file}: holds a dict ({keys}); a floating-point tensor (n, d) is expected: save the features alone, "
+            "torch.save(content[KEY], FILE)"
+        )
     if not isinstance(content, torch.Tensor):
         raise SlideError(
             f"{file}: holds a {type(content).__name__}; a floating-point tensor (n, d) is expected"
@@ -71,20 +108,18 @@ def _tensor(file: Path) -> NDArray[np.floating[Any]]:
         raise SlideError(
             f"{file}: holds a {content.dtype} tensor; a floating-point tensor (n, d) is expected"
         )
-    kept = content.detach() if content.dtype == torch.float16 else content.detach().float()
-    return _sound(kept.numpy(), file)
+    return content.detach().reshape(_matrix(tuple(content.shape), file))
 
 
-def _features(opened: h5py.File, name: str, file: Path) -> NDArray[np.floating[Any]]:
+def _features(opened: h5py.File, layout: str, file: Path) -> h5py.Dataset:
+    name = "feats" if layout == "stamp" else "features"
     dataset = _dataset(opened, name, file)
     if dataset is None:
-        there = ", ".join(opened) or "nothing"
+        there = ", ".join(list(opened)[:SHOWN_KEYS]) or "nothing"
         raise SlideError(f"{file}: has no dataset '{name}'; it holds {there}")
     if dataset.dtype.kind != "f":
         raise SlideError(f"{file}: '{name}' is {dataset.dtype}; floating-point numbers (n, d) are expected")
-    values = dataset[()]
-    with np.errstate(over="ignore"):  # what is beyond float32 is infinite, and refused as that
-        return _sound(values if values.dtype == np.float16 else values.astype(np.float32), file)
+    return dataset
 
 
 def _dataset(opened: h5py.File, name: str, file: Path) -> h5py.Dataset | None:
@@ -97,31 +132,52 @@ def _dataset(opened: h5py.File, name: str, file: Path) -> h5py.Dataset | None:
     return dataset
 
 
-def _sound(features: NDArray[np.floating[Any]], file: Path) -> NDArray[np.floating[Any]]:
-    """The features, once they are known to be a matrix of finite numbers."""
-    if features.ndim != 2 or 0 in features.shape:
+def _matrix(shape: tuple[int, ...] | None, file: Path) -> tuple[int, int]:
+    """``(n, d)`` of features of ``shape``, which may have a leading 1, as TRIDENT writes for some encoders."""
+    inner = shape[1:] if shape is not None and len(shape) == 3 and shape[0] == 1 else shape
+    if inner is None or len(inner) != 2 or 0 in inner:
         raise SlideError(
-            f"{file}: features have shape {features.shape}; (n, d) is expected, a row for each of 1 or more patches"
+            f"{file}: features have shape {shape}; (n, d) is expected, a row for each of 1 or more patches, or "
+            "(1, n, d)"
         )
+    return inner[0], inner[1]
+
+
+def _finite(features: NDArray[np.floating[Any]], file: Path) -> NDArray[np.floating[Any]]:
     wrong = len(features) - int(np.isfinite(features).all(axis=1).sum())
     if wrong:
         raise SlideError(f"{file}: {wrong} of {len(features)} patches have features that are NaN or infinite")
     return np.ascontiguousarray(features)
 
 
-def _places(opened: h5py.File, patches: int, file: Path) -> NDArray[np.float64] | None:
+def _coords(opened: h5py.File, patches: int, file: Path) -> h5py.Dataset | None:
     dataset = _dataset(opened, "coords", file)
     if dataset is None:
         return None
-    if dataset.dtype.kind not in "fiu" or dataset.shape != (patches, 2):
+    if dataset.dtype.kind not in "fiu" or dataset.shape not in ((patches, 2), (1, patches, 2)):
         raise SlideError(
             f"{file}: 'coords' is {dataset.dtype} of shape {dataset.shape}; numbers of shape ({patches}, 2) are "
             "expected, a row for each row of the features"
         )
-    places = dataset[()].astype(np.float64)
+    return dataset
+
+
+def _places(opened: h5py.File, patches: int, file: Path) -> NDArray[np.float64] | None:
+    dataset = _coords(opened, patches, file)
+    if dataset is None:
+        return None
+    places = dataset[()].astype(np.float64).reshape(patches, 2)
     if not np.isfinite(places).all():
         raise SlideError(f"{file}: 'coords' has values that are NaN or infinite")
     return np.asarray(places)
+
+
+def _require_magnification(coords: h5py.Dataset | None, file: Path, magnification: int) -> None:
+    said = None if coords is None else _number(coords.attrs.get("target_magnification"))
+    if said is not None and said != magnification:
+        raise SlideError(
+            f"{file}: says that it holds {said:g}x, but stands among the {magnification}x features"
+        )
 
 
 def _pixels(
@@ -136,12 +192,8 @@ def _pixels(
         return ForeignPatches(features)
     if (places != np.rint(places)).any():
         raise SlideError(f"{file}: 'coords' has fractions; whole level-0 pixels are expected")
+    _require_magnification(opened["coords"], file, magnification)
     attributes = opened["coords"].attrs
-    said = _number(attributes.get("target_magnification"))
-    if said is not None and said != magnification:
-        raise SlideError(
-            f"{file}: says that it holds {said:g}x, but stands among the {magnification}x features"
-        )
     patch_px = _number(attributes.get("patch_size"))
     side = _number(attributes.get("patch_size_level0"))
     downsample = np.ravel(attributes.get("downsample", ()))

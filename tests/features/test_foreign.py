@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from milsurv.errors import SlideError
-from milsurv.features.foreign import read_foreign
+from milsurv.features.foreign import read_foreign, read_shape
 from tests.features.make_foreign import make_features, write_h5, write_pt, write_trident
 
 FEATURES = make_features(4, seed=1)
@@ -79,11 +79,50 @@ def test_a_tensor_keeps_its_values(tmp_path: Path, dtype: torch.dtype) -> None:
     assert read.places is None
 
 
+@pytest.mark.parametrize("patches", [1, 4])
+@pytest.mark.parametrize("places_too", [True, False])
+def test_a_leading_1_is_no_dimension(tmp_path: Path, patches: int, places_too: bool) -> None:
+    features, cells = FEATURES[:patches], CELLS[:patches]
+    write_h5(
+        tmp_path / "a.h5", {"features": features[None], "coords": cells[None] if places_too else cells}, {}
+    )
+    write_pt(tmp_path / "a.pt", torch.from_numpy(features[None]))
+    for name in ("a.h5", "a.pt"):
+        read = read_foreign(tmp_path / name, "clam", 20)
+        np.testing.assert_array_equal(read.features, features)
+        assert read_shape(tmp_path / name, "clam", 20) == (patches, 6)
+    places = read_foreign(tmp_path / "a.h5", "clam", 20).places
+    assert places is not None
+    np.testing.assert_array_equal(places, cells)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.dtype(">f4")])
+def test_an_array_keeps_its_values(tmp_path: Path, dtype: Any) -> None:
+    array = FEATURES.astype(dtype)
+    write_h5(tmp_path / "a.h5", {"features": array, "coords": CELLS}, {})
+    read = read_foreign(tmp_path / "a.h5", "clam", 20)
+    assert read.features.dtype == (np.float16 if dtype == np.float16 else np.float32)
+    np.testing.assert_array_equal(read.features, array.astype(np.float32))
+
+
+def test_a_tensor_in_the_format_before_zip_is_read(tmp_path: Path) -> None:
+    torch.save(torch.from_numpy(FEATURES), tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    np.testing.assert_array_equal(read_foreign(tmp_path / "a.pt", "clam", 20).features, FEATURES)
+    assert read_shape(tmp_path / "a.pt", "clam", 20) == (4, 6)
+
+
 BAD_TENSORS = {
-    "a dict": ({"features": torch.zeros(3, 4)}, "holds a dict; a floating-point tensor"),
+    "a dict": (
+        {"features": torch.zeros(3, 4), "coords": torch.zeros(3, 2)},
+        r"holds a dict \(features, coords\); a floating-point tensor",
+    ),
     "integers": (torch.zeros(3, 4, dtype=torch.int64), "holds a torch.int64 tensor; a floating-point"),
     "one dimension": (torch.zeros(4), r"shape \(4,\); \(n, d\) is expected"),
-    "three dimensions": (torch.zeros(1, 3, 4), r"shape \(1, 3, 4\); \(n, d\)"),
+    "three dimensions": (torch.zeros(3, 1, 4), r"shape \(3, 1, 4\); \(n, d\) is expected, .* or \(1, n, d\)"),
+    "four dimensions": (torch.zeros(1, 1, 3, 4), r"shape \(1, 1, 3, 4\); \(n, d\)"),
+    "a number": (torch.tensor(1.0), r"shape \(\); \(n, d\)"),
+    "complex numbers": (torch.zeros(3, 4, dtype=torch.complex64), "holds a torch.complex64 tensor"),
+    "a list": ([torch.zeros(3, 4)], "holds a list; a floating-point tensor"),
     "no rows": (torch.zeros(0, 4), r"shape \(0, 4\)"),
     "NaN": (torch.tensor([[1.0, float("nan")], [1, 1]]), "1 of 2 patches have features that are NaN"),
     "infinity": (torch.tensor([[1.0, float("inf")], [1, 1]]), "1 of 2 patches"),
@@ -103,12 +142,24 @@ def test_a_bad_tensor_is_named_with_what_is_expected(
     with pytest.raises(SlideError, match=rf"^{tmp_path}/a\.pt: .*{problem}") as caught:
         read_foreign(tmp_path / "a.pt", "clam", 20)
     assert "\n" not in str(caught.value)
+    if kind not in IN_VALUES:
+        with pytest.raises(SlideError) as of_shape:
+            read_shape(tmp_path / "a.pt", "clam", 20)
+        assert str(of_shape.value) == str(caught.value)
     assert not (tmp_path / "evil").exists()
 
 
+IN_VALUES = ("NaN", "infinity", "beyond float32", "fractions", "NaN places")
+"""What a header does not show."""
 BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "no features": ({"feats": FEATURES, "coords": CELLS}, "no dataset 'features'; it holds coords, feats"),
     "integers": ({"features": CELLS, "coords": CELLS}, "'features' is int64; floating-point numbers"),
+    "one dimension": ({"features": FEATURES[0], "coords": CELLS}, r"shape \(6,\); \(n, d\) is expected"),
+    "two slides": ({"features": np.stack([FEATURES] * 2), "coords": CELLS}, r"shape \(2, 4, 6\); \(n, d\)"),
+    "no patches": ({"features": FEATURES[:0], "coords": CELLS[:0]}, r"shape \(0, 6\); .* 1 or more patches"),
+    "no patches after a leading 1": ({"features": FEATURES[None, :0], "coords": CELLS}, r"shape \(1, 0, 6\)"),
+    "empty dataset": ({"features": h5py.Empty("f4"), "coords": CELLS}, r"shape None; \(n, d\)"),
+    "places of two slides": ({"features": FEATURES, "coords": np.stack([CELLS] * 2)}, r"shape \(2, 4, 2\)"),
     "other length": ({"features": FEATURES, "coords": CELLS[:3]}, r"\(3, 2\); numbers of shape \(4, 2\)"),
     "three columns": ({"features": FEATURES, "coords": np.zeros((4, 3))}, r"numbers of shape \(4, 2\)"),
     "fractions": ({"features": FEATURES, "coords": CELLS + 0.5}, "whole level-0 pixels"),
@@ -120,8 +171,12 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_bad_array_is_named_with_what_is_expected(kind: str, tmp_path: Path) -> None:
     arrays, problem = BAD_ARRAYS[kind]
     write_h5(tmp_path / "a.h5", arrays, {})
-    with pytest.raises(SlideError, match=rf"^{tmp_path}/a\.h5: .*{problem}"):
+    with pytest.raises(SlideError, match=rf"^{tmp_path}/a\.h5: .*{problem}") as caught:
         read_foreign(tmp_path / "a.h5", "clam", 20)
+    if kind not in IN_VALUES:
+        with pytest.raises(SlideError) as of_shape:
+            read_shape(tmp_path / "a.h5", "clam", 20)
+        assert str(of_shape.value) == str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["a.h5", "a.pt"])

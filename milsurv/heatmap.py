@@ -34,6 +34,7 @@ from milsurv.report.heatmap_figure import (
     heatmap_figure,
     map_picture,
     maps_of,
+    patch_colours,
 )
 from milsurv.report.patch_table import importance_table, patches_geojson
 from milsurv.report.pictures import Picture
@@ -252,7 +253,13 @@ def draw_heatmap(
         "by": opinion.told,
         "seen_in_training": opinion.seen_in_training,
     }
-    return _write(folder, heatmap, pixels, table, about)
+    if flat := [shown.name for shown in maps if shown.flat(found.kind)]:
+        about["nearly_uniform"] = flat
+        named = ", ".join(flat)
+        progress.warn(
+            f"attention is nearly uniform (within 10 % of uniform) at {named}: these maps say little"
+        )
+    return _write(folder, heatmap, pixels, table, patch_colours(found), about)
 
 
 def _bag(drawn: DrawnSlide) -> tuple[Bag, dict[int, float]]:
@@ -333,6 +340,7 @@ def _write(
     heatmap: Heatmap,
     pixels: dict[str, list[Picture]],
     table: pd.DataFrame,
+    colours: NDArray[np.uint8],
     about: dict[str, Any],
 ) -> list[Path]:
     prefix = "" if heatmap.kind == "attention" else "occlusion_"
@@ -349,7 +357,7 @@ def _write(
         with atomic_path(path(f"heatmap_{shown.name}.png")) as temporary:
             temporary.write_bytes(encoded.tobytes())
     _save(gallery_figure(heatmap, pixels), path("gallery.png"))
-    write_text(path("patches.geojson"), patches_geojson(table, about))
+    write_text(path("patches.geojson"), patches_geojson(table, colours, about))
     seen = table.assign(seen_in_training=int(about["seen_in_training"]))
     write_text(path("patches.csv"), seen.to_csv(index=False))
     return written

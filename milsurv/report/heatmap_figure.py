@@ -26,6 +26,7 @@ from milsurv.report.pictures import (
     OPACITY,
     ColourRange,
     Picture,
+    nearly_uniform,
     patch_boxes,
     shaded_patches,
 )
@@ -74,6 +75,10 @@ class PatchMap:
     """Of a patch in level-0 pixels."""
     values: NDArray[np.float64]
     """``(n,)``: multiples of uniform attention, or the fall of the risk in standard deviations."""
+
+    def flat(self, kind: Kind) -> bool:
+        """Whether it is attention that is nearly uniform."""
+        return kind == "attention" and nearly_uniform(self.values)
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,7 @@ class Shading:
 
     @classmethod
     def of(cls, kind: Kind, values: NDArray[np.float64]) -> Shading:
-        """Viridis from the lowest attention on; for occlusion orange raises the risk, blue lowers it, white is 0."""
+        """Viridis over a :class:`ColourRange`; for occlusion orange raises the risk, blue lowers it, white is 0."""
         if kind == "attention":
             span = ColourRange.of(values)
             return cls(COLOUR_MAP, span.low, span.high, "max" if span.clipped else "neither")
@@ -156,6 +161,15 @@ class Shading:
         """The colours as they look over grey tissue."""
         over_grey = OPACITY * self.colours(np.linspace(0, 1, 256))[:, :3] + (1 - OPACITY) * BAR_GREY
         return ScalarMappable(Normalize(self.low, self.high), ListedColormap(over_grey))
+
+
+def patch_colours(found: Importance) -> NDArray[np.uint8]:
+    """RGB ``(n, 3)`` of every patch, the finest magnification first: the colours of its attention or occlusion."""
+    shades = [
+        Shading.of(found.kind, found.values[m]).shades(found.values[m])
+        for m in sorted(found.values, reverse=True)
+    ]
+    return (255 * np.concatenate(shades)).round().astype(np.uint8)
 
 
 def map_picture(heatmap: Heatmap, shown: PatchMap) -> Picture:
@@ -182,7 +196,8 @@ def heatmap_figure(heatmap: Heatmap) -> Figure:
     _picture(panels[0], heatmap.thumbnail, heatmap.downsample, "the slide")
     scale_bar(panels[0], width * heatmap.downsample * heatmap.mpp / 1000, heatmap.mpp / 1000)
     for axes, shown in zip(panels[1:], heatmap.maps, strict=True):
-        _picture(axes, map_picture(heatmap, shown), heatmap.downsample, shown.title)
+        flat = " (nearly uniform)" if shown.flat(heatmap.kind) else ""
+        _picture(axes, map_picture(heatmap, shown), heatmap.downsample, f"{shown.title}{flat}")
         shading = Shading.of(heatmap.kind, shown.values)
         place = axes.inset_axes((0, -2 * BAR_INCHES / picture_height, 1, BAR_INCHES / picture_height))
         bar = figure.colorbar(shading.bar(), cax=place, orientation="horizontal", extend=shading.extend)

@@ -60,16 +60,16 @@ def patch_table(
     )
 
 
-def patches_geojson(table: pd.DataFrame, about: Mapping[str, Any]) -> str:
+def patches_geojson(table: pd.DataFrame, colours: NDArray[np.uint8], about: Mapping[str, Any]) -> str:
     """A FeatureCollection of QuPath's detections (0.4 and newer), a square for each row of :func:`patch_table`.
 
     A measurement is named after its column and magnification, such as ``attention 20x``: QuPath colours the patches
     that have it. Weights, which are attention in another unit, are left to the table. QuPath's importer passes over
-    the member ``milsurv``, which holds ``about`` (RFC 7946, section 6.1).
+    the member ``milsurv``, which holds ``about`` (RFC 7946, section 6.1). ``colours``: RGB ``(rows, 3)``.
     """
     named = [column for column in table.columns if column not in (*PLACES, "weight")]
     features = []
-    for row in table.to_dict("records"):
+    for row, colour in zip(table.to_dict("records"), colours.tolist(), strict=True):
         left, top = row["x"], row["y"]
         right, bottom = round(left + row["side"], DECIMALS), round(top + row["side"], DECIMALS)
         ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
@@ -81,6 +81,7 @@ def patches_geojson(table: pd.DataFrame, about: Mapping[str, Any]) -> str:
         properties = {
             "objectType": "detection",
             "name": f"{row['magnification']}x at {left}, {top}",
+            "color": colour,
             "measurements": measurements,
         }
         geometry = {"type": "Polygon", "coordinates": [ring]}

@@ -23,8 +23,10 @@ BAR_GREY = 0.85
 """Grey under the colour bar, about that of stained tissue, so that bar and picture show the same colours."""
 CLIPPED_SHARE = 0.01
 """This share of the patches, the highest, may lie above the colour bar's end."""
-MIN_SPAN = 0.02
-"""Of the colour bar, in multiples of uniform: smaller differences are not blown up."""
+LEAST_RANGE = (0.5, 2.0)
+"""What the colour bar covers at least, in multiples of uniform: attention that hardly varies has hardly two colours."""
+NEARLY_UNIFORM = 0.1
+"""Attention within 1 ± this at every patch is called nearly uniform."""
 MIN_GRID_PX = 4
 """A grid whose patches are smaller on the thumbnail is not drawn."""
 MAX_BAR_SHARE = 0.3
@@ -44,11 +46,10 @@ class ColourRange:
 
     @classmethod
     def of(cls, relative: NDArray[np.float64]) -> ColourRange:
-        """A range for ``relative (n,)`` weights that contains 1."""
-        low = float(relative.min())
-        high = max(float(np.quantile(relative, 1 - CLIPPED_SHARE, method="higher")), 1.0)
-        missing = max(0.0, MIN_SPAN - (high - low)) / 2
-        low, high = low - missing, high + missing
+        """A range for ``relative (n,)`` weights that contains :data:`LEAST_RANGE`."""
+        lowest, highest = LEAST_RANGE
+        low = min(float(relative.min()), lowest)
+        high = max(float(np.quantile(relative, 1 - CLIPPED_SHARE, method="higher")), highest)
         return cls(low, high, bool(relative.max() > high))
 
     def share(self, value: float) -> float:
@@ -59,6 +60,11 @@ class ColourRange:
 def relative_attention(weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """``(n,)`` weights that sum to 1 -> multiples of ``1 / n``, the weight of each patch if all counted alike."""
     return weights * len(weights)
+
+
+def nearly_uniform(relative: NDArray[np.float64]) -> bool:
+    """Whether attention ``(n,)``, in multiples of uniform, lies within ±10 % of uniform at every patch."""
+    return bool(np.abs(relative - 1).max() <= NEARLY_UNIFORM + 1e-9)
 
 
 def drawn_grid(view: SlideView) -> int | None:

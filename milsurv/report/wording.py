@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from milsurv.report.pictures import ColourRange, drawn_grid
+from milsurv.report.pictures import ColourRange, drawn_grid, nearly_uniform, relative_attention
 from milsurv.report.results import RunResults
 from milsurv.report.views import SlideView
 
@@ -265,12 +265,14 @@ def describe_tissue(view: SlideView) -> str:
 
 def describe_attention(view: SlideView, magnification: int, colours: ColourRange) -> str:
     """An attention picture in words."""
-    weights = view.attention[magnification]
-    top = weights.argmax()
-    x, y = (view.coords[magnification][top] + view.patch_level0[magnification] / 2) * view.mpp / 1000
+    relative = relative_attention(view.attention[magnification])
+    x, y = (view.coords[magnification][relative.argmax()] + view.patch_level0[magnification] / 2) * (
+        view.mpp / 1000
+    )
     clipped = f", above {colours.high:.2f} all in the last colour" if colours.clipped else ""
+    flat = "Nearly uniform, so the map says little: " if nearly_uniform(relative) else ""
     return (
-        f"{count(len(weights), 'patch', 'patches')} of {number(weights.min() * len(weights))} to "
-        f"{number(weights.max() * len(weights))} times the uniform weight{clipped}; "
+        f"{flat}{count(len(relative), 'patch', 'patches')} of {number(relative.min())} to "
+        f"{number(relative.max())} times the uniform weight{clipped}; "
         f"the highest lies {x:.2f} mm from the left and {y:.2f} mm from the top."
     )

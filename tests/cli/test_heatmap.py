@@ -31,7 +31,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_cohort: Path) -> Pa
 def heatmap(*arguments: object) -> str:
     done = CliRunner().invoke(app, ["heatmap", *map(str, arguments)], catch_exceptions=False)
     assert done.exit_code == 0
-    return done.output
+    return done.stdout
 
 
 def test_files_stand_in_the_runs_folder_and_are_named(finished: Path) -> None:

@@ -17,6 +17,7 @@ from milsurv.report.heatmap_figure import (
     heatmap_figure,
     map_picture,
     maps_of,
+    patch_colours,
 )
 from milsurv.report.pictures import OPACITY
 from milsurv.training.importance import Blocks, Importance, Kind
@@ -57,6 +58,27 @@ def test_a_patch_has_its_colour_where_it_lies() -> None:
     assert picture[5, 5] == pytest.approx(over_grey(shades[0]), abs=1)
     assert picture[25, 35] == pytest.approx(over_grey(shades[1]), abs=1)
     assert picture[35, 75].tolist() == [GREY] * 3
+
+
+def test_attention_within_a_tenth_of_uniform_is_named_and_hardly_coloured() -> None:
+    heatmap = make_heatmap([0.9, 1.0, 1.0, 1.1])
+    assert "20x: 4 patches (nearly uniform)" in texts(heatmap_figure(heatmap))
+    shading = Shading.of("attention", heatmap.maps[0].values)
+    assert (shading.low, shading.high, shading.extend) == (0.5, 2.0, "neither")
+    assert "nearly uniform" not in texts(heatmap_figure(make_heatmap([0.9, 1.0, 1.0, 1.11])))
+    assert "nearly uniform" not in texts(heatmap_figure(make_heatmap([0.9, 1.0, 1.0, 1.1], "occlusion")))
+
+
+def test_colours_for_other_programs_are_those_of_the_maps() -> None:
+    values = {20: np.array([0.95, 1.0, 1.0, 1.05]), 10: np.array([1.0])}
+    colours = patch_colours(Importance("attention", values))
+    assert colours.shape == (5, 3)
+    shades = Shading.of("attention", values[20]).shades(values[20])
+    np.testing.assert_array_equal(colours[:4], (255 * shades).round())
+    assert np.ptp(colours.astype(int), axis=0).max() < 25
+    occlusion = patch_colours(Importance("occlusion", {20: np.array([-1.0, 0.0, 1.0])}))
+    assert occlusion[0, 2] > occlusion[0, 0]
+    assert occlusion[2, 0] > occlusion[2, 2]
 
 
 def test_occlusion_is_white_at_zero_and_alike_on_both_sides() -> None:

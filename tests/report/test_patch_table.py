@@ -32,7 +32,8 @@ def test_magnifications_without_attention_have_no_rows() -> None:
 
 
 def test_squares_with_measurements_as_qupath_reads_them() -> None:
-    written = json.loads(patches_geojson(importance_table(FOUND, COORDS, SIDES), {"slide": "a"}))
+    colours = np.array([[255, 0, 0], [0, 0, 0], [0, 0, 0], [1, 2, 3]], np.uint8)
+    written = json.loads(patches_geojson(importance_table(FOUND, COORDS, SIDES), colours, {"slide": "a"}))
     assert written["type"] == "FeatureCollection"
     assert written["milsurv"] == {"slide": "a"}
     first, *_, last = written["features"]
@@ -42,8 +43,10 @@ def test_squares_with_measurements_as_qupath_reads_them() -> None:
         "properties": {
             "objectType": "detection",
             "name": "20x at 0, 0",
+            "color": [255, 0, 0],
             "measurements": {"attention 20x": 0.5, "fused 20x": 0.75},
         },
     }
+    assert last["properties"]["color"] == [1, 2, 3]
     assert last["properties"]["measurements"] == {"attention 10x": 1.0}
     assert last["geometry"]["coordinates"][0][2] == [1024.25, 1024.25]

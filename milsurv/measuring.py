@@ -32,7 +32,7 @@ def measure(
     groups = subgroups(attributes_of(content.usable), settings.subgroups)
     clinical = _clinical_data(content, finished) if settings.clinical else None
     accounts = {}
-    for prefix in ("", OPTIMISTIC) if content.config.training.selection == "both" else ("",):
+    for prefix in jobs[0].prefixes.values():
         predictions = pd.concat(
             [read_predictions(job.folder / f"{prefix}{PREDICTIONS}") for job in finished], ignore_index=True
         )

@@ -306,10 +306,13 @@ def train(
         for job in jobs
         if not job.finished
     ]
+    for job in jobs:
+        if job.finished:
+            job.remove_states()  # left when a run was killed after its last write
     life_cycle.tell(
         "milsurv_run_started", config=config.model_dump(mode="json", by_alias=True), folder=folder.path
     )
-    total = sum(len(unit.arguments["job"].rows) for unit in units) * config.training.epochs
+    total = sum(len(job.rows) for job in jobs if not job.trained) * config.training.epochs
 
     def on_event(unit: Unit, event: Event) -> None:
         job: FoldJob = unit.arguments["job"]

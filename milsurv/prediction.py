@@ -198,10 +198,7 @@ def predict_cases(
     with progress.stage("predicting", len(units), "models") as stage:
         judgements: list[Judgement] = executor.run(units, partial(_count, stage))
     shared_cache.cache_clear()
-    return pd.DataFrame(
-        [_together(case.case_id, judgements, times, curve) for case in cases],
-        columns=["case_id", *_COLUMNS, *map(survival_column, times)],
-    )
+    return put_together([case.case_id for case in cases], judgements, times, curve)
 
 
 _COLUMNS = ("models", "risk", "risk_sd", "risk_lowest", "risk_highest", "high_risk", "median_survival")
@@ -247,12 +244,31 @@ def _require_dims(network: SurvivalModel, model: FoldModel, case: TrainingCase) 
         )
 
 
-def _together(
-    case_id: str, judgements: Sequence[Judgement], times: Sequence[float], curve: NDArray[np.float64]
+def put_together(
+    case_ids: Sequence[str],
+    judgements: Sequence[Judgement],
+    times: Sequence[float],
+    curve: NDArray[np.float64],
+) -> pd.DataFrame:
+    """A row per case, see :func:`predict_cases`; ``judgements`` give survival at ``times`` and then along ``curve``."""
+    of_case: dict[str, list[tuple[Judgement, int]]] = {case_id: [] for case_id in case_ids}
+    for judgement in judgements:
+        for row, case_id in enumerate(judgement.case_ids):
+            of_case[case_id].append((judgement, row))
+    return pd.DataFrame(
+        [_row(case_id, of_case[case_id], times, curve) for case_id in case_ids],
+        columns=["case_id", *_COLUMNS, *map(survival_column, times)],
+    )
+
+
+def _row(
+    case_id: str,
+    found: Sequence[tuple[Judgement, int]],
+    times: Sequence[float],
+    curve: NDArray[np.float64],
 ) -> dict[str, Any]:
-    of_case = [(j, j.case_ids.index(case_id)) for j in judgements if case_id in j.case_ids]
-    risks = np.array([j.risk[row] for j, row in of_case])
-    survival = np.mean([j.survival[row] for j, row in of_case], axis=0)
+    risks = np.array([judgement.risk[row] for judgement, row in found])
+    survival = np.mean([judgement.survival[row] for judgement, row in found], axis=0)
     at_times, along = survival[: len(times)], survival[len(times) :]
     return {
         "case_id": case_id,

@@ -13,6 +13,7 @@ from milsurv.errors import CohortError, MilsurvError
 from milsurv.loading import load_config
 from milsurv.pipeline import RunResult, run
 from milsurv.progress import RunProgress
+from milsurv.training.job import REFIT_STATE, STATE
 from tests.conftest import COLOUR_BACKBONE, DATA, WriteConfig, small_config
 
 
@@ -113,6 +114,8 @@ def test_a_second_run_does_nothing_again_and_a_new_workspace_gives_the_same_byte
     config = write_config()
     first = _run(config)
     before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*.safetensors")}
+    for name in (STATE, REFIT_STATE):  # left by a kill after a fold's last write
+        (first.folder / "seed_1" / "fold_1" / name).touch()
     again = _run(config)
     assert again.folder == first.folder
     assert {path: path.stat().st_mtime_ns for path in first.folder.rglob("*.safetensors")} == before

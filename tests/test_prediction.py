@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from milsurv.errors import MilsurvError
 from milsurv.features.store import read_bag
-from milsurv.prediction import SlidePrediction, median_survival, predict_slides
+from milsurv.prediction import Judgement, SlidePrediction, median_survival, predict_slides, put_together
 from milsurv.progress import RunProgress
 from milsurv.run_folder import FEATURES
 from milsurv.trained import TrainedModel, load_trained
@@ -184,3 +184,28 @@ def test_the_command_writes_the_table_and_says_what_could_not_be_judged(
     assert table["risk"].isna().tolist() == [False, True]
     assert f"{table['risk'][0]:.2f}" in done.stdout
     assert "broken is left out: does not open" in done.stderr
+
+
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 2**32 - 1))
+def test_judgements_are_put_together_case_by_case(cases: int, models: int, seed: int) -> None:
+    """Against a search through every judgement for each case; every case is judged by the first model at least."""
+    rng = np.random.default_rng(seed)
+    times, curve = (3.0, 7.5), np.linspace(0, 10, 5)
+    ids = [f"case {number}" for number in rng.permutation(cases)]
+    judgements = []
+    for model in range(models):
+        mine = tuple(case_id for case_id in rng.permutation(ids).tolist() if model == 0 or rng.random() < 0.5)
+        survival = np.sort(rng.random((len(mine), len(times) + len(curve))))[:, ::-1]
+        judgements.append(Judgement(mine, rng.normal(size=len(mine)), survival))
+    table = put_together(ids, judgements, times, curve)
+    assert table["case_id"].tolist() == ids
+    for row in table.itertuples():
+        found = [(j, j.case_ids.index(str(row.case_id))) for j in judgements if row.case_id in j.case_ids]
+        risks = [j.risk[at] for j, at in found]
+        mean = np.mean([j.survival[at] for j, at in found], axis=0)
+        assert row.models == len(found)
+        assert (row.risk, row.risk_lowest, row.risk_highest) == (np.mean(risks), min(risks), max(risks))
+        assert row.high_risk == (np.mean(risks) > 0)
+        np.testing.assert_equal(row.risk_sd, np.std(risks, ddof=1) if len(risks) > 1 else np.nan)
+        np.testing.assert_equal(table.loc[row.Index, ["survival_at_3", "survival_at_7.5"]], mean[:2])
+        np.testing.assert_equal(row.median_survival, median_survival(curve, mean[2:]))

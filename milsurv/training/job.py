@@ -39,9 +39,27 @@ class FoldJob:
     cache: CachePlan
 
     @property
+    def where(self) -> str:
+        """The fold and its seed, as messages say it."""
+        return f"seed {self.seed}, fold {self.fold}"
+
+    @property
     def finished(self) -> bool:
         """Predictions are written last."""
         return (self.folder / PREDICTIONS).is_file()
+
+    @property
+    def trained(self) -> bool:
+        """Whether predictions are all that can be missing: the model is written last of what training leaves."""
+        return (self.folder / MODEL).is_file()
+
+    @property
+    def prefixes(self) -> dict[str, str]:
+        """Who chooses an epoch -> how the names of its model and predictions begin; the honest choice comes first."""
+        selection = self.config.training.selection
+        return (
+            {"inner_validation": "", "reported_fold": OPTIMISTIC} if selection == "both" else {selection: ""}
+        )
 
     @property
     def rows(self) -> tuple[TrainingCase, ...]:
@@ -58,6 +76,11 @@ class FoldJob:
             "both": {"inner_validation": self.validation, "reported_fold": self.test},
         }[self.config.training.selection]
         return {chooser: rows_of(cases, self.config.training.rows) for chooser, cases in of.items()}
+
+    def remove_states(self) -> None:
+        """Remove the states of a training that is finished."""
+        for state in (STATE, REFIT_STATE):
+            (self.folder / state).unlink(missing_ok=True)
 
     def refit(self) -> FoldJob:
         """The same fold, with all of its training cases training, and none choosing."""

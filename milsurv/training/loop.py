@@ -27,7 +27,7 @@ from milsurv.training.data import TrainingCase, balancing_weights, files_of, fol
 from milsurv.training.job import COLUMN_OF, REFIT_STATE, STATE, FoldJob
 from milsurv.training.model import SurvivalModel, build_model
 from milsurv.training.outputs import Outputs, in_words
-from milsurv.training.results import write_results
+from milsurv.training.results import write_models, write_predictions
 from milsurv.training.schedule import learning_rate
 from milsurv.training.seeds import generator_of, seed_draws
 
@@ -37,22 +37,26 @@ MOST_TIME_SAVING = 0.02
 
 def train_fold(report: Report, job: FoldJob) -> None:
     """Unit of work: train, choose the epoch, predict the fold's test cases; goes on where it was stopped."""
-    if job.finished:
-        return
+    if not job.finished:
+        torch.use_deterministic_algorithms(job.config.training.deterministic)
+        if not job.trained:
+            _train(report, job)
+        write_predictions(job)
+        job.remove_states()
+        report({"event": "fold finished", "seed": job.seed, "fold": job.fold})
+
+
+def _train(report: Report, job: FoldJob) -> None:
     training = FoldTraining(job, STATE, job.config.training.epochs)
     for row in training.epochs(report):
         report({"event": "epoch", "seed": job.seed, "fold": job.fold, **row})
-    history, best = training.state.history, training.state.best
+    history = training.state.history
     if job.config.training.refit:
-        chosen = best["inner_validation"].epoch
+        chosen = training.state.best["inner_validation"].epoch
         training = FoldTraining(job.refit(), REFIT_STATE, chosen)
         for _ in training.epochs(report):
             pass
-        best = {"inner_validation": training.state.best["last_epoch"]}
-    write_results(training.job, training.outputs, history, best)
-    for state in (STATE, REFIT_STATE):
-        (job.folder / state).unlink(missing_ok=True)
-    report({"event": "fold finished", "seed": job.seed, "fold": job.fold})
+    write_models(training.job, training.outputs, history, training.state.best)
 
 
 class FoldTraining:
@@ -64,8 +68,6 @@ class FoldTraining:
         self.last_epoch = epochs or self.settings.epochs
         self.rows = job.rows
         self.choosers = job.choosers
-        self.where = f"seed {job.seed}, fold {job.fold}"
-        torch.use_deterministic_algorithms(self.settings.deterministic)
         registry = get_registry(job.config.plugins)
         loss: Loss = registry.create("loss", job.config.loss)
         loss.fit(*follow_up(self.rows))
@@ -75,7 +77,7 @@ class FoldTraining:
         self.model: SurvivalModel = build_model(registry, job.config.aggregator, dims, loss.n_outputs)
         self.model.to(job.device)
         bags = shared_cache(job.device, job.cache)
-        self.outputs = Outputs(job.config, registry, self.model, loss, bags, self.where, job.seed)
+        self.outputs = Outputs(job.config, registry, self.model, loss, bags, job.where, job.seed)
         kind = torch.optim.Adam if self.settings.optimizer == "adam" else torch.optim.AdamW
         self.optimizer = kind(
             self.model.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
@@ -207,7 +209,7 @@ class FoldTraining:
         if bool(torch.isfinite(norm)) or (self.scaler.is_enabled() and self.scaler.get_scale() > 1):
             return
         raise MilsurvError(
-            f"{self.where}: the gradient is not finite in epoch {epoch} after {in_words(batch)}; try a lower "
+            f"{self.job.where}: the gradient is not finite in epoch {epoch} after {in_words(batch)}; try a lower "
             "training.learning_rate or training.clip_norm: 1; the state before this step is kept"
         )
 

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from milsurv.artifacts import write_text
 from milsurv.evaluation.times import survival_column
+from milsurv.plugin.registry import get_registry
+from milsurv.training.bags import shared_cache
 from milsurv.training.checkpoint import Best
 from milsurv.training.data import follow_up
-from milsurv.training.job import HISTORY, MODEL, OPTIMISTIC, PREDICTIONS, TRAINING_RISKS, FoldJob
-from milsurv.training.model import save_model
+from milsurv.training.job import HISTORY, MODEL, PREDICTIONS, TRAINING_RISKS, FoldJob
+from milsurv.training.model import load_model, save_model
 from milsurv.training.outputs import Outputs
 
 HISTORY_COLUMNS = (
@@ -29,49 +31,40 @@ HISTORY_COLUMNS = (
 )
 
 
-def write_results(
+def write_models(
     job: FoldJob, outputs: Outputs, history: Sequence[Mapping[str, float]], best: Mapping[str, Best]
 ) -> None:
-    """Write all that a fold leaves whose epochs are chosen; the predictions last: with them it is finished.
+    """Write the history and, for each chooser, the model and the risks of the cases that it learned from.
 
-    Of two who chose, the second's files are named ``optimistic_…``.
+    The model of the honest choice is written last: with it the fold is trained.
     """
-    prefixes = dict(zip(best, ("", OPTIMISTIC), strict=False))
     table = pd.DataFrame(history)[[column for column in HISTORY_COLUMNS if column in history[0]]]
-    for chooser, prefix in prefixes.items():
+    for chooser, prefix in job.prefixes.items():
         table[f"{prefix}chosen"] = (table["epoch"] == best[chooser].epoch).astype(int)
     write_text(job.folder / HISTORY, table.to_csv(index=False))
-    for chooser, prefix in reversed(prefixes.items()):
+    for chooser, prefix in reversed(job.prefixes.items()):
         _write_choice(job, outputs, best[chooser], prefix)
 
 
 def _write_choice(job: FoldJob, outputs: Outputs, best: Best, prefix: str) -> None:
-    """Model, risks of the cases that trained or chose, and predictions.
-
-    A case's standardised risk is its distance from the median of the training cases' risks, in their deviations, so
-    that models can be put together whose risks are on different scales.
-    """
     outputs.model.load_state_dict(best.weights)
     training = outputs.of_cases(job.train)
     outputs.loss.fit_baseline(training, *follow_up(job.train))
     risk = outputs.risk(training)
-    median, deviation = float(risk.median()), float(risk.std(correction=0))
+    known = {"train": (job.train, risk)}
+    if job.validation:
+        known["validation"] = (job.validation, outputs.risk(outputs.of_cases(job.validation)))
+    _write_training_risks(job.folder / f"{prefix}{TRAINING_RISKS}", known)
     about = {
         "aggregator": job.config.aggregator.model_dump(mode="json"),
         "loss": job.config.loss.model_dump(mode="json"),
         "seed": job.seed,
         "fold": job.fold,
         "epoch": best.epoch,
-        "high_risk_above": median,
-        "risk_deviation": deviation,
+        "high_risk_above": float(risk.median()),
+        "risk_deviation": float(risk.std(correction=0)),
     }
     save_model(job.folder / f"{prefix}{MODEL}", outputs.model, outputs.loss, about)
-    known = {"train": (job.train, risk)}
-    if job.validation:
-        known["validation"] = (job.validation, outputs.risk(outputs.of_cases(job.validation)))
-    _write_training_risks(job.folder / f"{prefix}{TRAINING_RISKS}", known)
-    predictions = _predictions(job, outputs, median, deviation)
-    write_text(job.folder / f"{prefix}{PREDICTIONS}", predictions.to_csv(index=False))
 
 
 def _write_training_risks(path: Path, known: Mapping[str, tuple[Sequence[Any], Tensor]]) -> None:
@@ -83,8 +76,23 @@ def _write_training_risks(path: Path, known: Mapping[str, tuple[Sequence[Any], T
     write_text(path, pd.DataFrame(rows).to_csv(index=False))
 
 
-def _predictions(job: FoldJob, outputs: Outputs, median: float, deviation: float) -> pd.DataFrame:
-    """A row for each test case: what was seen, its risk, and survival at the run's times."""
+def write_predictions(job: FoldJob) -> None:
+    """Write what the fold's saved models predict for its test cases; the honest choice's last: with it all is done."""
+    registry = get_registry(job.config.plugins)
+    for prefix in reversed(job.prefixes.values()):
+        model, loss, about = load_model(job.folder / f"{prefix}{MODEL}", registry, job.device)
+        bags = shared_cache(job.device, job.cache)
+        outputs = Outputs(job.config, registry, model, loss, bags, job.where, job.seed)
+        table = predictions_of(job, outputs, about["high_risk_above"], about["risk_deviation"])
+        write_text(job.folder / f"{prefix}{PREDICTIONS}", table.to_csv(index=False))
+
+
+def predictions_of(job: FoldJob, outputs: Outputs, median: float, deviation: float) -> pd.DataFrame:
+    """A row for each test case: follow-up, risk, and survival at ``job.times``.
+
+    ``median`` and ``deviation`` are those of the training cases' risks. A case's standardised risk is its distance from
+    the median in deviations, so that models whose risks are on different scales can be put together.
+    """
     seen = outputs.of_cases(job.test)
     risk = outputs.risk(seen)
     table: dict[str, Any] = {

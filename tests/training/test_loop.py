@@ -23,10 +23,18 @@ from milsurv.losses.nll import NLL
 from milsurv.plugin.registry import get_registry
 from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase, follow_up
-from milsurv.training.job import HISTORY, MODEL, PREDICTIONS, STATE, FoldJob
+from milsurv.training.job import (
+    HISTORY,
+    MODEL,
+    OPTIMISTIC,
+    PREDICTIONS,
+    REFIT_STATE,
+    STATE,
+    FoldJob,
+)
 from milsurv.training.loop import FoldTraining, train_fold
 from milsurv.training.model import load_model, load_tensors
-from milsurv.training.results import write_results
+from milsurv.training.results import predictions_of, write_models
 from tests.training.conftest import MakeJob, StoppedError, Watch
 
 LEFT_BEHIND = (MODEL, HISTORY, PREDICTIONS)
@@ -90,6 +98,21 @@ def test_a_finished_fold_is_not_touched(make_job: MakeJob) -> None:
     train_fold(events.append, job)
     assert events == []
     assert (job.folder / MODEL).read_bytes() == b"kept"
+
+
+def test_a_fold_that_was_killed_after_training_is_only_predicted(make_job: MakeJob) -> None:
+    """On the disk: the models, and the states that are removed last."""
+    job = make_job(**{"training.selection": "both"})
+    train_fold(_ignore, job)
+    whole = {path.name: path.read_bytes() for path in job.folder.iterdir()}
+    for name in (PREDICTIONS, f"{OPTIMISTIC}{PREDICTIONS}"):
+        (job.folder / name).unlink()
+    for name in (STATE, REFIT_STATE):
+        (job.folder / name).write_bytes(b"left")
+    events: list[Event] = []
+    train_fold(events.append, job)
+    assert [event["event"] for event in events] == ["fold finished"]
+    assert {path.name: path.read_bytes() for path in job.folder.iterdir()} == whole
 
 
 def test_the_epoch_with_the_lowest_validation_loss_is_kept(make_job: MakeJob) -> None:
@@ -384,7 +407,8 @@ def test_a_losss_broken_promise_is_named(make_job: MakeJob, wrong: str, message:
 
     def train() -> None:
         list(training.epochs(_ignore))
-        write_results(training.job, training.outputs, training.state.history, training.state.best)
+        write_models(training.job, training.outputs, training.state.history, training.state.best)
+        predictions_of(training.job, training.outputs, median=0, deviation=1)
 
     with pytest.raises(MilsurvError, match=message):
         train()

@@ -15,9 +15,9 @@ from milsurv.features.store import read_bag
 from milsurv.plugin.registry import get_registry
 from milsurv.training.data import follow_up
 from milsurv.training.job import HISTORY, MODEL, OPTIMISTIC, PREDICTIONS, TRAINING_RISKS, FoldJob
-from milsurv.training.loop import train_fold
+from milsurv.training.loop import FoldTraining, train_fold
 from milsurv.training.model import load_model, load_tensors
-from milsurv.training.results import read_predictions
+from milsurv.training.results import read_predictions, write_models
 from tests.training.conftest import MakeJob, StoppedError, Watch
 
 SETTINGS = {"training.epochs": 10, "training.learning_rate": 0.05, "aggregator.name": "abmil"}
@@ -74,6 +74,18 @@ def test_the_reported_fold_chooses_when_asked_to(make_job: MakeJob) -> None:
     assert history["validation_loss"].isna().all()
     assert history.loc[history["chosen"] == 1, "epoch"].item() == _best(history["reported_loss"])
     assert not (job.folder / f"{OPTIMISTIC}{PREDICTIONS}").exists()
+
+
+def test_the_honest_choice_is_known_by_its_chooser_and_not_by_its_place(make_job: MakeJob) -> None:
+    job = make_job(**SETTINGS, **{"training.selection": "both"})
+    training = FoldTraining(job)
+    list(training.epochs(lambda _event: None))
+    history, best = training.state.history, training.state.best
+    for order in (list(best), list(best)[::-1]):
+        write_models(job, training.outputs, history, {chooser: best[chooser] for chooser in order})
+        for chooser, prefix in (("inner_validation", ""), ("reported_fold", OPTIMISTIC)):
+            _, about = load_tensors(job.folder / f"{prefix}{MODEL}")
+            assert about["epoch"] == best[chooser].epoch
 
 
 def test_no_epoch_is_chosen_before_it_may(make_job: MakeJob) -> None:

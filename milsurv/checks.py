@@ -20,7 +20,7 @@ from milsurv.errors import MilsurvError, ProblemsError, SlideError, size
 from milsurv.executors.devices import choose_device
 from milsurv.features.extract import ExtractionSettings
 from milsurv.features.importing import ImportSettings
-from milsurv.features.room import bytes_of_patch, free_bytes, most_patches, nearest_folder
+from milsurv.features.room import bytes_of_patch, free_bytes, most_patches, nearest_folder, open_referred
 from milsurv.pipeline import feature_settings, require_columns
 from milsurv.plugin.registry import Registry
 
@@ -55,7 +55,9 @@ def check_run(config: RunConfig, registry: Registry) -> Findings:
         findings.facts.append(f"a synthetic cohort of {config.cohort.cases} cases, seed {config.cohort.seed}")
     elif isinstance(settings, ExtractionSettings):
         findings.warnings += settings.warnings((), registry)
-        _check_cohort(config, config.cohort, None, partial(_extracted_bytes, settings, registry), findings)
+        _check_cohort(
+            config, config.cohort, None, partial(_extracted_bytes, settings, registry, findings), findings
+        )
     elif isinstance(settings, ImportSettings):
         files = settings.source.index()
         _check_cohort(config, config.cohort, files, partial(_imported_bytes, settings), findings)
@@ -123,12 +125,16 @@ def _check_slides(
     return replace(cohort, cases=tuple(usable))
 
 
-def _extracted_bytes(settings: ExtractionSettings, registry: Registry, slide: SlideRef) -> float:
+def _extracted_bytes(
+    settings: ExtractionSettings, registry: Registry, findings: Findings, slide: SlideRef
+) -> float:
     """Room that a slide's features still take if all of it is tissue. Raises SlideError when it is of no use."""
     if settings.done_before(slide):
         return 0.0
-    each = bytes_of_patch(settings.dim, settings.config.extraction.dtype)
-    return most_patches(settings.config, registry, slide) * each
+    with open_referred(settings.config, registry, slide) as opened:
+        findings.warnings += [f"slide {slide.slide_id}: {doubt}" for doubt in opened.doubts]
+        each = bytes_of_patch(settings.dim, settings.config.extraction.dtype)
+        return most_patches(settings.config, opened) * each
 
 
 def _imported_bytes(settings: ImportSettings, slide: SlideRef) -> float:

@@ -40,6 +40,44 @@ class SlideError(MilsurvError):
     """This slide cannot be used; the message is the reason given in ``slides.csv``. The run goes on."""
 
 
+TABLE_ADVICE = (
+    "give the µm per level-0 pixel in a column of the cohort table and name it in cohort.columns.mpp"
+)
+
+
+class ResolutionError(SlideError):
+    """A slide's µm/px is unknown, impossible or unfit; the message ends with where to give the right value."""
+
+    def __init__(self, what: str, advice: str = TABLE_ADVICE):
+        super().__init__(what, advice)
+        self.what = what
+
+    def __str__(self) -> str:
+        return "; ".join(self.args)
+
+    def advised(self, advice: str) -> str:
+        """The message with the advice of a command that takes the µm/px from elsewhere than a cohort's table."""
+        return f"{self.what}; {advice}" if self.args[1] == TABLE_ADVICE else str(self)
+
+
+class SlideFaultError(SlideError):
+    """Reading one slide raised an exception that nothing foresaw; it is the ``__cause__``."""
+
+    def __init__(self, what: str, where: str):
+        super().__init__(what, where)
+        self.fault = f"{what.partition(':')[0]} at {where}"
+        """Kind and place, the same for every slide that fails in the same way."""
+
+    def __str__(self) -> str:
+        what, where = self.args
+        return f"failed unexpectedly: {what} (in {where})"
+
+
+def slide_reason(error: SlideError, mpp_advice: str) -> str:
+    """Why a slide is left out, in one line."""
+    return error.advised(mpp_advice) if isinstance(error, ResolutionError) else str(error)
+
+
 class WeightsError(MilsurvError):
     """A backbone's weights cannot be had."""
 

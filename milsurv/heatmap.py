@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from milsurv.artifacts import atomic_path, write_text
 from milsurv.cohort.cases import SlideRef
-from milsurv.errors import MilsurvError, SlideError, nearest
+from milsurv.errors import MilsurvError, SlideError, nearest, slide_reason
 from milsurv.executors.devices import choose_device, visible_gpus
 from milsurv.executors.local import LocalExecutor
 from milsurv.features.bag import Bag
@@ -38,8 +38,9 @@ from milsurv.report.heatmap_figure import (
 )
 from milsurv.report.patch_table import importance_table, patches_geojson
 from milsurv.report.pictures import Picture
+from milsurv.slides.opening import open_slide, slide_faults
 from milsurv.slides.reader import Slide, slide_identity
-from milsurv.trained import FoldModel, TrainedModel
+from milsurv.trained import MPP_ADVICE, FoldModel, TrainedModel
 from milsurv.training.importance import Importance, Values, attention, fuse, make_blocks, occlusion
 from milsurv.training.model import load_model
 from milsurv.training_cases import Acquaintance
@@ -174,7 +175,7 @@ def _features_of_run(trained: TrainedModel, slide: SlideRef, row: dict[str, str]
 def _extract(trained: TrainedModel, slide: SlideRef, progress: RunProgress) -> tuple[Path, ExtractedSlide]:
     """The slide's features as training would extract them, unless they are there already."""
     config = trained.config
-    settings = ExtractionSettings.of(config, trained.registry)
+    settings = replace(ExtractionSettings.of(config, trained.registry), mpp_advice=MPP_ADVICE)
     trained.require_same_features(settings)
     with _named(slide):
         require_own_features(settings, [slide])
@@ -207,13 +208,13 @@ def _named(slide: SlideRef) -> Iterator[None]:
     try:
         yield
     except SlideError as error:
-        raise MilsurvError(f"{slide.path}: {error}") from error
+        raise MilsurvError(f"{slide.path}: {slide_reason(error, MPP_ADVICE)}") from error
 
 
 @contextmanager
 def _opened(trained: TrainedModel, slide: SlideRef) -> Iterator[Slide]:
-    reader = trained.registry.create("reader", trained.config.reader)
-    with _named(slide), reader.open(slide.path, slide.mpp) as opened:
+    assert slide.path is not None
+    with _named(slide), open_slide(trained.registry, trained.config.reader, slide.path, slide.mpp) as opened:
         yield opened
 
 
@@ -238,7 +239,8 @@ def draw_heatmap(
     coords = {m: places.numpy() for m, places in bag.coords.items()}
     with _opened(trained, slide) as opened:
         _require_places(opened, slide, coords)
-        thumbnail, downsample = opened.thumbnail(THUMBNAIL_PX)
+        with slide_faults():
+            thumbnail, downsample = opened.thumbnail(THUMBNAIL_PX)
         found = measure_importance(
             trained, opinion.models, bag, sides, slide.slide_id, ask_occlusion, progress
         )
@@ -332,7 +334,8 @@ def _patches(opened: Slide, shown: PatchMap, px: int) -> list[Picture]:
     """The patches of the gallery, in its order."""
     side = round(shown.side)
     corners = shown.coords[np.concatenate(extremes(shown.values))].tolist()
-    return [opened.read(x, y, side, side, (px, px)) for x, y in corners]
+    with slide_faults():
+        return [opened.read(x, y, side, side, (px, px)) for x, y in corners]
 
 
 def _write(

@@ -14,11 +14,12 @@ from milsurv.cohort.ids import SLIDE_SUFFIXES
 from milsurv.cohort.locate import index_slides
 from milsurv.cohort.table import read_cohort
 from milsurv.config import RunConfig, TableCohort, Tiling
-from milsurv.errors import MilsurvError, SlideError
+from milsurv.errors import MilsurvError, SlideError, slide_reason
 from milsurv.features.extract import ExtractionSettings, load_encoder
 from milsurv.features.room import bytes_of_patch
 from milsurv.plugin.registry import Registry
 from milsurv.slides.grid import PatchGrid, make_grid
+from milsurv.slides.opening import find_tissue, open_slide, slide_faults
 from milsurv.slides.patches import read_grid
 from milsurv.slides.reader import Slide
 from milsurv.slides.tissue import TissueMask
@@ -27,6 +28,7 @@ SAMPLED_PLACES = 4
 """Patches of the coarsest magnification that are read to measure how fast the slide is read."""
 THUMBNAIL_PX = 1200
 TIMED_BATCHES = 3
+MPP_ADVICE = "give the µm per level-0 pixel with --mpp, or in the table of the --config (cohort.columns.mpp)"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class SlideInspection:
     read_by: str = ""
     read_by_reason: str = ""
     levels: tuple[tuple[int, int], ...] = ()
+    doubts: tuple[str, ...] = ()
     mask: TissueMask | None = None
     tissue_mm2: float | None = None
     grid: PatchGrid | None = None
@@ -96,7 +99,7 @@ def inspect_slide(path: Path, mpp: float | None, config: RunConfig, registry: Re
     """Open the slide, find its tissue and its patches, read a few of them. What fails is the ``reason``."""
     found = SlideInspection(path)
     try:
-        with registry.create("reader", config.reader).open(path, mpp) as slide:
+        with open_slide(registry, config.reader, path, mpp) as slide:
             found = SlideInspection(
                 path,
                 dimensions=slide.dimensions,
@@ -105,24 +108,27 @@ def inspect_slide(path: Path, mpp: float | None, config: RunConfig, registry: Re
                 read_by=slide.read_by,
                 read_by_reason=slide.read_by_reason,
                 levels=slide.levels,
+                doubts=slide.doubts,
             )
             return _with_tissue(found, slide, config, registry)
     except SlideError as error:
-        return replace(found, reason=str(error))
+        return replace(found, reason=slide_reason(error, MPP_ADVICE))
 
 
 def _with_tissue(
     found: SlideInspection, slide: Slide, config: RunConfig, registry: Registry
 ) -> SlideInspection:
-    thumbnail, _ = slide.thumbnail(THUMBNAIL_PX)
-    mask = registry.create("tissue", config.tissue).segment(slide)
+    with slide_faults():
+        thumbnail, _ = slide.thumbnail(THUMBNAIL_PX)
+    mask = find_tissue(registry, config.tissue, slide)
     area = float(mask.mask.sum()) * (mask.downsample * slide.mpp / 1000) ** 2
     seen = replace(found, thumbnail=thumbnail, mask=mask, tissue_mm2=area)
     try:
-        grid = make_grid(slide.dimensions, slide.mpp, mask, config.tiling)
+        with slide_faults():
+            grid = make_grid(slide.dimensions, slide.mpp, mask, config.tiling)
         seconds = _read_seconds(slide, grid, config.tiling)
     except SlideError as error:
-        return replace(seen, reason=str(error))
+        return replace(seen, reason=slide_reason(error, MPP_ADVICE))
     return replace(seen, grid=grid, read_seconds=seconds)
 
 

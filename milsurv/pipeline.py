@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -173,20 +174,29 @@ def extract_features(
                 f"the memory of {device} holds batches of {event['batch_size']}: set extraction.batch_size to that"
             )
         tally.add({"slide": unit.name, **event})
+        progress.log(event.get("traceback", ""))
         _count(stage, "slide", unit, event, tally)
 
     with progress.stage(f"{settings.verb} features", len(todo), "slides") as stage:
         units = [settings.unit(slide, device) for slide in todo]
         fresh = executor.run(units, on_event, slides_in_hand(device))
     outcomes |= {outcome.slide_id: outcome for outcome in fresh}
-    left_out = [outcome for outcome in outcomes.values() if outcome.reason is not None]
-    for outcome in left_out[:SHOWN_SLIDES]:
-        progress.warn(f"slide {outcome.slide_id} is left out: {outcome.reason}")
-    if len(left_out) > SHOWN_SLIDES:
-        progress.warn(f"and {len(left_out) - SHOWN_SLIDES} more slides are left out, see the report")
+    _warn_of_slides(outcomes.values(), tally.folder / EVENTS, progress)
     if isinstance(settings, ImportSettings):
         require_equal_dims(settings, [o.slide_id for o in outcomes.values() if o.reason is None])
     return outcomes
+
+
+def _warn_of_slides(outcomes: Collection[ExtractedSlide], events: Path, progress: RunProgress) -> None:
+    left_out = [f"slide {o.slide_id} is left out: {o.reason}" for o in outcomes if o.reason is not None]
+    doubted = [f"slide {o.slide_id}: {doubt}" for o in outcomes for doubt in o.doubts]
+    for lines, what in ((left_out, "slides are left out"), (doubted, "doubts about slides")):
+        for line in lines[:SHOWN_SLIDES]:
+            progress.warn(line)
+        if len(lines) > SHOWN_SLIDES:
+            progress.warn(f"and {len(lines) - SHOWN_SLIDES} more {what}, see the report")
+    if any(outcome.fault for outcome in outcomes):
+        progress.warn(f"the tracebacks of unexpected failures are in {events}")
 
 
 def _count(stage: Stage, done: str, unit: Unit, event: Event, note: object = "") -> None:
@@ -205,11 +215,21 @@ def usable_cases(cohort: Cohort, outcomes: dict[str, ExtractedSlide]) -> Cohort:
             by_id = sorted(slides, key=lambda slide: slide.slide_id)
             cases.append(replace(case, slides=tuple(by_id)))
     if not cases:
-        reasons = sorted({str(outcome.reason) for outcome in outcomes.values()})
-        raise CohortError(
-            [f"no case has a usable slide; the reasons: {'; '.join(reasons[:5]) or 'no slides'}"]
-        )
+        raise CohortError([_no_slide(list(outcomes.values()))])
     return replace(cohort, cases=tuple(cases))
+
+
+def _no_slide(outcomes: Sequence[ExtractedSlide]) -> str:
+    reasons = sorted({str(outcome.reason) for outcome in outcomes})
+    told = f"no case has a usable slide; the reasons: {'; '.join(reasons[:5]) or 'no slides'}"
+    counts = Counter(outcome.fault for outcome in outcomes if outcome.fault)
+    for fault, count in counts.most_common(1):
+        if count > 1:
+            told += (
+                f"; {count} of {len(outcomes)} failed in the same unexpected way ({fault}), which points to a fault of "
+                f"milsurv, of a plugin, or of this installation: the traceback is in {EVENTS} beside the features"
+            )
+    return told
 
 
 def require_columns(cohort: Cohort, settings: Evaluation) -> None:

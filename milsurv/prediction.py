@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from milsurv.plugin.registry import get_registry
 from milsurv.progress import RunProgress, Stage
 from milsurv.run_folder import FeatureSettings
 from milsurv.slides.reader import slide_identity
-from milsurv.trained import FoldModel, TrainedModel
+from milsurv.trained import MPP_ADVICE, FoldModel, TrainedModel
 from milsurv.training.bags import CachePlan, plan_cache, shared_cache
 from milsurv.training.data import TrainingCase, files_of
 from milsurv.training.model import SurvivalModel, load_model
@@ -76,7 +76,7 @@ def predict_slides(
             "with; import the slides' features alike, and judge them with milsurv evaluate"
         )
     slides = _slides(trained, paths, progress)
-    settings = ExtractionSettings.of(config, trained.registry)
+    settings = replace(ExtractionSettings.of(config, trained.registry), mpp_advice=MPP_ADVICE)
     trained.require_same_features(settings)
     require_own_features(settings, slides)
     device = choose_device(config.device)

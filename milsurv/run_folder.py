@@ -111,7 +111,7 @@ class RunContent:
             "slides_left_out": sum(outcome.reason is not None for outcome in self.outcomes.values()),
             "cases_left_out": [f"case {case.case_id}: {self._why(case)}" for case in left_out],
             "dropped": list(self.cohort.dropped),
-            "warnings": [*self.cohort.warnings, *self.warnings],
+            "warnings": [*self.cohort.warnings, *self.warnings, *self._doubts],
             **of_training,
             "imported": self.settings.source.name if isinstance(self.settings, ImportSettings) else None,
             "precision": None if isinstance(self.settings, ImportSettings) else self.settings.precision,
@@ -126,6 +126,10 @@ class RunContent:
             "folds": len(self.splits),
             "seeds": list(self.config.seeds),
         }
+
+    @property
+    def _doubts(self) -> list[str]:
+        return [f"slide {o.slide_id}: {doubt}" for o in self.outcomes.values() for doubt in o.doubts]
 
     def _why(self, case: Case) -> str:
         has_features = any(self.outcomes[slide.slide_id].reason is None for slide in case.slides)

@@ -31,6 +31,9 @@ OF_TRAINING = ("training", "aggregator", "loss", "seeds", "splits")
 """Sections of the configuration that made the models what they are."""
 FREE = ("precision", "dtype")
 """Settings of the features that may differ from training's: they change no more than rounding."""
+MPP_ADVICE = (
+    "give the µm per level-0 pixel with --mpp VALUE, or to milsurv predict in a table with --table FILE"
+)
 FOLDERS_NAME = "import.name"
 """What imported features are called: TRIDENT's name of the encoder, and else of a folder, which tells nothing."""
 

@@ -88,6 +88,8 @@ def _print_slide(found: SlideInspection, estimate: Estimate, progress: RunProgre
         )
         line("levels", ", ".join(f"{w} × {h}" for w, h in found.levels))
         line("reader", f"{found.read_by}: {found.read_by_reason}")
+    for doubt in found.doubts:
+        progress.warn(doubt)
     if found.mask is not None:
         line("tissue", f"{found.tissue_mm2:.1f} mm², {found.mask.fraction:.0%} of the slide")
     if found.grid is not None:
@@ -102,7 +104,7 @@ def _print_slide(found: SlideInspection, estimate: Estimate, progress: RunProgre
 
 def _source(found: SlideInspection) -> str:
     return {
-        "table": "the cohort table, which wins over the slide",
+        "table": "the cohort table or --mpp, which win over the slide",
         "properties": "the slide's properties",
         "objective power": "the objective power, as the slide has no µm/px",
     }[str(found.mpp_source)]
@@ -141,8 +143,11 @@ def _print_folder(
     console.width = console.width if console.is_terminal else WIDTH_OF_FILES
     console.print(table)
     for found in inspected:
+        name = found.path.relative_to(path).as_posix()
+        for doubt in found.doubts:
+            progress.warn(f"{name}: {doubt}")
         if found.reason is not None:
-            progress.warn(f"{found.path.relative_to(path).as_posix()} would be left out: {found.reason}")
+            progress.warn(f"{name} would be left out: {found.reason}")
     usable = [found for found in inspected if found.reason is None]
     seconds = sum(map(estimate.seconds, usable)) / estimate.workers
     progress.say(

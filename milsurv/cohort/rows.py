@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from milsurv.cohort.ids import IdError, cut_id, cut_slide_id
+from milsurv.cohort.mpp import ALLOWED_MPP, possible_mpp
 from milsurv.cohort.text_table import Row
 from milsurv.config import Columns, TableCohort
-
-MPP_RANGE = (0.05, 20.0)
-"""µm/px that a slide can have: beyond it the value is another quantity, such as the objective power."""
 
 _LEAVE_OUT = "leave out such rows with cohort.on_invalid: drop"
 _OUT = f"correct it, or {_LEAVE_OUT}"
@@ -128,9 +126,8 @@ def _mpp(text: str) -> float | None:
     if not text:
         return None
     mpp = _number(text)
-    low, high = MPP_RANGE
-    if not low <= mpp <= high:
-        raise _CellError(text, f"µm per pixel between {low:g} and {high:g}, or empty")
+    if not possible_mpp(mpp):
+        raise _CellError(text, f"{ALLOWED_MPP}, or empty")
     return mpp
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -18,20 +19,21 @@ from milsurv.artifacts import fingerprint
 from milsurv.backbones.base import Backbone, Precision
 from milsurv.cohort.cases import SlideRef
 from milsurv.config import Extraction, PluginSection, RunConfig
-from milsurv.errors import MilsurvError, SlideError, size
-from milsurv.executors.base import Report, Unit
+from milsurv.errors import TABLE_ADVICE, MilsurvError, SlideError, SlideFaultError, size, slide_reason
+from milsurv.executors.base import Event, Report, Unit
 from milsurv.executors.devices import choose_device, decoding_threads
 from milsurv.features.encoder import Encoder, choose_precision
 from milsurv.features.room import lacking_room
 from milsurv.features.store import ScaleFeatures, read_attributes, write_features
 from milsurv.plugin.registry import Registry, get_registry
 from milsurv.slides.grid import PatchGrid, make_grid
+from milsurv.slides.opening import find_tissue, open_slide, slide_faults
 from milsurv.slides.patches import read_grid
 from milsurv.slides.reader import Slide, slide_identity
 
 TOLD_EVERY = 0.5
 """Seconds after which a slide's progress is told again, and a unit that is to stop stops."""
-TELLING = ("slide", "table_mpp", "tissue_source", "patches", "mpp", "mpp_source")
+TELLING = ("slide", "table_mpp", "tissue_source", "patches", "mpp", "mpp_source", "doubts")
 """Attributes that tell what a feature file was made from and what came of it."""
 
 
@@ -50,6 +52,8 @@ class ExtractionSettings:
     """Width of an embedding."""
     trained_at: tuple[int, ...]
     """The backbone's, see there."""
+    mpp_advice: str = TABLE_ADVICE
+    """What to do about a slide's µm/px, for its reason."""
 
     @classmethod
     def of(cls, config: RunConfig, registry: Registry) -> ExtractionSettings:
@@ -135,6 +139,10 @@ class ExtractedSlide:
     mpp: float | None = None
     mpp_source: str | None = None
     reason: str | None = None
+    fault: str | None = None
+    """Kind and place of an exception that nothing foresaw, if that is the reason."""
+    doubts: tuple[str, ...] = ()
+    """What is odd about the slide, though it is used."""
     made_from: Any = None
     """What tells the files that the features were made from, JSON-able; for the run's fingerprint."""
 
@@ -168,6 +176,7 @@ def _outcome(slide_id: str, attributes: dict[str, Any]) -> ExtractedSlide:
         patches,
         attributes["mpp"],
         attributes["mpp_source"],
+        doubts=tuple(attributes["doubts"]),
         made_from=[attributes["slide"]["quick_hash"], attributes["tissue_source"]],
     )
 
@@ -185,11 +194,30 @@ def extract_slide(
 
     ``threads`` decode patches. A slide that cannot be used gives a reason in place of a file.
     """
-    outcome = extracted(settings, slide_id, slide, mpp)
-    outcome = outcome or _extract(report, settings, slide_id, slide, mpp, device, threads)
-    written = settings.path(slide_id).stat().st_size if outcome.reason is None else 0
-    report({"event": "slide", "slide": slide_id, "reason": outcome.reason, "bytes": written})
+    event: Event = {"event": "slide", "slide": slide_id}
+    try:
+        with slide_faults():
+            outcome = extracted(settings, slide_id, slide, mpp)
+        outcome = outcome or _extract(report, settings, slide_id, slide, mpp, device, threads)
+        event |= {"reason": None, "bytes": settings.path(slide_id).stat().st_size}
+    except SlideError as error:
+        outcome = left_out(slide_id, error, settings.mpp_advice)
+        event |= {"reason": outcome.reason, "bytes": 0, **traceback_of(error)}
+    report(event)
     return outcome
+
+
+def left_out(slide_id: str, error: SlideError, mpp_advice: str) -> ExtractedSlide:
+    """What becomes of a slide that cannot be used."""
+    fault = error.fault if isinstance(error, SlideFaultError) else None
+    return ExtractedSlide(slide_id, {}, reason=slide_reason(error, mpp_advice), fault=fault)
+
+
+def traceback_of(error: SlideError) -> dict[str, str]:
+    """The traceback, for an event, of an exception that nothing foresaw; nothing of what was foreseen."""
+    if not isinstance(error, SlideFaultError):
+        return {}
+    return {"traceback": "".join(traceback.format_exception(error.__cause__))}
 
 
 def _extract(
@@ -203,34 +231,35 @@ def _extract(
 ) -> ExtractedSlide:
     config = settings.config
     registry = get_registry(config.plugins)
-    try:
+    with slide_faults():
         identity = slide_identity(slide)
-        with registry.create("reader", config.reader).open(slide, mpp) as opened:
+    with open_slide(registry, config.reader, slide, mpp) as opened:
+        with slide_faults():
             source = _tissue_source(config, slide)
-            mask = registry.create("tissue", config.tissue).segment(opened)
+        mask = find_tissue(registry, config.tissue, opened)
+        with slide_faults():
             grid = make_grid(opened.dimensions, opened.mpp, mask, config.tiling)
-            tissue_patches = grid.counts
-            encoder = load_encoder(settings, device)
-            grid, features = _embed(opened, grid, encoder, config, threads, report)
-            if slide_identity(slide) != identity:
-                raise SlideError("changed while it was read; run again when it is copied as a whole")
-            attributes = {
-                "slide": identity,
-                "table_mpp": mpp,
-                "tissue_source": source,
-                "read_by": f"{opened.read_by}: {opened.read_by_reason}",
-                "mpp": opened.mpp,
-                "mpp_source": opened.mpp_source,
-                "dimensions": opened.dimensions,
-                "patches": {str(m): count for m, count in grid.counts.items()},
-                "rejected_patches": {str(m): count - grid.counts[m] for m, count in tissue_patches.items()},
-                "tissue_share": mask.fraction,
-                "patch_px": config.tiling.patch_px,
-                "settings": settings.content,
-                "milsurv_version": __version__,
-            }
-    except SlideError as error:
-        return ExtractedSlide(slide_id, {}, reason=str(error))
+        tissue_patches = grid.counts
+        encoder = load_encoder(settings, device)
+        grid, features = _embed(opened, grid, encoder, config, threads, report)
+        if slide_identity(slide) != identity:
+            raise SlideError("changed while it was read; run again when it is copied as a whole")
+        attributes = {
+            "slide": identity,
+            "table_mpp": mpp,
+            "tissue_source": source,
+            "read_by": f"{opened.read_by}: {opened.read_by_reason}",
+            "mpp": opened.mpp,
+            "mpp_source": opened.mpp_source,
+            "doubts": opened.doubts,
+            "dimensions": opened.dimensions,
+            "patches": {str(m): count for m, count in grid.counts.items()},
+            "rejected_patches": {str(m): count - grid.counts[m] for m, count in tissue_patches.items()},
+            "tissue_share": mask.fraction,
+            "patch_px": config.tiling.patch_px,
+            "settings": settings.content,
+            "milsurv_version": __version__,
+        }
     scales = {
         m: ScaleFeatures(features[m], grid.coords[m], grid.grid[m], level.mpp, level.patch_level0)
         for m, level in grid.levels.items()

@@ -17,14 +17,15 @@ from milsurv.artifacts import fingerprint
 from milsurv.cohort.cases import SlideRef
 from milsurv.cohort.ids import some
 from milsurv.config import FeatureImport, RunConfig
-from milsurv.errors import MilsurvError, SlideError
-from milsurv.executors.base import Report, Unit
-from milsurv.features.extract import ExtractedSlide
+from milsurv.errors import TABLE_ADVICE, MilsurvError, SlideError
+from milsurv.executors.base import Event, Report, Unit
+from milsurv.features.extract import ExtractedSlide, left_out, traceback_of
 from milsurv.features.foreign import ForeignPatches, read_foreign
 from milsurv.features.lattice import rebuild_grid
 from milsurv.features.layouts import FeatureFolders, find_folders
 from milsurv.features.store import ScaleFeatures, feature_dims, read_attributes, write_features
 from milsurv.plugin.registry import Registry
+from milsurv.slides.opening import slide_faults
 from milsurv.slides.reader import slide_identity
 
 PIXEL_SLACK = 0.5 + 1e-6
@@ -128,11 +129,14 @@ def import_slide(
 
     A slide that cannot be used gives a reason in place of a file.
     """
+    event: Event = {"event": "slide", "slide": slide_id, "reason": None}
     try:
-        outcome = imported(settings, slide_id, file, mpp) or _import(settings, slide_id, file, mpp)
+        with slide_faults():
+            outcome = imported(settings, slide_id, file, mpp) or _import(settings, slide_id, file, mpp)
     except SlideError as error:
-        outcome = ExtractedSlide(slide_id, {}, reason=str(error))
-    report({"event": "slide", "slide": slide_id, "reason": outcome.reason})
+        outcome = left_out(slide_id, error, TABLE_ADVICE)
+        event |= {"reason": outcome.reason, **traceback_of(error)}
+    report(event)
     return outcome
 
 

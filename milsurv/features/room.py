@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from milsurv.config import RunConfig
 from milsurv.errors import SlideError
 from milsurv.plugin.registry import Registry
 from milsurv.slides.grid import make_grid, make_levels
+from milsurv.slides.opening import find_tissue, open_slide, slide_faults
 from milsurv.slides.reader import Slide
 
 BYTES_OF_PLACE = 24
@@ -27,26 +29,26 @@ def bytes_of_patch(dim: int, dtype: str) -> int:
     return dim * np.dtype(dtype).itemsize + BYTES_OF_PLACE
 
 
-def most_patches(config: RunConfig, registry: Registry, slide: SlideRef) -> float:
+def most_patches(config: RunConfig, slide: Slide) -> float:
     """Patches over all magnifications if the whole slide were tissue. Raises SlideError when it is of no use."""
-    with _open(config, registry, slide) as opened:
-        width, height = opened.dimensions
-        sides: list[float] = [level.patch_level0 for level in make_levels(opened.mpp, config.tiling).values()]
-        return float(sum(width * height / side**2 for side in sides))
+    width, height = slide.dimensions
+    sides: list[float] = [level.patch_level0 for level in make_levels(slide.mpp, config.tiling).values()]
+    return float(sum(width * height / side**2 for side in sides))
 
 
-def tissue_patches(config: RunConfig, registry: Registry, slide: SlideRef) -> float:
+def tissue_patches(config: RunConfig, registry: Registry, slide: Slide) -> float:
     """Patches of tissue over all magnifications. Raises SlideError when the slide is of no use."""
-    with _open(config, registry, slide) as opened:
-        mask = registry.create("tissue", config.tissue).segment(opened)
-        return float(sum(make_grid(opened.dimensions, opened.mpp, mask, config.tiling).counts.values()))
+    mask = find_tissue(registry, config.tissue, slide)
+    with slide_faults():
+        return float(sum(make_grid(slide.dimensions, slide.mpp, mask, config.tiling).counts.values()))
 
 
 @contextmanager
-def _open(config: RunConfig, registry: Registry, slide: SlideRef) -> Iterator[Slide]:
+def open_referred(config: RunConfig, registry: Registry, slide: SlideRef) -> Iterator[Slide]:
+    """The slide of a cohort. Raises SlideError when it has no file or does not open."""
     if slide.path is None:
         raise SlideError(slide.reason or "no file")
-    with registry.create("reader", config.reader).open(slide.path, slide.mpp) as opened:
+    with open_slide(registry, config.reader, slide.path, slide.mpp) as opened:
         yield opened
 
 
@@ -71,11 +73,12 @@ def lacking_room(
     free = free_bytes(config.workspace)
     sample = [slides[at] for at in np.unique(np.linspace(0, len(slides) - 1, SAMPLED_SLIDES).astype(int))]
     needed = 0.0
-    for count in (most_patches, tissue_patches):
+    for count in (partial(most_patches, config), partial(tissue_patches, config, registry)):
         counts = []
         for slide in sample:
             try:
-                counts.append(count(config, registry, slide))
+                with open_referred(config, registry, slide) as opened:
+                    counts.append(count(opened))
             except SlideError:
                 continue
         mean = float(np.mean(counts)) if counts else 0.0

@@ -14,6 +14,7 @@ from milsurv.config import RunConfig
 from milsurv.errors import MilsurvError
 from milsurv.features.store import patch_sides, read_bag
 from milsurv.plugin.registry import Registry
+from milsurv.slides.opening import find_tissue, open_slide, slide_faults
 from milsurv.training.job import MODEL
 from milsurv.training.model import SurvivalModel, load_model
 
@@ -118,9 +119,10 @@ def _view(
     table_mpp = float(row["mpp"]) if row["mpp_source"] == "table" else None
     try:
         bag = read_bag(features)
-        with registry.create("reader", config.reader).open(Path(row["path"]), table_mpp) as slide:
-            thumbnail, downsample = slide.thumbnail(THUMBNAIL_PX)
-            outlines = registry.create("tissue", config.tissue).segment(slide).outlines()
+        with open_slide(registry, config.reader, Path(row["path"]), table_mpp) as slide:
+            with slide_faults():
+                thumbnail, downsample = slide.thumbnail(THUMBNAIL_PX)
+            outlines = find_tissue(registry, config.tissue, slide).outlines()
             mpp = slide.mpp
     except MilsurvError as error:
         return MissingView(slide_id, case_id, label, str(error))

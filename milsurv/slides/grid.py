@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milsurv.config import Tiling
-from milsurv.errors import SlideError
+from milsurv.errors import ResolutionError, SlideError
 from milsurv.slides.tissue import TissueMask
 
 ROUNDING = 1e-9
@@ -107,7 +107,7 @@ def make_levels(mpp: float, tiling: Tiling) -> dict[int, Level]:
     if abs(integer / factor - 1) <= tiling.resolution_tolerance + ROUNDING:
         factor = float(integer)
     elif factor < 1:
-        raise SlideError(_too_coarse(mpp, tiling))
+        raise ResolutionError(_too_coarse(mpp, tiling))
     levels = {}
     for magnification in tiling.magnifications:
         level_factor = factor * (finest // magnification)
@@ -124,8 +124,7 @@ def _too_coarse(mpp: float, tiling: Tiling) -> str:
     names = ", ".join(f"{magnification}x" for magnification in allowed) or "none of tiling.magnifications"
     return (
         f"too coarse for {finest}x: it has {mpp:.4g} µm/px, {finest}x needs {10 / finest:g}; it allows "
-        f"{names} (at most {limit:.3g}x): change tiling.magnifications, or, if the µm/px is wrong, give the "
-        "right one in a column of the cohort table and name it in cohort.columns.mpp"
+        f"{names} (at most {limit:.3g}x): change tiling.magnifications, or, if the µm/px is wrong, correct that"
     )
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from milsurv.config import Tiling
 from milsurv.slides.grid import Level, PatchGrid
+from milsurv.slides.opening import slide_faults
 from milsurv.slides.quality import usable
 from milsurv.slides.reader import Slide
 
@@ -47,6 +48,10 @@ def read_grid(slide: Slide, grid: PatchGrid, tiling: Tiling, threads: int = 1) -
         )
 
     def read(place: list[int]) -> list[Batch]:
+        with slide_faults():
+            return batches_at(place)
+
+    def batches_at(place: list[int]) -> list[Batch]:
         column, row = (span * at for at in place)
         block = _read_block(slide, grid.levels[finest], column, row, span, patch_px)
         within = [(down, right) for down in range(span) for right in range(span)]

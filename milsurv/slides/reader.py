@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Literal, Self, TypedDict
+from typing import ClassVar, Self, TypedDict
 
 import cv2
 import numpy as np
@@ -17,12 +15,10 @@ from numpy.typing import NDArray
 
 from milsurv.errors import SlideError
 from milsurv.plugin.base import PluginConfig
-
-MppSource = Literal["table", "properties", "objective power"]
+from milsurv.slides.resolution import MppSource, find_resolution
 
 HASHED_BYTES = 256 * 1024
 """How much of a file's beginning and end its quick hash covers."""
-SQUARE_PIXEL_TOLERANCE = 0.05
 THUMBNAIL_BLOCK_PX = 2048
 """Side of the areas in which a pyramid level is read for a thumbnail."""
 
@@ -45,6 +41,8 @@ class Slide(ABC):
     """What reads the pixels."""
     read_by_reason: str
     """Why that does."""
+    doubts: tuple[str, ...] = ()
+    """What is odd about the slide and should be told, though it can be used."""
 
     @abstractmethod
     def read(self, x: int, y: int, width: int, height: int, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -115,7 +113,8 @@ class OpenSlideSlide(Slide):
             self.dimensions = self._slide.dimensions
             self.levels = self._slide.level_dimensions
             properties = self._slide.properties
-            self.mpp, self.mpp_source = find_mpp(properties, mpp)
+            resolution = find_resolution(properties, mpp)
+            self.mpp, self.mpp_source, self.doubts = resolution.mpp, resolution.source, resolution.doubts
             background = properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
             self._background = np.frombuffer(bytes.fromhex(background), np.uint8)
         except BaseException:
@@ -175,34 +174,6 @@ def thumbnail_size(dimensions: tuple[int, int], downsample: float) -> tuple[int,
     return width, height
 
 
-def find_mpp(properties: Mapping[str, str], table_mpp: float | None) -> tuple[float, MppSource]:
-    """µm per level-0 pixel, and where it comes from: the table, else µm/px of the slide, else its power.
-
-    ``properties`` are the slide's under OpenSlide's names. An objective power of 20 stands for 0.5 µm/px.
-    Raises SlideError when the table's value is none, when pixels are not square, or when nothing is known.
-    """
-    if table_mpp is not None:
-        if not (math.isfinite(table_mpp) and table_mpp > 0):
-            raise SlideError(f"the cohort table gives {table_mpp} µm/px; a positive number is needed")
-        return table_mpp, "table"
-    mpp_x = _positive(properties.get(openslide.PROPERTY_NAME_MPP_X))
-    mpp_y = _positive(properties.get(openslide.PROPERTY_NAME_MPP_Y))
-    if mpp_x is not None and mpp_y is not None:
-        if abs(mpp_x / mpp_y - 1) > SQUARE_PIXEL_TOLERANCE:
-            raise SlideError(
-                f"its pixels are not square ({mpp_x} × {mpp_y} µm); if that is wrong, give the µm per "
-                "level-0 pixel in a column of the cohort table and name it in cohort.columns.mpp"
-            )
-        return (mpp_x + mpp_y) / 2, "properties"
-    power = _positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
-    if power is not None:
-        return 10 / power, "objective power"
-    raise SlideError(
-        "unknown resolution: the slide gives neither µm/px nor objective power; give the µm per "
-        "level-0 pixel in a column of the cohort table and name it in cohort.columns.mpp"
-    )
-
-
 class SlideIdentity(TypedDict):
     """What tells a slide file from another: its size in bytes, and ``sha256:…`` of its two ends."""
 
@@ -253,14 +224,6 @@ def _open(path: Path) -> openslide.OpenSlide:
 
 def _unreadable(error: OSError) -> SlideError:
     return SlideError(f"does not open: {error.strerror or error} ({error.filename})")
-
-
-def _positive(text: str | None) -> float | None:
-    try:
-        value = float(text or "nan")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value > 0 else None
 
 
 def _blocks(length: int, out_length: int) -> list[tuple[int, int, int, int]]:

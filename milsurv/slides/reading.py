@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milsurv.config import PluginSection, Tiling
-from milsurv.errors import SlideError
+from milsurv.errors import SlideError, slide_reason
 from milsurv.plugin.registry import get_registry
 from milsurv.slides.grid import make_grid
+from milsurv.slides.opening import find_tissue, open_slide
 from milsurv.slides.patches import read_grid
 from milsurv.slides.reader import Slide
 from milsurv.slides.tissue import TissueMask
@@ -53,17 +54,16 @@ def read_patches(
     path = Path(path)
     tiling = Tiling(magnifications=tuple(magnifications), patch_px=patch_px, min_tissue=min_tissue)
     registry = get_registry()
-    opener = registry.create("reader", PluginSection(**(reader or {"name": "jpeg_tiles"})))
-    segmentation = {"name": "otsu"} if isinstance(tissue, bool) else tissue
-    segmenter = registry.create("tissue", PluginSection(**segmentation))
+    opener = PluginSection(**(reader or {"name": "jpeg_tiles"}))
+    segmenter = PluginSection(**({"name": "otsu"} if isinstance(tissue, bool) else tissue))
     try:
-        with opener.open(path, mpp) as slide:
-            mask = _everything(slide) if tissue is False else segmenter.segment(slide)
+        with open_slide(registry, opener, path, mpp) as slide:
+            mask = _everything(slide) if tissue is False else find_tissue(registry, segmenter, slide)
             grid = make_grid(slide.dimensions, slide.mpp, mask, tiling)
             for magnification, index, patches in read_grid(slide, grid, tiling, threads):
                 yield magnification, grid.coords[magnification][index], patches
     except SlideError as error:
-        raise SlideError(f"{path}: {error}") from error
+        raise SlideError(f"{path}: {slide_reason(error, 'give the µm per level-0 pixel as mpp')}") from error
 
 
 def _everything(slide: Slide) -> TissueMask:

@@ -1,0 +1,76 @@
+"""Opening a slide and finding its tissue so that whatever goes wrong costs that slide, not the run."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from milsurv.cohort.mpp import ALLOWED_MPP, possible_mpp
+from milsurv.config import PluginSection
+from milsurv.errors import MilsurvError, ResolutionError, SlideFaultError, first_line
+from milsurv.plugin.registry import Registry
+from milsurv.slides.reader import Slide
+from milsurv.slides.tissue import TissueMask
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+SHOWN_CHARACTERS = 200
+MOST_MM2 = 40_000.0
+"""Area of a slide, beyond that of the largest glass in use (about 180 × 130 mm)."""
+
+
+@contextmanager
+def slide_faults() -> Iterator[None]:
+    """Turn any unexpected exception into a SlideFaultError that names it and where it was raised.
+
+    Left as they are: the errors of milsurv, a full disk, and what stops a run (they are no ``Exception``).
+    """
+    try:
+        yield
+    except MilsurvError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
+            raise
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        kind = type(error)
+        name = (
+            kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        )
+        said = first_line(error)[:SHOWN_CHARACTERS] or "no message"
+        what = f"needs more memory than there is ({said})" if isinstance(error, MemoryError) else said
+        raise SlideFaultError(f"{name}: {what}", f"{Path(frame.filename).name}:{frame.lineno}") from error
+
+
+@contextmanager
+def open_slide(registry: Registry, reader: PluginSection, path: Path, mpp: float | None) -> Iterator[Slide]:
+    """The slide, opened by the configured reader; closed at the end. Raises SlideError when it does not open."""
+    with slide_faults():
+        slide = registry.create("reader", reader).open(path, mpp)
+    try:
+        _require_plausible(slide)
+        yield slide
+    finally:
+        with slide_faults():
+            slide.close()
+
+
+def find_tissue(registry: Registry, tissue: PluginSection, slide: Slide) -> TissueMask:
+    """The slide's tissue by the configured segmentation. Raises SlideError when that fails."""
+    with slide_faults():
+        mask: TissueMask = registry.create("tissue", tissue).segment(slide)
+        return mask
+
+
+def _require_plausible(slide: Slide) -> None:
+    """Raise ResolutionError when no slide has that resolution or size, whichever reader says so."""
+    if not possible_mpp(slide.mpp):
+        raise ResolutionError(f"impossible resolution: {slide.mpp:g} µm/px; allowed are {ALLOWED_MPP}")
+    width, height = (side * slide.mpp / 1000 for side in slide.dimensions)
+    if width * height > MOST_MM2:
+        raise ResolutionError(
+            f"impossible size: {width:,.0f} × {height:,.0f} mm at {slide.mpp:.4g} µm/px; at most {MOST_MM2:,.0f} mm² "
+            "are allowed: the file is damaged, or its µm/px is wrong"
+        )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from milsurv.features.store import read_bag
 from milsurv.loading import load_config
 from milsurv.pipeline import RunResult, run
 from milsurv.progress import RunProgress
+from tests.command import run_milsurv
 from tests.features.make_foreign import (
     MAGNIFICATIONS,
     import_config,
@@ -33,11 +32,6 @@ from tests.features.make_foreign import (
 )
 
 LOCAL = {"name": "crossfusion", "embed_dim": 8, "num_heads": 2, "attention": "local"}
-
-
-def _milsurv(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "milsurv", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 def _write_config(folder: Path, layout: str, source: Any, **sections: Any) -> Path:
@@ -61,7 +55,7 @@ def trident(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = _write_config(
         folder, "trident", str(folder / "trident"), aggregator=LOCAL, executor={"workers": 2}
     )
-    done = _milsurv("run", config, cwd=folder)
+    done = run_milsurv("run", config, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert f"20x 10x 5x, imported from {folder / 'trident'} (trident)" in done.stdout
     assert "importing features: 12 slides" in done.stdout
@@ -130,22 +124,22 @@ def test_check_tells_the_first_rows_left_out_and_counts_the_others(trident: Path
 
 
 def test_features_are_verified_listed_and_exported(trident: Path, tmp_path: Path) -> None:
-    done = _milsurv("features", "list", trident / "workspace", "--json", cwd=tmp_path)
+    done = run_milsurv("features", "list", trident / "workspace", "--json", cwd=tmp_path)
     (listed,) = json.loads(done.stdout)
     assert (listed["name"], listed["slides"], listed["unreadable"]) == ("uni_v1", 11, 0)
     folder = Path(listed["folder"])
-    done = _milsurv("features", "export", folder, "-o", "out", "--layout", "clam", cwd=tmp_path)
+    done = run_milsurv("features", "export", folder, "-o", "out", "--layout", "clam", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(list((tmp_path / "out" / "5x" / "h5_files").iterdir())) == 11
-    done = _milsurv("features", "verify", trident / "workspace", cwd=tmp_path)
+    done = run_milsurv("features", "verify", trident / "workspace", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "11 of 11 feature files are sound\n")
     cut = tmp_path / "cut.h5"
     cut.write_bytes((folder / "C01-1.h5").read_bytes()[:-100])
-    done = _milsurv("features", "verify", folder, cut, cwd=tmp_path)
+    done = run_milsurv("features", "verify", folder, cut, cwd=tmp_path)
     assert done.returncode == 1
     assert str(cut) in done.stderr
     assert "11 of 12" in done.stdout
-    assert _milsurv("features", "verify", cwd=tmp_path).returncode == 2
+    assert run_milsurv("features", "verify", cwd=tmp_path).returncode == 2
 
 
 def test_a_run_on_the_authors_tensors_needs_no_coordinates(tmp_path: Path) -> None:
@@ -156,7 +150,7 @@ def test_a_run_on_the_authors_tensors_needs_no_coordinates(tmp_path: Path) -> No
             path = tmp_path / "ctranspath" / f"x{m}" / "pt_files" / f"{slide}.pt"
             write_pt(path, torch.from_numpy(make_features(m, number, shift=number / 12)))
     config = _write_config(tmp_path, "authors", str(tmp_path / "ctranspath"))
-    done = _milsurv("run", config, cwd=tmp_path)
+    done = run_milsurv("run", config, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "12 slides used, 0 left out" in done.stdout
     report = Path(done.stdout.rpartition("Report: ")[2].strip()).read_text()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +16,7 @@ from milsurv.errors import MilsurvError
 from milsurv.features.bag import Bag
 from milsurv.plugin.registry import get_registry
 from milsurv.training.model import METADATA_KEY, load_model
+from tests.command import run_milsurv
 from tests.conftest import DATA
 
 
@@ -38,12 +36,6 @@ def _import(*arguments: object) -> str:
     )
     assert done.exit_code == 0
     return done.stdout
-
-
-def _milsurv(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "milsurv", *map(str, arguments)]
-    environment = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
@@ -107,17 +99,17 @@ def test_the_command_itself(tmp_path: Path) -> None:
     checkpoint, output = tmp_path / "released.pt", tmp_path / "model.safetensors"
     torch.save({"state_dict": state}, checkpoint)
     arguments = ("import-checkpoint", checkpoint, "--model", "CrossFusion", "--heads", 4, "-o", output)
-    done = _milsurv(*arguments)
+    done = run_milsurv(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "crossfusion: embed_dim 32, num_layers 1, num_heads 4" in done.stdout
     assert "48 at 20x, 48 at 10x, 48 at 5x; 4 time bins" in done.stdout
     written = output.read_bytes()
     output.write_bytes(b"old")
-    assert _milsurv(*arguments).returncode == 0
+    assert run_milsurv(*arguments, cwd=tmp_path).returncode == 0
     assert output.read_bytes() == written
 
     torch.save({"cls_token": _Payload()}, checkpoint)
-    refused = _milsurv(*arguments)
+    refused = run_milsurv(*arguments, cwd=tmp_path)
     assert refused.returncode == 2
     assert "code ran" not in refused.stdout
     (line,) = refused.stderr.splitlines()

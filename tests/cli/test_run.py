@@ -14,28 +14,24 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.command import run_milsurv, start_milsurv
 from tests.conftest import DATA, WriteConfig
 
 CMU = DATA / "slides" / "CMU-1-Small-Region.svs"
 
 
-def _milsurv(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "milsurv", *map(str, arguments)]
-    environment = {**os.environ, "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-
-
 def test_a_run_prints_a_plan_numbers_and_the_report(write_config: WriteConfig, tmp_path: Path) -> None:
-    done = _milsurv("run", write_config(), "--set", "executor.workers=2", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "run 'small' on cpu, 2 worker(s)" in done.stdout
-    assert "extracting features: 17 slides" in done.stdout
-    assert "15 cases, 10 events, 17 slides used, 0 left out" in done.stdout
-    assert "Harrell's C" in done.stdout
-    report = Path(done.stdout.rpartition("Report: ")[2].strip())
+    process = start_milsurv("run", write_config(), "--set", "executor.workers=2", cwd=tmp_path)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert "run 'small' on cpu, 2 worker(s)" in stdout
+    assert "extracting features: 17 slides" in stdout
+    assert "15 cases, 10 events, 17 slides used, 0 left out" in stdout
+    assert "Harrell's C" in stdout
+    report = Path(stdout.rpartition("Report: ")[2].strip())
     assert report.is_file()
-    assert "Traceback" not in done.stderr
-    assert "Warning" not in done.stderr
+    assert "Traceback" not in stderr
+    assert "Warning" not in stderr
     workspace = tmp_path / "workspace"
     log = (workspace / "logs" / "small.log").read_text()
     assert "extracting features: 17 slides in " in log
@@ -43,7 +39,7 @@ def test_a_run_prints_a_plan_numbers_and_the_report(write_config: WriteConfig, t
     events = [json.loads(line) for line in file.read_text().splitlines()]
     assert len({event["slide"] for event in events}) == 17
     assert all(event["bytes"] > 1000 and event["reason"] is None for event in events)
-    quiet = _milsurv("run", write_config(), "--quiet", cwd=tmp_path)
+    quiet = run_milsurv("run", write_config(), "--quiet", cwd=tmp_path)
     assert (quiet.returncode, quiet.stdout) == (0, "")
     (warning,) = quiet.stderr.splitlines()
     assert warning.startswith("warning: fewer than 10 events among the reported cases of 3 of 3 folds")
@@ -66,7 +62,7 @@ def test_real_slides_real_backbone(write_config: WriteConfig, tmp_path: Path) ->
         splits={"folds": 2, "validation": 0.3},
         training={"epochs": 1},
     )
-    done = _milsurv("run", config, cwd=tmp_path)
+    done = run_milsurv("run", config, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "workspace" / "runs" / "small").iterdir()
     slides_used = pd.read_csv(folder / "slides.csv")
@@ -117,7 +113,7 @@ def test_each_bad_row_is_refused_by_its_number_or_dropped_and_counted(
 
 def test_wrong_settings_exit_with_2_and_a_line_each(write_config: WriteConfig, tmp_path: Path) -> None:
     config = write_config(trainning={"epochs": 3}, aggregator={"name": "crosfusion"})
-    done = _milsurv("run", config, cwd=tmp_path)
+    done = run_milsurv("run", config, cwd=tmp_path)
     assert done.returncode == 2
     lines = done.stderr.splitlines()
     assert len(lines) == 2
@@ -129,7 +125,7 @@ def test_wrong_settings_exit_with_2_and_a_line_each(write_config: WriteConfig, t
 def test_a_workspace_that_cannot_be_written_is_one_line(write_config: WriteConfig, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for command in ("check", "run"):
-        done = _milsurv(command, write_config(), "--workspace", tmp_path / "file" / "inside", cwd=tmp_path)
+        done = run_milsurv(command, write_config(), "--workspace", tmp_path / "file" / "inside", cwd=tmp_path)
         assert done.returncode == 2
         assert "Not a directory" in done.stderr
         assert "Traceback" not in done.stderr
@@ -140,7 +136,7 @@ def test_a_missing_column_lists_what_there_is(
 ) -> None:
     cohort = {"table": str(small_cohort / "follow_up.csv"), "slides": str(small_cohort / "slides")}
     config = write_config(cohort={**cohort, "columns": {"time": "survival_time"}})
-    done = _milsurv("check", config, cwd=tmp_path)
+    done = run_milsurv("check", config, cwd=tmp_path)
     assert done.returncode == 2
     assert "survival_time" in done.stderr
     assert "case_id, slide_id, time, event" in done.stderr
@@ -150,7 +146,7 @@ def test_a_case_in_two_folds_is_refused(write_config: WriteConfig, tmp_path: Pat
     (tmp_path / "folds.csv").write_text(
         "case_id,fold\n" + "".join(f"P{n:02d},{n % 3}\n" for n in range(15)) + "P04,2\n"
     )
-    done = _milsurv("check", write_config(splits={"files": str(tmp_path / "folds.csv")}), cwd=tmp_path)
+    done = run_milsurv("check", write_config(splits={"files": str(tmp_path / "folds.csv")}), cwd=tmp_path)
     assert done.returncode == 2
     assert "P04" in done.stderr
     assert "row 17" in done.stderr
@@ -168,7 +164,7 @@ def test_check_tells_what_a_run_would_leave_out(
 ) -> None:
     sections = _cohort_with_a_bad_slide(small_cohort, tmp_path / "cohort")
     (tmp_path / "cohort" / "slides" / "P02-1.svs").unlink()
-    done = _milsurv("check", write_config(cohort=sections), cwd=tmp_path)
+    done = run_milsurv("check", write_config(cohort=sections), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "15 cases, 10 events, 17 slides in the table" in done.stdout
     assert "15 slides open" in done.stdout
@@ -181,11 +177,13 @@ def test_too_many_slides_left_out_exit_with_1(
     write_config: WriteConfig, tmp_path: Path, small_cohort: Path
 ) -> None:
     sections = _cohort_with_a_bad_slide(small_cohort, tmp_path / "cohort")
-    done = _milsurv("run", write_config(cohort=sections, max_failed_slides=0), cwd=tmp_path)
+    done = run_milsurv("run", write_config(cohort=sections, max_failed_slides=0), cwd=tmp_path)
     assert done.returncode == 1
     assert "more than max_failed_slides: 0" in done.stderr
     assert "Report: " in done.stdout
-    assert _milsurv("run", write_config(cohort=sections, max_failed_slides=1), cwd=tmp_path).returncode == 0
+    assert (
+        run_milsurv("run", write_config(cohort=sections, max_failed_slides=1), cwd=tmp_path).returncode == 0
+    )
 
 
 @pytest.mark.acceptance
@@ -217,10 +215,10 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
         assert "the same command goes on where it stopped" in errors
         assert "Traceback" not in errors
     assert not list((tmp_path / "workspace").rglob("report.html"))
-    again = _milsurv("run", config, *overrides, cwd=tmp_path)
+    again = run_milsurv("run", config, *overrides, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     elsewhere = tmp_path / "elsewhere"
-    assert _milsurv("run", config, *overrides, "--workspace", elsewhere, cwd=tmp_path).returncode == 0
+    assert run_milsurv("run", config, *overrides, "--workspace", elsewhere, cwd=tmp_path).returncode == 0
     assert _trained(tmp_path / "workspace") == _trained(elsewhere)
     assert not list((tmp_path / "workspace").rglob("*.tmp")) or signal_number == signal.SIGKILL
 

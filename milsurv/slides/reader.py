@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from milsurv.errors import SlideError
 from milsurv.plugin.base import PluginConfig
+from milsurv.slides.formats import further_images, require_file, require_rgb, tiff_images, why_not_open
 from milsurv.slides.resolution import MppSource, find_resolution
 
 HASHED_BYTES = 256 * 1024
@@ -113,8 +114,14 @@ class OpenSlideSlide(Slide):
             self.dimensions = self._slide.dimensions
             self.levels = self._slide.level_dimensions
             properties = self._slide.properties
+            images = tiff_images(path)
+            require_rgb(images)
             resolution = find_resolution(properties, mpp)
             self.mpp, self.mpp_source, self.doubts = resolution.mpp, resolution.source, resolution.doubts
+            if more := further_images(images, self.dimensions):
+                self.doubts += (
+                    f"it holds {more + 1} images of this size (focal planes or scenes), of which the first is read",
+                )
             background = properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
             self._background = np.frombuffer(bytes.fromhex(background), np.uint8)
         except BaseException:
@@ -188,6 +195,7 @@ def slide_identity(path: Path) -> SlideIdentity:
     covers its ``Slidedat.ini``. Raises SlideError when the file cannot be read.
     """
     try:
+        require_file(path)
         if path.suffix.lower() == ".mrxs":
             folder = path.with_suffix("")
             described_by = folder / "Slidedat.ini"
@@ -204,22 +212,18 @@ def slide_identity(path: Path) -> SlideIdentity:
 
 
 def _open(path: Path) -> openslide.OpenSlide:
-    try:
-        with path.open("rb") as file:
-            empty = not file.read(1)
-    except OSError as error:
-        raise _unreadable(error) from None
-    if empty:
+    if not require_file(path):
         raise SlideError("does not open: the file is empty (0 bytes); copy it again")
     try:
         return openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError:
-        raise SlideError(
-            "does not open: in no slide format that OpenSlide reads, or cut off; "
-            "tiled TIFF, SVS, NDPI, SCN, MRXS, BIF, VMS, CZI and DICOM slides are read"
-        ) from None
+        said = None
     except openslide.OpenSlideError as error:
-        raise SlideError(f"does not open: {error}; copy or scan the slide again") from error
+        said = str(error)
+    try:
+        raise SlideError(f"does not open: {why_not_open(path, said)}")
+    except OSError as error:
+        raise _unreadable(error) from None
 
 
 def _unreadable(error: OSError) -> SlideError:

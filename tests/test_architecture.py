@@ -13,7 +13,17 @@ import pytest
 import milsurv
 
 PACKAGE = Path(milsurv.__file__).parent
-HALLWAY = {"_version", "artifacts", "claims", "config", "config_training", "errors", "plugin", "executors"}
+HALLWAY = {
+    "_version",
+    "artifacts",
+    "claims",
+    "config",
+    "config_training",
+    "errors",
+    "executors",
+    "interrupts",
+    "plugin",
+}
 ROOMS = [
     "cohort",
     "slides",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,6 +26,7 @@ from milsurv.cli.options import (
     join_overrides,
 )
 from milsurv.errors import MilsurvError, PluginError, nearest
+from milsurv.interrupts import Interrupted, end_by_interrupts, raise_interrupts
 from milsurv.progress import RunProgress, silence_libraries
 
 if TYPE_CHECKING:
@@ -228,8 +230,22 @@ def import_checkpoint(
 
 
 def main() -> None:
-    """Run the command line. What the user can mend prints as one line each and exits with 2; Ctrl-C with 130."""
+    """Run the command line. What the user can mend prints as one line each and exits with 2.
+
+    Ctrl-C exits with 130, SIGTERM with 143, SIGHUP with 129, as a shell reports them.
+    """
     silence_libraries()
+    raise_interrupts()
+    try:
+        _run_app()
+    except Interrupted as stop:
+        end_by_interrupts()
+        with suppress(OSError):  # the terminal may be gone
+            RunProgress().warn("stopped; the same command goes on where it stopped")
+        sys.exit(stop.exit_status)
+
+
+def _run_app() -> None:
     try:
         app()
     except MilsurvError as error:

@@ -10,6 +10,7 @@ from milsurv._version import __version__
 from milsurv.config import RunConfig, Splits, SyntheticCohort
 from milsurv.errors import MilsurvError
 from milsurv.executors.devices import choose_device, count_workers
+from milsurv.interrupts import Interrupted
 from milsurv.loading import load_config
 from milsurv.pipeline import RunResult, run
 from milsurv.progress import RunProgress
@@ -26,7 +27,7 @@ TITLES = {
 def run_command(
     source: str, overrides: Sequence[str], plugins: Sequence[Path], fold: int | None, quiet: bool
 ) -> int:
-    """Exit status: 0; 1 when more slides are left out than ``max_failed_slides``; 130 when stopped by Ctrl-C."""
+    """Exit status: 0; 1 when more slides are left out than ``max_failed_slides``."""
     progress = RunProgress(quiet)
     config, registry = load_config(source, overrides, plugins)
     progress.log_to(config.workspace / "logs" / f"{config.name}.log")
@@ -36,9 +37,9 @@ def run_command(
     except MilsurvError as error:
         progress.log(f"error: {error}")
         raise
-    except KeyboardInterrupt:
-        progress.warn("stopped; the same command goes on where it stopped")
-        return 130
+    except Interrupted as stop:
+        progress.log(f"stopped by {stop}")
+        raise
     _print_result(result, progress)
     allowed = config.max_failed_slides
     if allowed is not None and result.slides_left_out > allowed:

@@ -9,6 +9,7 @@ that does not say so was built for 1.
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
 import os
@@ -228,9 +229,11 @@ def _load_file(file: Path) -> ModuleType:
     if not file.is_file() or module_spec is None or module_spec.loader is None:
         raise FileNotFoundError(f"no Python file at {file}")
     known = sys.modules.get(file.stem)
-    if known is not None and getattr(known, "__file__", None) == str(file):
+    if known is not None and _is_file(file, getattr(known, "__file__", None)):
         return known
-    if known is not None or importlib.util.find_spec(file.stem) is not None:
+    if "." in file.stem:
+        raise ImportError("a name with dots cannot be imported; rename the file")
+    if known is not None or _another_module(file):
         raise ImportError(f"there is another module named '{file.stem}'; rename the file")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[file.stem] = module
@@ -240,6 +243,20 @@ def _load_file(file: Path) -> ModuleType:
         del sys.modules[file.stem]
         raise
     return module
+
+
+def _is_file(file: Path, origin: str | None) -> bool:
+    return origin is not None and Path(origin).exists() and file.samefile(origin)
+
+
+def _another_module(file: Path) -> bool:
+    """Whether a module of the file's name can be imported that is not the file, whose folder may be on the path."""
+    found = importlib.util.find_spec(file.stem)
+    if found is not None and _is_file(file, found.origin):
+        folder = file.parent.resolve()
+        others = [entry for entry in sys.path if Path(entry).resolve() != folder]
+        found = importlib.machinery.PathFinder.find_spec(file.stem, others)
+    return found is not None
 
 
 _loading = threading.RLock()

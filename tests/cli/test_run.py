@@ -188,7 +188,8 @@ def test_too_many_slides_left_out_exit_with_1(
 
 @pytest.mark.acceptance
 @pytest.mark.parametrize(
-    ("signal_number", "workers"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGKILL, 2)]
+    ("signal_number", "workers"),
+    [(signal.SIGINT, 1), (signal.SIGTERM, 2), (signal.SIGHUP, 1), (signal.SIGKILL, 2)],
 )
 def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
     write_config: WriteConfig, tmp_path: Path, signal_number: signal.Signals, workers: int
@@ -205,13 +206,13 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
         preexec_fn=_hear_interrupts,
     )
     _wait_for(lambda: any((tmp_path / "workspace").rglob("state.safetensors")), process)
-    if signal_number == signal.SIGINT:
-        os.killpg(process.pid, signal_number)  # a terminal's Ctrl-C reaches the whole group
-    else:
+    if signal_number == signal.SIGKILL:
         process.send_signal(signal_number)
+    else:
+        os.killpg(process.pid, signal_number)  # as a terminal's Ctrl-C and a time limit reach the whole group
     _, errors = process.communicate(timeout=120)
-    if signal_number == signal.SIGINT:
-        assert process.returncode == 130
+    if signal_number != signal.SIGKILL:
+        assert process.returncode == 128 + signal_number
         assert "the same command goes on where it stopped" in errors
         assert "Traceback" not in errors
     assert not list((tmp_path / "workspace").rglob("report.html"))

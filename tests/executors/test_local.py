@@ -63,6 +63,13 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[LocalExecutor]:
+    """Started once: a worker imports torch."""
+    with LocalExecutor(2, threads=1) as executor:
+        yield executor
+
+
 @pytest.mark.usefixtures("interruptible")
 def test_a_first_interrupt_waits_for_a_report() -> None:
     steps: list[str] = []
@@ -74,20 +81,29 @@ def test_a_first_interrupt_waits_for_a_report() -> None:
         assert executor.run(_units(square, [{"value": 3}]), lambda *_: None) == [9]
 
 
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupt_while_an_event_is_heard_does_not_wait_for_it_to_end() -> None:
+    heard: list[str] = []
+
+    def on_event(_unit: Unit, _event: Event) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass
+        heard.append("to the end")
+
+    with LocalExecutor(1, threads=1) as executor, pytest.raises(KeyboardInterrupt):
+        executor.run(_units(square, [{"value": 3}]), on_event)
+    assert heard == []
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_results_come_in_order_and_events_with_their_unit(workers: int) -> None:
+def test_results_come_in_order_and_events_with_their_unit(workers: int, two_workers: LocalExecutor) -> None:
     seen: list[tuple[str, Event]] = []
     units = _units(square, [{"value": value} for value in range(6)])
-    with LocalExecutor(workers, threads=1) as executor:
-        assert executor.run(units, lambda unit, event: seen.append((unit.name, event))) == [
-            0,
-            1,
-            4,
-            9,
-            16,
-            25,
-        ]
-        assert executor.run(units[:2], lambda *_: None) == [0, 1]
+    executor = two_workers if workers == 2 else LocalExecutor(1, threads=1)
+    results = executor.run(units, lambda unit, event: seen.append((unit.name, event)))
+    assert results == [0, 1, 4, 9, 16, 25]
+    assert executor.run(units[:2], lambda *_: None) == [0, 1]
     squared = {name: event["value"] for name, event in seen if event["event"] == "squared"}
     assert squared == {f"unit {value}": value for value in range(6)}
 
@@ -130,12 +146,11 @@ def chatter(report: Report, count: int) -> None:
         report({"event": "word", "number": number})
 
 
-def test_every_event_arrives_before_the_run_returns_and_none_after() -> None:
-    with LocalExecutor(2, threads=1) as executor:
-        for _ in range(20):
-            heard: list[str] = []
-            executor.run(_units(chatter, [{"count": 30}] * 3), lambda unit, _event: heard.append(unit.name))  # noqa: B023
-            assert sorted(heard) == [f"unit {index}" for index in range(3) for _ in range(30)]
+def test_every_event_arrives_before_the_run_returns_and_none_after(two_workers: LocalExecutor) -> None:
+    for _ in range(20):
+        heard: list[str] = []
+        two_workers.run(_units(chatter, [{"count": 30}] * 3), lambda unit, _event: heard.append(unit.name))  # noqa: B023
+        assert sorted(heard) == [f"unit {index}" for index in range(3) for _ in range(30)]
 
 
 def meet(report: Report, folder: Path, number: int) -> str:
@@ -188,12 +203,15 @@ def make(report: Report, artifact: Path) -> str:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_units_in_other_hands_are_done_last_and_looked_at_again(workers: int, tmp_path: Path) -> None:
+def test_units_in_other_hands_are_done_last_and_looked_at_again(
+    workers: int, tmp_path: Path, two_workers: LocalExecutor
+) -> None:
     """Another open claim keeps two units back until all others are done; one of them is then there already."""
     artifacts = [tmp_path / f"{number}.txt" for number in range(5)]
     units = [Unit(path.stem, make, {"artifact": path}, path) for path in artifacts]
     heard: list[tuple[str, str]] = []
-    with ExitStack() as others, LocalExecutor(workers, threads=1) as executor:
+    executor = two_workers if workers == 2 else LocalExecutor(1, threads=1)
+    with ExitStack() as others:
         for path in artifacts[:2]:
             assert others.enter_context(claim(path))
 

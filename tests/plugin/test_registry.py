@@ -130,6 +130,22 @@ def test_a_local_file_does_not_hide_an_installed_module(tmp_path: Path) -> None:
     assert "rename the file" in str(broken.reason)
 
 
+def test_a_file_in_a_folder_of_the_path_is_itself_but_hides_no_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a notebook, and under ``python -m milsurv``, where the current folder is on the path."""
+    monkeypatch.syspath_prepend(tmp_path)
+    text = REGISTER.format(kind="losses", name="found", target="on_the_path:Mine")
+    mine = _plugin(tmp_path, "on_the_path", text + "class Mine: pass\n")
+    (tmp_path / "link").symlink_to(tmp_path)
+    registry = Registry([tmp_path / "link" / mine.name])
+    assert registry.load("loss", "found").__name__ == "Mine"
+    for name in ("wave", "pluggy", "wat.dot"):  # of Python, of an installed package, of no module
+        (broken,) = Registry([_plugin(tmp_path, name, "")]).plugins[-1:]
+        assert broken.status == "broken"
+        assert "rename the file" in str(broken.reason)
+
+
 def test_two_files_of_one_name_are_not_taken_for_each_other(tmp_path: Path) -> None:
     files = []
     for folder in ("one", "two"):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
+import sys
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from milsurv.artifacts import append_line
 
@@ -21,6 +26,42 @@ def silence_libraries() -> None:
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+def accept_any_text() -> None:
+    """Print what the terminal's encoding lacks, and file names that are no text, as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def discard_output() -> None:
+    """Drop printed text that cannot be written, lest the interpreter try again when it ends."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            with Path(os.devnull).open("w") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
+
+
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters and bytes of file names that are no text."""
+
+
+class PlainConsole(Console):
+    """Prints texts as they are: brackets are no markup, colons no emoji, control characters are shown as escapes."""
+
+    def __init__(self, *, stderr: bool = False, quiet: bool = False):
+        super().__init__(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
+def printable(text: str) -> str:
+    """The text with control characters as escapes such as ``\\x1b``; lines and tabs stay."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 LINE_EVERY = 15.0
@@ -77,8 +118,8 @@ class RunProgress:
     """Prints a run's plan, stages, warnings and results; all of it goes to a log file as well, if there is one."""
 
     def __init__(self, quiet: bool = False):
-        self.console = Console(quiet=quiet)
-        self.problems = Console(stderr=True)
+        self.console = PlainConsole(quiet=quiet)
+        self.problems = PlainConsole(stderr=True)
         self._log: Path | None = None
 
     def log_to(self, file: Path) -> None:
@@ -92,23 +133,23 @@ class RunProgress:
         if self._log is not None and text:
             at = datetime.now(UTC).isoformat(timespec="seconds")
             with suppress(OSError):
-                append_line(self._log, "\n".join(f"{at} {line}" for line in text.splitlines()))
+                append_line(self._log, "\n".join(f"{at} {line}" for line in printable(text).splitlines()))
 
     def say(self, text: str = "", shown: bool = True) -> None:
         """A line of the plan or the result; ``shown`` False when a bar tells it already."""
         self.log(text)
         if shown:
-            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+            self.console.print(text, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """A line that the user should not miss, also when quiet."""
         self.log(f"warning: {text}")
-        self.problems.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+        self.problems.print(f"warning: {text}", style="yellow", soft_wrap=True)
 
     def error(self, text: str) -> None:
         """Something that the user must mend."""
         self.log(f"error: {text}")
-        self.problems.print(f"error: {text}", style="bold red", highlight=False, soft_wrap=True, markup=False)
+        self.problems.print(f"error: {text}", style="bold red", soft_wrap=True)
 
     @contextmanager
     def stage(self, title: str, total: int, unit: str) -> Iterator[Stage]:
@@ -124,10 +165,10 @@ class RunProgress:
 
     def _bars(self) -> Progress:
         return Progress(
-            TextColumn("{task.description:<22}"),
+            TextColumn("{task.description:<22}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(),
             console=self.console,
         )

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from milsurv._version import __version__
 from milsurv.cli.configs import app as configs_app
 from milsurv.cli.features import app as features_app
 from milsurv.cli.finished import app as finished_app
+from milsurv.cli.help import new_app
 from milsurv.cli.options import (
     ConfigArgument,
     DeviceOption,
@@ -27,19 +26,18 @@ from milsurv.cli.options import (
 )
 from milsurv.errors import MilsurvError, PluginError, nearest
 from milsurv.interrupts import Interrupted, end_by_interrupts, raise_interrupts
-from milsurv.progress import RunProgress, silence_libraries
+from milsurv.progress import PlainConsole, RunProgress, accept_any_text, discard_output, silence_libraries
 
 if TYPE_CHECKING:
     from milsurv.plugin.registry import PluginInfo, Registry
 
-app = typer.Typer(
+app = new_app(
     name="milsurv",
     help="Survival models from whole-slide images: from raw slides to a report, in one command.",
     epilog="Try it without any data: milsurv run demo",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
 )
 app.add_typer(features_app, name="features")
 app.add_typer(configs_app, name="configs")
@@ -189,8 +187,8 @@ def _print_plugins(rows: list[dict[str, Any]]) -> None:
         style = None if row["status"] == "ok" else "red"
         facts = (SHOWN_AS.get(row.get(key), row.get(key)) for key in more)
         cells = (row["kind"], row["name"], *facts, row["summary"], source, status)
-        table.add_row(*(escape(str(cell)) for cell in cells), style=style)
-    Console().print(table)
+        table.add_row(*map(str, cells), style=style)
+    PlainConsole().print(table)
 
 
 @app.command("new-plugin")
@@ -235,27 +233,35 @@ def main() -> None:
     Ctrl-C exits with 130, SIGTERM with 143, SIGHUP with 129, as a shell reports them.
     """
     silence_libraries()
+    accept_any_text()
     raise_interrupts()
     try:
-        _run_app()
+        app()
+    except (MilsurvError, OSError) as error:
+        problem, status = _told(error), 2
     except Interrupted as stop:
         end_by_interrupts()
-        with suppress(OSError):  # the terminal may be gone
-            RunProgress().warn("stopped; the same command goes on where it stopped")
-        sys.exit(stop.exit_status)
-
-
-def _run_app() -> None:
-    try:
-        app()
-    except MilsurvError as error:
-        problem = str(error)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        problem = f"{error.filename}: {error.strerror}; see that it can be read or written there"
+        problem, status = None, stop.exit_status
     else:
         return
-    for line in problem.splitlines():
-        RunProgress().error(line)
-    sys.exit(2)
+    try:
+        if problem is None:
+            RunProgress().warn("stopped; the same command goes on where it stopped")
+        for line in (problem or "").splitlines():
+            RunProgress().error(line)
+    except OSError:  # the terminal is gone, or the disk of a log full
+        discard_output()
+    finally:
+        sys.exit(status)
+
+
+def _told(error: MilsurvError | OSError) -> str:
+    """What is printed of an error; it is raised again when it is a bug."""
+    if isinstance(error, MilsurvError):
+        return str(error)
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror}; see that it can be read or written there"
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    discard_output()
+    return f"{error.strerror}: see that there is room where the output goes"

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from milsurv.comparison import compare_runs
 from milsurv.errors import MilsurvError
+from milsurv.progress import PlainConsole
 from milsurv.report.wording import interval, number, p_value
 
 MARKS = {"external": "external validation", "reported_fold": "optimistic", "last_epoch": "last epoch"}
@@ -41,10 +40,9 @@ def compare_command(
 
 
 def _print(found: dict[str, Any]) -> None:
-    console = Console()
+    console = PlainConsole()
     console.print(
-        f"{found['cases']} cases, {found['events']} events, {found['bootstraps']} paired resamples within folds",
-        highlight=False,
+        f"{found['cases']} cases, {found['events']} events, {found['bootstraps']} paired resamples within folds"
     )
     runs = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("run", "Harrell's C", "95 % interval", "epoch"):
@@ -52,7 +50,7 @@ def _print(found: dict[str, Any]) -> None:
     for run in found["runs"]:
         c = run["harrell_c_index"]
         mark = MARKS.get(run["selection"], "inner validation")
-        runs.add_row(*map(escape, (run["name"], number(c["value"]), interval(c["interval"]), mark)))
+        runs.add_row(run["name"], number(c["value"]), interval(c["interval"]), mark)
     pairs = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("difference", "of C", "95 % interval", "p", "p (Holm)"):
         pairs.add_column(heading, overflow="fold")
@@ -67,7 +65,7 @@ def _print(found: dict[str, Any]) -> None:
                 for p in ("p_value", "holm_p_value")
             ),
         )
-        pairs.add_row(*map(escape, cells))
+        pairs.add_row(*cells)
     console.print(runs)
     console.print(pairs)
     if any(run["selection"] == "reported_fold" for run in found["runs"]):

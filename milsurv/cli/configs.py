@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from milsurv.cli.help import new_app
 from milsurv.errors import MilsurvError
+from milsurv.progress import PlainConsole
 
-app = typer.Typer(help="List and copy the configurations that come with milsurv.", no_args_is_help=True)
+app = new_app(help="List and copy the configurations that come with milsurv.", no_args_is_help=True)
 
 
 @app.command("ls")
@@ -24,8 +24,8 @@ def list_configs() -> None:
     table.add_column("name")
     table.add_column("what it is for")
     for name, file in bundled_configs().items():
-        table.add_row(name, escape(_purpose(file)))
-    Console().print(table)
+        table.add_row(name, _purpose(file))
+    PlainConsole().print(table)
 
 
 @app.command("cp")

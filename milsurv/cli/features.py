@@ -7,25 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from milsurv.progress import RunProgress
+from milsurv.cli.help import new_app
+from milsurv.progress import PlainConsole, RunProgress
 
 if TYPE_CHECKING:
     from milsurv.features.inventory import FeatureFolder
 
-app = typer.Typer(
-    help="List, verify and export features that are extracted or imported.", no_args_is_help=True
-)
+app = new_app(help="List, verify and export features that are extracted or imported.", no_args_is_help=True)
 WORKSPACE = Path("milsurv-workspace")
 
 
 @app.command("list")
 def list_features(
     workspace: Annotated[
-        Path, typer.Argument(metavar="[WORKSPACE]", help="The folder with features and runs.")
+        Path, typer.Argument(metavar="WORKSPACE", help="The folder with features and runs.")
     ] = WORKSPACE,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -53,15 +50,15 @@ def _print(folders: list[FeatureFolder]) -> None:
             ", ".join(folder.milsurv_versions),
             str(folder.unreadable or ""),
         )
-        table.add_row(*map(escape, cells), style="red" if folder.unreadable else None)
-    Console().print(table)
+        table.add_row(*cells, style="red" if folder.unreadable else None)
+    PlainConsole().print(table)
 
 
 @app.command()
 def verify(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[PATH]...", help="Workspaces, folders of features, or feature files."),
+        typer.Argument(metavar="PATH", help="Workspaces, folders of features, or feature files."),
     ] = None,
 ) -> None:
     """Read feature files whole: checksums, lengths, numbers, attributes, grids. Exit status 1 when one is bad."""

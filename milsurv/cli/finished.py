@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from milsurv.cli.help import new_app
 from milsurv.cli.options import (
     DeviceOption,
     ModelArgument,
@@ -16,14 +17,14 @@ from milsurv.cli.options import (
     join_overrides,
 )
 
-app = typer.Typer()
+app = new_app()
 
 
 @app.command()
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Folders of finished runs, WORKSPACE/runs/NAME[/FINGERPRINT]."),
+        typer.Argument(metavar="RUN", help="Folders of finished runs, WORKSPACE/runs/NAME[/FINGERPRINT]."),
     ],
     bootstraps: Annotated[int, typer.Option(min=100, help="Paired resamples of the cases.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 1,
@@ -93,9 +94,7 @@ def heatmap(
 @app.command()
 def predict(
     run: ModelArgument,
-    slides: Annotated[
-        list[Path], typer.Argument(metavar="SLIDE...", help="Slide files, or folders of slides.")
-    ],
+    slides: Annotated[list[Path], typer.Argument(metavar="SLIDE", help="Slide files, or folders of slides.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write the table, a CSV.")
     ] = None,

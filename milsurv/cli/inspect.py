@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from milsurv.config import RunConfig
@@ -15,7 +13,7 @@ from milsurv.executors.devices import choose_device, count_workers
 from milsurv.inspection import SlideInspection, embedding_seconds, inspect_slide, slides_to_inspect
 from milsurv.loading import load_config
 from milsurv.plugin.registry import Registry
-from milsurv.progress import RunProgress, duration
+from milsurv.progress import PlainConsole, RunProgress, duration
 from milsurv.report.slide_picture import slide_picture
 from milsurv.slides.geojson import write_geojson
 
@@ -138,8 +136,8 @@ def _print_folder(
             size(estimate.disk(found)) if whole else "",
             found.read_by if whole else "left out",
         ]
-        table.add_row(*(escape(cell) for cell in cells), style=None if whole else "red")
-    console = Console()
+        table.add_row(*cells, style=None if whole else "red")
+    console = PlainConsole()
     console.width = console.width if console.is_terminal else WIDTH_OF_FILES
     console.print(table)
     for found in inspected:

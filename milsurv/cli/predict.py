@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from milsurv.artifacts import write_text
 from milsurv.errors import MilsurvError
 from milsurv.heatmap import HEATMAPS, DrawnSlide, draw_heatmap
 from milsurv.prediction import SlidePrediction, predict_slides
-from milsurv.progress import RunProgress
+from milsurv.progress import PlainConsole, RunProgress
 from milsurv.report.wording import DASH, time
 from milsurv.trained import TrainedModel, load_trained
 
@@ -74,11 +72,9 @@ def _print(trained: TrainedModel, rows: Sequence[dict[str, Any]]) -> None:
     for heading in ("risk", "over models", "group", "median", *beyond):
         shown.add_column(heading)
     for row in rows:
-        shown.add_row(escape(row["slide_id"]), *_cells(row, last))
-    console = Console()
-    console.print(
-        f"Risk in deviations from the median of training's cases; {endpoint} in {unit}", highlight=False
-    )
+        shown.add_row(row["slide_id"], *_cells(row, last))
+    console = PlainConsole()
+    console.print(f"Risk in deviations from the median of training's cases; {endpoint} in {unit}")
     console.print(shown)
 
 

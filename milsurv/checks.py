@@ -79,6 +79,7 @@ def _check_cohort(
     slides = [slide for case in cohort.cases for slide in case.slides]
     events = sum(case.event for case in cohort.cases)
     findings.facts.append(f"{len(cohort.cases)} cases, {events} events, {len(slides)} slides in the table")
+    findings.facts += cohort.missing
     usable = _check_slides(config, cohort, bytes_of, findings)
     if not usable.cases:
         findings.problems.append("no slide can be used; see the warnings")

@@ -11,26 +11,26 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    Tag,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from milsurv.config_cohort import COHORT_SOURCES as COHORT_SOURCES
+from milsurv.config_cohort import AbsolutePath as AbsolutePath
+from milsurv.config_cohort import Cohort, with_one_group
+from milsurv.config_cohort import Columns as Columns
+from milsurv.config_cohort import SyntheticCohort as SyntheticCohort
+from milsurv.config_cohort import TableCohort as TableCohort
 from milsurv.config_training import Executor, Section, Training
-
-AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
-
 
 T = TypeVar("T")
 
@@ -39,17 +39,6 @@ def _distinct(values: tuple[T, ...], what: str) -> tuple[T, ...]:
     if len(set(values)) != len(values):
         raise ValueError(f"each {what} must stand once")
     return values
-
-
-def _with_one_group(pattern: str) -> str:
-    """The pattern, if it is a regular expression with one group."""
-    try:
-        groups = re.compile(pattern).groups
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from None
-    if groups != 1:
-        raise ValueError(f"must have exactly one group in parentheses, has {groups}")
-    return pattern
 
 
 class PluginSection(BaseModel):
@@ -61,79 +50,6 @@ class PluginSection(BaseModel):
     @property
     def settings(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
-
-
-class Columns(Section):
-    """Names of the cohort table's columns."""
-
-    case: str = "case_id"
-    slide: str | None = "slide_id"
-    """None for a table with one row per case: slides are then found by ``case_pattern`` in their file names."""
-    time: str = "time"
-    event: str | None = None
-    """1 = event observed, 0 = censored."""
-    censorship: str | None = None
-    """1 = censored, 0 = event observed: the other way to say it."""
-    mpp: str | None = None
-    """µm per level-0 pixel of the slide; wins over what the slide itself says."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _event_by_default(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("event") is None and data.get("censorship") is None:
-            return {**data, "event": "event"}
-        return data
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> Columns:
-        if self.event is not None and self.censorship is not None:
-            raise ValueError("give either columns.event or columns.censorship, not both")
-        return self
-
-
-class TableCohort(Section):
-    """A table of follow-up and a folder of slides."""
-
-    source: Literal["table"] = "table"
-    table: AbsolutePath
-    """CSV, TSV or Parquet; one row per slide (or per case, see ``columns.slide``)."""
-    slides: AbsolutePath | None = None
-    """Folder in which slides are found by id, nested folders too; not given when features are imported."""
-    columns: Columns = Columns()
-    time_unit: str = "months"
-    endpoint: str = "OS"
-    slide_pattern: str | None = None
-    """Regular expression with one group that cuts the slide id out of a file name or table value."""
-    case_pattern: str | None = None
-    """Regular expression with one group that cuts the case id out of a table value, split file or file name."""
-    on_invalid: Literal["error", "drop"] = "error"
-
-    @field_validator("slide_pattern", "case_pattern")
-    @classmethod
-    def _one_group(cls, pattern: str | None) -> str | None:
-        return None if pattern is None else _with_one_group(pattern)
-
-
-class SyntheticCohort(Section):
-    """A made cohort with slides drawn by milsurv, whose true risk is known."""
-
-    source: Literal["synthetic"]
-    cases: int = Field(default=110, ge=20)
-    seed: NonNegativeInt = 1
-
-
-COHORT_SOURCES: dict[str, type[Section]] = {"table": TableCohort, "synthetic": SyntheticCohort}
-
-
-def _cohort_source(data: Any) -> str:
-    source = data.get("source", "table") if isinstance(data, dict) else getattr(data, "source", "table")
-    return str(source)
-
-
-Cohort = Annotated[
-    Annotated[TableCohort, Tag("table")] | Annotated[SyntheticCohort, Tag("synthetic")],
-    Discriminator(_cohort_source),
-]
 
 
 class Splits(Section):
@@ -160,7 +76,7 @@ class Splits(Section):
     @field_validator("group_by")
     @classmethod
     def _site_or_pattern(cls, group_by: str | None) -> str | None:
-        return group_by if group_by in (None, "site") else _with_one_group(group_by)
+        return group_by if group_by in (None, "site") else with_one_group(group_by)
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Splits:

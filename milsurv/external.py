@@ -13,6 +13,7 @@ import yaml
 from milsurv.artifacts import fingerprint, write_json, write_text
 from milsurv.cohort.cases import Cohort
 from milsurv.cohort.ids import some
+from milsurv.cohort.time_doubts import follow_up_doubt, known_unit
 from milsurv.config import TableCohort
 from milsurv.errors import CohortError, MilsurvError
 from milsurv.evaluation.evaluate import evaluate
@@ -57,7 +58,7 @@ def load_for(
     given = [f"{key}={yaml.safe_dump(section, default_flow_style=True)}" for key, section in sections.items()]
     loaded = load_trained(path, [*given, *overrides], plugin_files)
     unit, trained_unit = _table(loaded).time_unit, loaded.cohort["time_unit"]
-    if unit != trained_unit:
+    if (known_unit(unit) or unit) != (known_unit(trained_unit) or trained_unit):
         raise MilsurvError(
             f"cohort.time_unit: the table's times are in {unit}, and the model speaks of {trained_unit}; convert the "
             "table's times"
@@ -143,6 +144,9 @@ def _judges(
     endpoint, trained_endpoint = _table(trained).endpoint, trained.cohort["endpoint"]
     if endpoint != trained_endpoint:
         notes.append(f"the endpoint is {endpoint}, and the model was trained for {trained_endpoint}")
+    unit, training = trained.cohort["time_unit"], trained.training_cases.follow_up.time
+    if doubt := follow_up_doubt(unit, [case.time for case in cohort.cases], training.tolist()):
+        notes.append(doubt)
     for case in cohort.cases:
         slides = [
             trained.acquaintance(slide, outcomes[slide.slide_id], case.case_id) for slide in case.slides

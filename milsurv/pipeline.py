@@ -114,6 +114,8 @@ def prepare_cohort(
     else:
         table = _make_synthetic(config.cohort, config.workspace, executor, progress)
         cohort = read_cohort(table, true_risk="true_risk", synthetic=True, attributes=asked)
+    for line in cohort.missing:
+        progress.say(line)
     for warning in cohort.warnings:
         progress.warn(warning)
     if cohort.dropped:

@@ -111,6 +111,7 @@ class RunContent:
             "slides_left_out": sum(outcome.reason is not None for outcome in self.outcomes.values()),
             "cases_left_out": [f"case {case.case_id}: {self._why(case)}" for case in left_out],
             "dropped": list(self.cohort.dropped),
+            "missing": list(self.cohort.missing),
             "warnings": [*self.cohort.warnings, *self.warnings, *self._doubts],
             **of_training,
             "imported": self.settings.source.name if isinstance(self.settings, ImportSettings) else None,

@@ -18,6 +18,7 @@ HALLWAY = {
     "artifacts",
     "claims",
     "config",
+    "config_cohort",
     "config_training",
     "errors",
     "executors",

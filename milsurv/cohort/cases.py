@@ -45,6 +45,8 @@ class Cohort:
     """A line for each row or case left out under ``on_invalid: drop``."""
     warnings: tuple[str, ...] = ()
     """Oddities that stop nothing."""
+    missing: tuple[str, ...] = ()
+    """A line for each column in use with missing values: how many, and which words of the table say so."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from milsurv.cohort.event_column import EventColumn
 from milsurv.cohort.ids import IdError, cut_id, cut_slide_id
 from milsurv.cohort.mpp import ALLOWED_MPP, possible_mpp
 from milsurv.cohort.text_table import Row
@@ -45,6 +46,8 @@ class RowProblem:
     what: str
     remedy: str
     """What is allowed, and what to do."""
+    column: str | None = None
+    """Whose value it is, when it is one column's."""
 
     @property
     def where(self) -> str:
@@ -57,14 +60,21 @@ class _CellError(ValueError):
 
 
 def check_row(
-    row: Row, config: TableCohort, true_risk: str | None, attributes: Sequence[str] = ()
+    row: Row,
+    config: TableCohort,
+    events: EventColumn,
+    true_risk: str | None,
+    attributes: Sequence[str] = (),
 ) -> Entry | list[RowProblem]:
-    """The row's values, or everything that is wrong with them; those of columns ``attributes`` as they stand."""
+    """The row's values, or everything that is wrong with them; those of columns ``attributes`` as they stand.
+
+    An event without a meaning is told by `EventColumn.problems`, once for the table, and not here.
+    """
     columns = config.columns
     if row.flaw:
         remedy = f"quote values that hold the separator; {_OUT}"
         return [RowProblem((row.number,), (), row.flaw, remedy)]
-    wrong: list[tuple[str, str]] = []
+    wrong: list[tuple[str, str, str]] = []
 
     def take(column: str | None, parse: Callable[[str], T], otherwise: T) -> T:
         if column is None:
@@ -72,51 +82,65 @@ def check_row(
         try:
             return parse(row.cells[column])
         except IdError as error:
-            wrong.append((f"{column}: {error}", f"correct the value or the pattern, or {_LEAVE_OUT}"))
+            wrong.append((f"{column}: {error}", f"correct the value or the pattern, or {_LEAVE_OUT}", column))
         except _CellError as error:
             what, allowed = error.args
-            wrong.append((f"{column} is {what}", f"allowed: {allowed}; {_OUT}"))
+            word = row.missing.get(column)
+            said = what if word is None else f"{word!r}, which counts as missing"
+            wrong.append((f"{column} is {said}", f"allowed: {allowed}; {_OUT}", column))
         return otherwise
 
     case_id = take(columns.case, lambda text: cut_id(_id(text), config.case_pattern, "case_pattern"), "")
     slide_id = take(columns.slide, lambda text: cut_slide_id(_id(text), config.slide_pattern), "")
     time = take(columns.time, _time, math.nan)
-    event = take(columns.event, _event, 0)
-    censored = take(columns.censorship, _censorship, 0)
+    take(events.name, lambda text: _present(text, events.allowed), "")
+    event = events.read(row)
     mpp = take(columns.mpp, _mpp, None)
     risk = take(true_risk, _number, None)
     if wrong:
         case = case_id or row.cells[columns.case]
-        return [RowProblem((row.number,), (case,) if case else (), what, remedy) for what, remedy in wrong]
-    observed = event if columns.event is not None else 1 - censored
+        return [RowProblem((row.number,), (case,) if case else (), *found) for found in wrong]
+    if event is None:
+        return []
     texts = {column: row.cells[column] for column in attributes}
-    return Entry(row.number, case_id, slide_id or None, time, observed, mpp, risk, texts)
+    return Entry(row.number, case_id, slide_id or None, time, event, mpp, risk, texts)
 
 
-def _id(text: str) -> str:
+def _present(text: str, allowed: str) -> str:
     if not text:
-        raise _CellError("empty", "an id")
+        raise _CellError("empty", allowed)
     return text
 
 
+def _id(text: str) -> str:
+    return _present(text, "an id")
+
+
 def _number(text: str) -> float:
-    if not text:
-        raise _CellError("empty", "a number")
+    _present(text, "a number")
     try:
         number = float(text.replace("_", "?"))
     except ValueError:
-        comma = ", with a point before the decimals" if re.fullmatch(r"[+-]?\d+,\d+", text) else ""
-        raise _CellError(repr(text), f"a number{comma}") from None
+        raise _CellError(repr(text), f"a number{_form(text)}") from None
     if not math.isfinite(number):
         raise _CellError(text, "a finite number")
     return number
 
 
+def _form(text: str) -> str:
+    """What to change in a text that a person reads as a number, or as a date."""
+    if re.fullmatch(r"[+-]?\d{1,3}([ ',.]\d{3})+([.,]\d+)?", text) and not re.fullmatch(r"\d+\.\d+", text):
+        return ", without separators between thousands and with a point before the decimals"
+    if re.fullmatch(r"[+-]?\d+,\d+", text):
+        return ", with a point before the decimals"
+    if re.match(r"\d{4}-\d\d?-\d\d?\b|\d\d?[./-]\d\d?[./-]\d{2,4}\b", text):
+        return ", and this is a date: give the time between start and end of follow-up"
+    return ""
+
+
 def _time(text: str) -> float:
     allowed = "a number greater than 0"
-    if not text:
-        raise _CellError("empty", allowed)
-    time = _number(text)
+    time = _number(_present(text, allowed))
     if time <= 0:
         raise _CellError(text, allowed)
     return time
@@ -129,22 +153,6 @@ def _mpp(text: str) -> float | None:
     if not possible_mpp(mpp):
         raise _CellError(text, f"{ALLOWED_MPP}, or empty")
     return mpp
-
-
-def _event(text: str) -> int:
-    return _flag(text, "1 (event observed) or 0 (censored), also 1.0, 0.0, true, false")
-
-
-def _censorship(text: str) -> int:
-    return _flag(text, "1 (censored) or 0 (event observed), also 1.0, 0.0, true, false")
-
-
-def _flag(text: str, allowed: str) -> int:
-    if re.fullmatch(r"1(\.0*)?|true", text, re.IGNORECASE):
-        return 1
-    if re.fullmatch(r"0(\.0*)?|false", text, re.IGNORECASE):
-        return 0
-    raise _CellError(repr(text) if text else "empty", allowed)
 
 
 def disagreements(entries: Iterable[Entry], columns: Columns, true_risk: str | None) -> list[RowProblem]:

@@ -115,12 +115,11 @@ def _fold(fold: int, mentions: Iterable[_Mention]) -> AssignedFold:
 
 def _read_table(table: TextTable, to_case: Callable[[str], str]) -> list[_Mention]:
     if not {"case_id", "fold"} <= set(table.columns):
-        raise CohortError(
-            [
-                f"{table.path}: the columns are {table.column_list()}; splits.files must be a table with the "
-                "columns case_id, fold and, if wanted, role, or a folder of splits_<k>.csv"
-            ]
+        wrong = table.remedy(("case_id", "fold")) or (
+            f"the columns are {table.column_list()}; splits.files must be a table with the columns case_id, fold and, "
+            "if wanted, role, or a folder of splits_<k>.csv"
         )
+        raise CohortError([f"{table.path}: {wrong}"])
     has_roles = "role" in table.columns
     mentions, problems = [], []
     for row in table.rows:

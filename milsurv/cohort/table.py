@@ -10,13 +10,18 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from milsurv.cohort.cases import Case, Cohort
+from milsurv.cohort.doubts import doubts, one_sided
+from milsurv.cohort.event_column import EventColumn
 from milsurv.cohort.ids import some
 from milsurv.cohort.locate import Located, SlideFolder, index_slides, locate_by_case, locate_by_slide
+from milsurv.cohort.missing import missing_doubts, missing_told, missing_words
 from milsurv.cohort.rows import Entry, RowProblem, check_row, disagreements, duplicates
 from milsurv.cohort.text_table import TextTable, read_text_table
 from milsurv.config import Columns, TableCohort
 from milsurv.errors import CohortError
 
+FEW_ROWS = 4
+"""In a table with fewer rows, what is wrong with all of them is told row by row."""
 SHOWN_PROBLEMS = 20
 """Problems of rows that are listed in full; the rest are counted."""
 _USUAL_WORDS = {
@@ -45,10 +50,11 @@ def read_cohort(
     row is either part of the cohort or, under ``on_invalid: drop``, named in `Cohort.dropped`, and so is
     every case of which nothing is left. Raises `CohortError` with all problems at once.
     """
-    table = read_text_table(config.table)
+    table = read_text_table(config.table, missing_words(config))
     _require_columns(table, config.columns, true_risk)
     _require_attributes(table, attributes)
-    checked = [check_row(row, config, true_risk, attributes) for row in table.rows]
+    events = EventColumn.of(config)
+    checked = [check_row(row, config, events, true_risk, attributes) for row in table.rows]
     entries = [result for result in checked if isinstance(result, Entry)]
     found = [problem for result in checked if not isinstance(result, Entry) for problem in result]
     found += [*disagreements(entries, config.columns, true_risk), *duplicates(entries)]
@@ -57,8 +63,10 @@ def read_cohort(
     kept = [entry for entry in entries if entry.row not in out]
 
     dropping = config.on_invalid == "drop"
-    problems = [] if dropping else _problem_lines(table, found)
-    if not kept and (dropping or not problems):
+    problems = events.problems(table)
+    problems += one_sided(table, events, kept) if dropping and not problems else []
+    problems += [] if dropping else _problem_lines(table, found)
+    if not kept and not problems:
         problems.append(f"{table.path}: none of its {len(table.rows)} rows is a valid case; {_first(found)}")
     try:
         located = _locate(kept, config, files)
@@ -73,12 +81,23 @@ def read_cohort(
         endpoint=config.endpoint,
         synthetic=synthetic,
         dropped=_dropped_lines(found, {entry.case_id for entry in kept}),
-        warnings=(*_one_patient_in_several_cases(kept), *located.warnings),
+        warnings=(
+            *_one_patient_in_several_cases(kept),
+            *doubts(table, config, events, kept),
+            *missing_doubts(table, attributes),
+            *located.warnings,
+        ),
+        missing=missing_told(table, [*_roles(config.columns).values(), *attributes]),
     )
 
 
+def _roles(columns: Columns) -> dict[str, str]:
+    """Role -> column, of those that the configuration names."""
+    return {role: name for role, name in columns.model_dump().items() if name is not None}
+
+
 def _require_columns(table: TextTable, columns: Columns, true_risk: str | None) -> None:
-    named = {role: name for role, name in columns.model_dump().items() if name is not None}
+    named = _roles(columns)
     lacking = [
         f"no column {name!r} (cohort.columns.{role}{_suggestion(role, name, table.columns)})"
         for role, name in named.items()
@@ -87,6 +106,8 @@ def _require_columns(table: TextTable, columns: Columns, true_risk: str | None) 
     if true_risk is not None and true_risk not in table.columns:
         lacking.append(f"no column {true_risk!r} with the true risk")
     if lacking:
+        if remedy := table.remedy(named.values()):
+            raise CohortError([f"{table.path}: {remedy}"])
         raise CohortError(
             [
                 f"{table.path}: {', '.join(lacking)}; the columns are: "
@@ -125,6 +146,20 @@ def _suggestion(role: str, name: str, columns: Sequence[str]) -> str:
 
 
 def _problem_lines(table: TextTable, problems: Sequence[RowProblem]) -> list[str]:
+    by_kind: dict[str, list[RowProblem]] = defaultdict(list)
+    for problem in problems:
+        by_kind[problem.column or problem.what].append(problem)
+    everywhere = [
+        of_kind
+        for of_kind in by_kind.values()
+        if len({number for problem in of_kind for number in problem.rows}) == len(table.rows) >= FEW_ROWS
+    ]
+    if everywhere:
+        return [
+            f"{table.path}: no row is valid: in all {len(table.rows)} rows as in {first.where}: {first.what}; "
+            f"{first.remedy if first.column is None else first.remedy.partition(';')[0]}; {_elsewhere(first)}"
+            for first, *_ in everywhere
+        ]
     lines = [
         f"{table.path}: {problem.where}: {problem.what}; {problem.remedy}"
         for problem in problems[:SHOWN_PROBLEMS]
@@ -136,6 +171,12 @@ def _problem_lines(table: TextTable, problems: Sequence[RowProblem]) -> list[str
     if len({number for problem in problems for number in problem.rows}) == len(table.rows) > 1:
         lines.append(f"{table.path}: no row is valid; look first at cohort.columns and the patterns")
     return lines
+
+
+def _elsewhere(problem: RowProblem) -> str:
+    if problem.column is not None:
+        return "look first at cohort.columns and the patterns"
+    return "if the values without a name are row names, as R writes them, write the table without (row.names = FALSE)"
 
 
 def _first(problems: Sequence[RowProblem]) -> str:

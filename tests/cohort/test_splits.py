@@ -290,7 +290,11 @@ def test_a_fold_must_train_and_test_somebody(tmp_path: Path) -> None:
             [",train,val", "0,C000,C001"],
             "the columns are train, val; splits.files must be a table",
         ),
-        ("f.csv", ["case_id;fold", "C000;0"], "the columns are 'case_id;fold' (it looks separated by ';'"),
+        (
+            "f.csv",
+            ["case_id;fold", "C000;0"],
+            "it looks separated by ';', and a .csv file is read as separated by ','",
+        ),
     ],
 )
 def test_wrong_kind_of_split_file(tmp_path: Path, name: str, lines: list[str], what: str) -> None:

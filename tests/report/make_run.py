@@ -257,6 +257,7 @@ def _cohort(follow_up: pd.DataFrame, config: RunConfig) -> dict[str, Any]:
         "slides_left_out": 0,
         "cases_left_out": [],
         "dropped": [],
+        "missing": [],
         "warnings": [],
         "selection": config.training.selection,
         "precision": "bfloat16",

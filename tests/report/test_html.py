@@ -295,7 +295,7 @@ def test_what_was_left_out_is_listed_and_escaped(tmp_path: Path) -> None:
         made_up_view(label=MALICE),
         MissingView(MALICE, "B & C", "lowest risk", "does not open: <b>"),
     ]
-    lines = {name: [f"{name} {MALICE}"] for name in ("cases_left_out", "dropped", "warnings")}
+    lines = {name: [f"{name} {MALICE}"] for name in ("cases_left_out", "dropped", "missing", "warnings")}
     page = report_of(tmp_path, follow_up, views, slides=slides, slides_left_out=1, time_unit=MALICE, **lines)
     assert page.all("script") == []
     assert page.all("b") == []

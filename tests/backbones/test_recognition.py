@@ -47,13 +47,14 @@ def test_a_file_of_something_else_is_recognised_as_such() -> None:
     assert described({"weight": torch.zeros(3)}).startswith("the file holds weights for none")
 
 
-@pytest.mark.parametrize("asked", [CTransPath, PhikonV2, ResNet50, UNI], ids=name_of)
-@pytest.mark.parametrize("found", [CTransPath, GigaPath, ResNet18], ids=name_of)
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [(CTransPath, ResNet18), (PhikonV2, GigaPath), (ResNet50, ResNet18), (ResNet18, CTransPath)],
+    ids=name_of,
+)
 def test_weights_of_another_network_are_refused_with_both_names(
     asked: type[Any], found: type[Any], tmp_path: Path
 ) -> None:
-    if asked is found:
-        return
     torch.save(_state(found), tmp_path / "w.pth")
     backbone = asked(asked.Config(weights=tmp_path / "w.pth"))
     misfit = rf"w\.pth does not fit {name_of(asked)}: tensor \S+ (is|has) .*"

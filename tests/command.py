@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ _FORKSERVER.set_forkserver_preload(["milsurv.pipeline", "milsurv.heatmap", "mils
 
 PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 22, 24, 38
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
+
+
+def start_forkserver() -> None:
+    """Let it import in the background, before an executor of this process starts one that has imported less."""
+    forkserver.ensure_running()
 
 
 def start_milsurv(*arguments: object, cwd: Path, **options: Any) -> subprocess.Popen[str]:
@@ -60,6 +66,7 @@ def run_milsurv(
         process.start()
         process.join()
         output, errors = (path.read_text() for path in printed)
+    assert process.exitcode is not None
     return subprocess.CompletedProcess(command, process.exitcode, output, errors)
 
 

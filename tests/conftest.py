@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from milsurv.cohort.pyramid import write_pyramid
+from tests.command import start_forkserver
 from tests.slides.make_slides import with_tissue
 
 pytest_plugins = ["pytester"]
@@ -25,6 +26,12 @@ SLIDE_PX = 1024
 CASES = 15
 
 WriteConfig = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forkserver() -> None:
+    """What commands and workers are forked from."""
+    start_forkserver()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnContext
+from multiprocessing.context import BaseContext
 from queue import SimpleQueue
 from typing import Any
 
@@ -52,12 +52,13 @@ class Idle:
 class Shared:
     """What the driver and its workers have in common. No lock is waited for by the driver: its owner may be killed."""
 
-    def __init__(self, context: SpawnContext, threads: int, gpus: tuple[str, ...]):
+    def __init__(self, context: BaseContext, threads: int, gpus: tuple[str, ...]):
         self.stop = context.RawValue("b", False)
         self.next_unit = context.Value("l", 0)
         """Index of the unit that is taken next."""
         self.threads = threads
         self.gpus = gpus
+        self.environment = dict(os.environ)
 
     def take(self) -> int:
         """Index of a unit that no other worker has taken."""
@@ -70,6 +71,8 @@ class Shared:
 def serve(driver: Connection, shared: Shared, number: int) -> None:
     """The life of the worker of that number: ends when the driver closes the pipe, or ends itself."""
     ignore_interrupts()
+    os.environ.clear()
+    os.environ.update(shared.environment)
     if shared.gpus:  # before anything asks for a GPU here
         os.environ[VISIBLE_GPUS] = shared.gpus[number % len(shared.gpus)]
     pin_threads(shared.threads)

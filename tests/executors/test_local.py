@@ -187,6 +187,17 @@ def test_each_worker_sees_one_gpu(tmp_path: Path) -> None:
         assert sorted(executor.run(units, lambda *_: None)) == ["3", "5"]
 
 
+def environment(_report: Report) -> str:
+    return os.environ["SET_JUST_NOW"]
+
+
+def test_workers_have_the_environment_of_the_moment_they_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("first", "second"):
+        monkeypatch.setenv("SET_JUST_NOW", value)
+        with LocalExecutor(2, threads=1) as executor:
+            assert executor.run(_units(environment, [{}, {}]), lambda *_: None) == [value, value]
+
+
 def test_gpus_that_are_hidden_are_not_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,7")
     assert visible_gpus("cuda") == ["2", "7"]

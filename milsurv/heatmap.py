@@ -96,8 +96,10 @@ class Opinion:
         return cls(models, f"{aggregator} of run {name}, {told}", not known.unseen_by)
 
 
-def find_slide(trained: TrainedModel, given: str, progress: RunProgress) -> DrawnSlide:
-    """The slide that a file or an id of the run's ``slides.csv`` names, with its features.
+def find_slide(
+    trained: TrainedModel, given: str, progress: RunProgress, mpp: float | None = None
+) -> DrawnSlide:
+    """The slide that a file or an id of the run's ``slides.csv`` names, with its features, at ``mpp`` µm/px if given.
 
     They are the run's own where it has them of this very file, else they are extracted as training did. Raises
     MilsurvError when there is no such slide, it moved, it cannot be used, or its features would not be training's.
@@ -109,6 +111,7 @@ def find_slide(trained: TrainedModel, given: str, progress: RunProgress) -> Draw
     else:
         row = _row_of_id(trained, given, rows)
         slide = trained.slide(Path(row["path"]))
+    slide = replace(slide, mpp=slide.mpp if mpp is None else mpp)
     features = None if row is None else _features_of_run(trained, slide, row)
     if features is not None and row is not None:
         known = trained.acquaintance(slide, ExtractedSlide(slide.slide_id, {}), row["case_id"])
@@ -164,7 +167,15 @@ def _features_of_run(trained: TrainedModel, slide: SlideRef, row: dict[str, str]
     path = trained.config.workspace / row["features"]
     if not row["features"] or not path.is_file():
         return None
-    if trained.config.features is None and _made_from(path) != _identity(slide):
+    if trained.config.features is not None:
+        return path
+    made_from = read_attributes(path, ("slide", "table_mpp"))
+    if slide.mpp is not None and slide.mpp != made_from["table_mpp"]:
+        raise MilsurvError(
+            f"{slide.path}: the run read slide {slide.slide_id} at {made_from['table_mpp'] or 'its own'} µm/px, and "
+            f"--mpp {slide.mpp:g} is given; leave it out, or rename the file, to draw it as another slide"
+        )
+    if made_from["slide"] != _identity(slide):
         raise MilsurvError(
             f"{slide.path}: the run's features of slide {slide.slide_id} were made from another file, or from this one "
             "before it changed; rename it, to draw it as a slide that the run does not know"
@@ -190,10 +201,6 @@ def _extract(trained: TrainedModel, slide: SlideRef, progress: RunProgress) -> t
     if outcome.reason is not None:
         raise MilsurvError(f"{slide.path}: {outcome.reason}")
     return settings.path(slide.slide_id), outcome
-
-
-def _made_from(features: Path) -> Any:
-    return read_attributes(features, ("slide",))["slide"]
 
 
 def _identity(slide: SlideRef) -> Any:

@@ -67,8 +67,8 @@ class SlideInspection:
         return sum(self.patches.values()) * bytes_of_patch(dim, dtype)
 
 
-def slides_to_inspect(path: Path, config: RunConfig) -> dict[Path, float | None]:
-    """The slide, or the slides in a folder, with the µm/px that the configuration's cohort table gives them.
+def slides_to_inspect(path: Path, config: RunConfig, mpp: float | None = None) -> dict[Path, float | None]:
+    """The slide, or the slides in a folder, with the µm/px of the configuration's cohort table, else ``mpp``.
 
     Raises MilsurvError when there is none, or when the configuration reads no slides.
     """
@@ -85,7 +85,7 @@ def slides_to_inspect(path: Path, config: RunConfig) -> dict[Path, float | None]
     else:
         files = (path,)
     table = _table_mpp(config)
-    return {file: table.get(file.resolve()) for file in files}
+    return {file: table.get(file.resolve()) or mpp for file in files}
 
 
 def _table_mpp(config: RunConfig) -> Mapping[Path, float | None]:

@@ -13,8 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from milsurv.cohort.cases import SlideRef
-from milsurv.cohort.locate import SlideFolder, index_slides
-from milsurv.config import RunConfig, TableCohort
+from milsurv.config import RunConfig
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.times import survival_column
 from milsurv.executors.base import Event, Executor, Report, Unit
@@ -22,6 +21,7 @@ from milsurv.executors.devices import choose_device, count_workers, visible_gpus
 from milsurv.executors.local import LocalExecutor
 from milsurv.features.extract import ExtractionSettings
 from milsurv.features.store import feature_dims, read_attributes
+from milsurv.new_slides import find_new_slides
 from milsurv.pipeline import extract_features
 from milsurv.plugin.registry import get_registry
 from milsurv.progress import RunProgress, Stage
@@ -62,9 +62,15 @@ class SlidePrediction:
 
 
 def predict_slides(
-    trained: TrainedModel, paths: Sequence[Path], progress: RunProgress
+    trained: TrainedModel,
+    paths: Sequence[Path],
+    progress: RunProgress,
+    mpp: float | None = None,
+    table: Path | None = None,
 ) -> list[SlidePrediction]:
     """A prediction for each slide, or each slide in a folder, in their order.
+
+    ``mpp`` are µm per level-0 pixel of all slides, ``table`` a file with those and the case of each slide.
 
     A slide of a training case is judged by the folds alone that did not learn from it; one that cannot be read, or
     that every fold knows, has a note and no numbers. Raises MilsurvError when features would differ from training's.
@@ -75,7 +81,9 @@ def predict_slides(
             f"{trained.folder}: the models were trained on imported features, so there is no backbone to read slides "
             "with; import the slides' features alike, and judge them with milsurv evaluate"
         )
-    slides = _slides(trained, paths, progress)
+    new_slides = find_new_slides(trained, paths, progress, mpp, table)
+    slides = [new.slide for new in new_slides]
+    case_ids = {new.slide.slide_id: new.case_id for new in new_slides}
     settings = replace(ExtractionSettings.of(config, trained.registry), mpp_advice=MPP_ADVICE)
     trained.require_same_features(settings)
     require_own_features(settings, slides)
@@ -84,15 +92,15 @@ def predict_slides(
     with LocalExecutor(workers, config.executor.threads, visible_gpus(device)) as executor:
         outcomes = extract_features(slides, settings, trained.registry, executor, progress, device)
         known = {
-            slide.slide_id: trained.acquaintance(slide, outcomes[slide.slide_id])
+            slide.slide_id: trained.acquaintance(slide, outcomes[slide.slide_id], case_ids[slide.slide_id])
             for slide in slides
             if outcomes[slide.slide_id].reason is None
         }
         judged = {slide_id: found.unseen_by for slide_id, found in known.items() if found.unseen_by}
         cases = [TrainingCase(name, 0.0, 0, ((name, settings.path(name)),)) for name in judged]
-        table = predict_cases(trained, cases, judged, trained.times, executor, progress)
-    rows = dict(zip(table.pop("case_id"), records(table), strict=True))
-    nothing = {**dict.fromkeys(table.columns), "models": 0}
+        judgement = predict_cases(trained, cases, judged, trained.times, executor, progress)
+    rows = dict(zip(judgement.pop("case_id"), records(judgement), strict=True))
+    nothing = {**dict.fromkeys(judgement.columns), "models": 0}
     return [
         SlidePrediction(
             slide,
@@ -107,33 +115,6 @@ def predict_slides(
             else f"left out: {outcomes[slide.slide_id].reason}"
         ]
     ]
-
-
-def _slides(trained: TrainedModel, paths: Sequence[Path], progress: RunProgress) -> list[SlideRef]:
-    files: list[Path] = []
-    for path in paths:
-        index = index_slides(path) if path.is_dir() else SlideFolder(path, (path,))
-        files += index.files
-        for line in index.unreadable:
-            progress.warn(line)
-    slides = [trained.slide(file) for file in files]
-    by_id: dict[str, Path | None] = {}
-    for slide in slides:
-        if slide.slide_id in by_id:
-            raise MilsurvError(
-                f"{slide.path}: has the slide id {slide.slide_id}, as {by_id[slide.slide_id]} has; predict them one "
-                "after the other, or rename one"
-            )
-        by_id[slide.slide_id] = slide.path
-    if not slides:
-        raise MilsurvError(f"{', '.join(map(str, paths))}: no slide file is there")
-    cohort = trained.config.cohort
-    if isinstance(cohort, TableCohort) and cohort.columns.mpp and any(slide.mpp is None for slide in slides):
-        progress.warn(
-            f"training took µm/px from column {cohort.columns.mpp!r} of its table; of new slides it is taken from the "
-            "files, which may say something else"
-        )
-    return slides
 
 
 def require_own_features(settings: FeatureSettings, slides: Sequence[SlideRef]) -> None:

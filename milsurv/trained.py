@@ -32,7 +32,7 @@ OF_TRAINING = ("training", "aggregator", "loss", "seeds", "splits")
 FREE = ("precision", "dtype")
 """Settings of the features that may differ from training's: they change no more than rounding."""
 MPP_ADVICE = (
-    "give the µm per level-0 pixel with --mpp VALUE, or to milsurv predict in a table with --table FILE"
+    "give the µm per level-0 pixel with --mpp VALUE (milsurv predict also takes a table: --table FILE)"
 )
 FOLDERS_NAME = "import.name"
 """What imported features are called: TRIDENT's name of the encoder, and else of a folder, which tells nothing."""

@@ -43,6 +43,7 @@ FRONT = {
     "comparison",
     "interop",
     "loading",
+    "new_slides",
     "measuring",
     "pipeline",
     "progress",

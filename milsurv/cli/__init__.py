@@ -19,10 +19,12 @@ from milsurv.cli.help import new_app
 from milsurv.cli.options import (
     ConfigArgument,
     DeviceOption,
+    MppOption,
     PluginOption,
     SetOption,
     WorkspaceOption,
     join_overrides,
+    require_mpp,
 )
 from milsurv.errors import MilsurvError, PluginError, nearest
 from milsurv.interrupts import Interrupted, end_by_interrupts, raise_interrupts
@@ -120,6 +122,7 @@ def inspect(
             "(default: here for a slide, nowhere for a folder).",
         ),
     ] = None,
+    mpp: MppOption = None,
     plugin: PluginOption = None,
 ) -> None:
     """Show what a run would make of a slide: resolution, reader, tissue, patches, time and disk.
@@ -128,7 +131,7 @@ def inspect(
     """
     from milsurv.cli.inspect import inspect_command
 
-    raise typer.Exit(inspect_command(path, config, overrides or [], plugin or [], output))
+    raise typer.Exit(inspect_command(path, config, overrides or [], plugin or [], output, require_mpp(mpp)))
 
 
 app.add_typer(finished_app)

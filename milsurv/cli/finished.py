@@ -12,9 +12,11 @@ from milsurv.cli.options import (
     DeviceOption,
     ModelArgument,
     ModelSetOption,
+    MppOption,
     PluginOption,
     WorkspaceOption,
     join_overrides,
+    require_mpp,
 )
 
 app = new_app()
@@ -80,6 +82,7 @@ def heatmap(
             "--occlusion", help="Leave patches out and see the risk fall, also where there is attention."
         ),
     ] = False,
+    mpp: MppOption = None,
 ) -> None:
     """Show where a run's models look on a slide: maps, the patches that count most and least, GeoJSON for QuPath.
 
@@ -88,7 +91,9 @@ def heatmap(
     from milsurv.cli.heatmap import heatmap_command
 
     overrides = join_overrides(None, workspace, device)
-    raise typer.Exit(heatmap_command(run, slide, output, overrides, plugin or [], occlusion))
+    raise typer.Exit(
+        heatmap_command(run, slide, output, overrides, plugin or [], occlusion, require_mpp(mpp))
+    )
 
 
 @app.command()
@@ -97,6 +102,15 @@ def predict(
     slides: Annotated[list[Path], typer.Argument(metavar="SLIDE", help="Slide files, or folders of slides.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write the table, a CSV.")
+    ] = None,
+    mpp: MppOption = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            "--table",
+            metavar="FILE",
+            help="A table with training's column for slides (slide_id), and mpp, the case's id, or both, for each.",
+        ),
     ] = None,
     heatmaps: Annotated[
         bool, typer.Option("--heatmaps", help="Draw where the models look, into heatmaps/ beside the table.")
@@ -114,7 +128,9 @@ def predict(
     from milsurv.cli.predict import predict_command
 
     given = join_overrides(overrides, workspace, device)
-    raise typer.Exit(predict_command(run, slides, given, plugin or [], output, heatmaps))
+    raise typer.Exit(
+        predict_command(run, slides, given, plugin or [], output, heatmaps, require_mpp(mpp), table)
+    )
 
 
 @app.command()

@@ -17,11 +17,12 @@ def heatmap_command(
     overrides: Sequence[str],
     plugins: Sequence[Path],
     ask_occlusion: bool,
+    mpp: float | None,
 ) -> int:
     """Exit status 0. Raises MilsurvError when the slide cannot be drawn."""
     progress = RunProgress()
     trained = load_trained(run, overrides, plugins)
-    drawn = find_slide(trained, given, progress)
+    drawn = find_slide(trained, given, progress, mpp)
     folder = output or trained.folder / HEATMAPS / drawn.slide.slide_id
     for path in draw_heatmap(trained, drawn, folder, progress, ask_occlusion):
         progress.say(f"{path}")

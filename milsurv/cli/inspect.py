@@ -23,23 +23,28 @@ WIDTH_OF_FILES = 140
 
 
 def inspect_command(
-    path: Path, source: str, overrides: Sequence[str], plugins: Sequence[Path], output: Path | None
+    path: Path,
+    source: str,
+    overrides: Sequence[str],
+    plugins: Sequence[Path],
+    output: Path | None,
+    mpp: float | None,
 ) -> int:
     """Exit status: 0; 1 when a slide would be left out."""
     progress = RunProgress()
     config, registry = load_config(source, overrides, plugins)
-    slides = slides_to_inspect(path, config)
+    slides = slides_to_inspect(path, config, mpp)
     estimate = Estimate(config, registry)
     if len(slides) == 1 and not path.is_dir():
-        ((file, mpp),) = slides.items()
-        found = inspect_slide(file, mpp, config, registry)
+        ((file, given),) = slides.items()
+        found = inspect_slide(file, given, config, registry)
         _print_slide(found, estimate, progress)
         _write(found, output or Path(), progress)
         return int(found.reason is not None)
     inspected = []
     with progress.stage("inspecting", len(slides), "slides") as stage:
-        for file, mpp in slides.items():
-            inspected.append(inspect_slide(file, mpp, config, registry))
+        for file, given in slides.items():
+            inspected.append(inspect_slide(file, given, config, registry))
             if output is not None:
                 _write(inspected[-1], output, progress)
             stage.advance()

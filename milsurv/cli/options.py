@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from milsurv.cohort.mpp import ALLOWED_MPP, MPP_RANGE, possible_mpp
+from milsurv.errors import MilsurvError
+
 ConfigArgument = Annotated[
     str,
     typer.Argument(
@@ -39,6 +42,23 @@ ModelSetOption = Annotated[
         "--set", metavar="KEY=VALUE", help="Say where something is here: --set backbone.weights=FILE."
     ),
 ]
+
+
+MppOption = Annotated[
+    float | None,
+    typer.Option(
+        "--mpp",
+        metavar="VALUE",
+        help=f"µm per level-0 pixel, {MPP_RANGE[0]:g} to {MPP_RANGE[1]:g}; wins over what the file says.",
+    ),
+]
+
+
+def require_mpp(mpp: float | None) -> float | None:
+    """``--mpp`` as given. Raises MilsurvError for a value that no slide has."""
+    if mpp is not None and not possible_mpp(mpp):
+        raise MilsurvError(f"--mpp {mpp:g}: allowed are {ALLOWED_MPP}")
+    return mpp
 
 
 def join_overrides(overrides: list[str] | None, workspace: Path | None, device: str | None) -> list[str]:

@@ -25,6 +25,8 @@ def predict_command(
     plugins: Sequence[Path],
     output: Path | None,
     heatmaps: bool,
+    mpp: float | None,
+    table: Path | None,
 ) -> int:
     """Exit status: 0; 1 when a slide has no prediction."""
     progress = RunProgress()
@@ -33,7 +35,7 @@ def predict_command(
             f"-o {output}: this is a folder; name the file to write, such as {output / 'table.csv'}"
         )
     trained = load_trained(run, overrides, plugins)
-    predictions = predict_slides(trained, slides, progress)
+    predictions = predict_slides(trained, slides, progress, mpp, table)
     rows = [prediction.row for prediction in predictions]
     _print(trained, rows)
     for prediction in predictions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -38,6 +39,18 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make ``target`` the file ``source``, unless it is there: linked where the file system can, else copied whole."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return
+    except OSError:
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def append_line(path: Path, line: str) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 
 from milsurv.artifacts import fingerprint, write_json, write_text
+from milsurv.claims import remove_abandoned
 from milsurv.cohort.cases import Cohort
 from milsurv.cohort.ids import some
 from milsurv.cohort.time_doubts import follow_up_doubt, known_unit
@@ -84,6 +85,8 @@ def evaluate_external(trained: TrainedModel, progress: RunProgress) -> RunResult
     """
     config, registry = trained.config, trained.registry
     device = choose_device(config.device)
+    for part in ("features", "evaluations"):
+        remove_abandoned(config.workspace / part)
     settings = feature_settings(config, registry)
     trained.require_same_features(settings)
     workers = count_workers(config.executor.workers, device)
@@ -138,7 +141,7 @@ def _judges(
     """Case id -> folds that may judge it; and what there is to say of cases that training knows."""
     allowed: dict[str, tuple[int, ...]] = {}
     known: list[str] = []
-    notes = []
+    notes = list(trained.warnings)
     if trained.cohort["synthetic"]:
         notes.append("the model was trained on a synthetic cohort: its numbers say nothing about patients")
     endpoint, trained_endpoint = _table(trained).endpoint, trained.cohort["endpoint"]

@@ -35,7 +35,7 @@ from milsurv.plugin.registry import Registry
 from milsurv.progress import RunProgress, Stage
 from milsurv.report.html import write_report
 from milsurv.report.views import views_of_fold
-from milsurv.run_folder import FeatureSettings, RunContent, RunFolder
+from milsurv.run_folder import OF_IMPORTED_FEATURES, FeatureSettings, RunContent, RunFolder
 from milsurv.training.bags import CachePlan, plan_cache, shared_cache
 from milsurv.training.data import TrainingCase
 from milsurv.training.job import PREDICTIONS, FoldJob
@@ -61,10 +61,11 @@ def run(
     config: RunConfig, registry: Registry, progress: RunProgress, only_fold: int | None = None
 ) -> RunResult:
     """Do all of a run that is not done yet. Raises MilsurvError for what the user can mend."""
+    registry.require_unchanged()
     device = choose_device(config.device)
     if config.training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by PyTorch's documentation
-    for part in ("cohorts", "features", "runs"):
+    for part in ("cohorts", "features", "runs", "evaluations"):
         remove_abandoned(config.workspace / part)
     if config.splits.files is None:
         _require_fold(only_fold, range(config.splits.count))
@@ -83,8 +84,12 @@ def run(
         content = RunContent(
             config, registry, settings, cohort, usable, outcomes, tuple(splits), tuple(warnings)
         )
-        folder = RunFolder.lay_out(content, times.times)
+        folder = RunFolder.lay_out(content, times)
         jobs = fold_jobs(content, folder, times, device, plan_bags(content, device, workers, progress))
+        if taken := folder.take_over(jobs, content):
+            progress.say(
+                f"{taken} of {len(jobs)} folds go on from where another evaluation of this training was"
+            )
         todo = [job for job in jobs if only_fold in (None, job.fold)]
         life_cycle = tell_plugins(registry, folder, progress)
         train(todo, folder, executor, progress, life_cycle, config)
@@ -278,6 +283,7 @@ def fold_jobs(
 ) -> list[FoldJob]:
     """A unit's task for each seed and fold."""
     config, settings = content.config, content.settings
+    origins = {key: origin for key, origin in content.origins.items() if key[0] in OF_IMPORTED_FEATURES}
     by_id = {case.case_id: as_training_case(case, settings) for case in content.usable.cases}
 
     def chosen(ids: Sequence[str]) -> tuple[TrainingCase, ...]:
@@ -295,6 +301,7 @@ def fold_jobs(
             times=times.all,
             device=device,
             cache=cache,
+            origins=origins,
         )
         for seed in config.seeds
         for split in content.splits

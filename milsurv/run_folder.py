@@ -2,51 +2,43 @@
 
 from __future__ import annotations
 
-import platform
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
-from milsurv._version import __version__
 from milsurv.artifacts import append_event, fingerprint, write_json, write_text
 from milsurv.cohort.cases import Case, Cohort, SlideRef, Split
 from milsurv.cohort.splits import write_splits
 from milsurv.config import RunConfig
 from milsurv.errors import MilsurvError
+from milsurv.evaluation.times import EvaluationTimes
 from milsurv.executors.base import Event
 from milsurv.executors.devices import choose_device
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings
 from milsurv.features.importing import ImportSettings
 from milsurv.features.tally import EVENTS
 from milsurv.plugin.registry import KINDS, Registry
+from milsurv.plugin.sources import framework_fingerprint
+from milsurv.training.job import FoldJob
 from milsurv.training_cases import TrainingCases
+from milsurv.versions import record_versions
 
 FEATURES = "features.json"
 """All that decides what the run's features hold."""
 METRICS = "metrics.json"
 """Written last of a run's numbers: a folder that has it is that of a finished run."""
+SHOWN_SETTINGS = 4
+"""How many settings are named in which runs differ."""
+TRAINING_CODE = ("milsurv.training.loop",)
+"""What of milsurv itself decides a model, beside its plugins."""
 OF_IMPORTED_FEATURES = ("aggregator", "loss")
 """The kinds of plugins of a run that reads no slides."""
-PACKAGES = (
-    "torch",
-    "timm",
-    "numpy",
-    "pandas",
-    "openslide-python",
-    "openslide-bin",
-    "simplejpeg",
-    "lifelines",
-    "torchsurv",
-    "h5py",
-)
-
-
 FeatureSettings = ExtractionSettings | ImportSettings
 """What decides a run's features, be they extracted or imported."""
 
@@ -68,8 +60,15 @@ class RunContent:
     judged_by: str | None = None
     """Of an external validation, the model whose training had other cases."""
 
-    def fingerprint(self, times: Sequence[float]) -> str:
-        """Stands for every setting and every input that changes what the run computes, and for nothing else."""
+    @property
+    def origins(self) -> dict[tuple[str, str], str]:
+        """Kind and name of each plugin at work -> the fingerprint of its source."""
+        return {
+            (kind, name): self.registry.origin(kind, name) for kind, name in plugin_names(self.config).items()
+        }
+
+    def training_fingerprint(self) -> str:
+        """Stands for every setting and every input that changes a model, and for nothing else."""
         config = self.config
         cases = [
             (case.case_id, case.time, case.event, [self._slide_key(slide) for slide in case.slides])
@@ -83,11 +82,26 @@ class RunContent:
                 "seeds": config.seeds,
                 "aggregator": config.aggregator.model_dump(mode="json"),
                 "loss": config.loss.model_dump(mode="json"),
-                "origins": [self.registry.origin(kind, getattr(config, kind).name) for kind in kinds(config)],
+                "origins": [*self.origins.values(), framework_fingerprint(*TRAINING_CODE)],
                 "training": config.training.model_dump(mode="json"),
                 "threads": config.executor.threads,
                 "device": choose_device(config.device).partition(":")[0],
-                "times": times,
+            }
+        )
+
+    def evaluation_fingerprint(self, times: EvaluationTimes) -> str:
+        """Stands for what is asked of the models once they are trained, and for the columns that it takes."""
+        settings = self.config.evaluation
+        asked = [
+            (case.case_id, [case.attributes.get(column) for column in settings.columns])
+            for case in self.usable.cases
+        ]
+        return fingerprint(
+            {
+                **settings.model_dump(mode="json"),
+                "times": times.times,
+                "integration": times.integration,
+                "columns": asked,
             }
         )
 
@@ -172,10 +186,11 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def lay_out(cls, content: RunContent, times: Sequence[float]) -> RunFolder:
+    def lay_out(cls, content: RunContent, times: EvaluationTimes) -> RunFolder:
         """Make the folder, or find it, and write what says what is run."""
         config = content.config
-        path = config.workspace / "runs" / config.name / content.fingerprint(times)
+        name = f"{content.training_fingerprint()}-{content.evaluation_fingerprint(times)}"
+        path = config.workspace / "runs" / config.name / name
         describe(content, path)
         write_splits(content.splits, path / "splits.csv")
         made_from = {slide_id: outcome.made_from for slide_id, outcome in content.outcomes.items()}
@@ -186,6 +201,21 @@ class RunFolder:
         """Where a fold of a seed leaves its model and predictions."""
         return self.path / f"seed_{seed}" / f"fold_{fold}"
 
+    def take_over(self, jobs: Sequence[FoldJob], content: RunContent) -> int:
+        """Take what runs with the same training, and another evaluation, have of the folds; gives their number."""
+        training = self.path.name.partition("-")[0]
+        others = sorted(path for path in self.path.parent.glob(f"{training}-*") if path != self.path)
+        found = {}
+        for job in jobs:
+            if not job.trained:
+                folders = {other / job.folder.relative_to(self.path): other for other in others}
+                if (giver := job.take_over(list(folders))) is not None:
+                    found[job.folder] = folders[giver]
+        if found:
+            givers = sorted(set(found.values()))
+            record_versions(self.path, content.registry, plugin_names(content.config), givers)
+        return len(found)
+
     def log(self, event: Event) -> None:
         """Add a line to ``events.jsonl``."""
         append_event(self.path / EVENTS, event)
@@ -195,9 +225,7 @@ def describe(content: RunContent, path: Path) -> None:
     """Write into ``path`` what says what is run, and on whom."""
     settings = content.config.model_dump(mode="json", by_alias=True)
     write_text(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-    for name, tell in (("plugins.json", _plugins), ("environment.json", _environment)):
-        if not (path / name).exists():  # of a run that goes on, what began it is told
-            write_json(path / name, tell(content))
+    record_versions(path, content.registry, plugin_names(content.config))
     write_json(path / "cohort.json", content.summary)
     write_json(path / FEATURES, content.settings.content)
     write_text(path / "slides.csv", content.slides().to_csv(index=False))
@@ -213,11 +241,35 @@ def find_run(path: Path) -> Path:
     if len(inside) == 1:
         return inside[0]
     if inside:
-        listed = ", ".join(folder.name for folder in inside)
-        raise MilsurvError(f"{path}: several runs are finished here; name one of {listed}")
+        raise MilsurvError(f"{path}: several runs are finished here; name one of {_told_apart(inside)}")
     raise MilsurvError(
         f"{path}: no finished run is here (no {METRICS}); run its milsurv command again to finish it"
     )
+
+
+def _told_apart(folders: Sequence[Path]) -> str:
+    """Runs with the settings in which they differ."""
+    settings = [_flat_settings(folder / "config.yaml") for folder in folders]
+    keys = sorted({key for one in settings for key in one})
+    differing = [key for key in keys if len({json.dumps(one.get(key)) for one in settings}) > 1]
+    told = []
+    for folder, one in zip(folders, settings, strict=True):
+        values = [f"{key}={json.dumps(one.get(key))}" for key in differing]
+        told.append(f"{folder.name} ({', '.join(values[:SHOWN_SETTINGS])})" if values else folder.name)
+    return ", ".join(told)
+
+
+def _flat_settings(path: Path) -> dict[str, Any]:
+    """``section.key`` -> value; nothing when the file is damaged or not there."""
+    try:
+        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
+        flat = {}
+        for name, section in sections.items():
+            for key, value in section.items() if isinstance(section, dict) else [("", section)]:
+                flat[f"{name}.{key}".rstrip(".")] = value
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+        return {}
+    return flat
 
 
 def kinds(config: RunConfig) -> tuple[str, ...]:
@@ -225,33 +277,6 @@ def kinds(config: RunConfig) -> tuple[str, ...]:
     return KINDS if config.features is None else OF_IMPORTED_FEATURES
 
 
-def _plugins(content: RunContent) -> list[dict[str, Any]]:
-    rows = []
-    for kind in kinds(content.config):
-        info = content.registry.find(kind, getattr(content.config, kind).name)
-        rows.append(
-            {
-                "kind": kind,
-                "name": info.name,
-                "distribution": info.distribution,
-                "version": info.version,
-                "origin": content.registry.origin(kind, info.name),
-            }
-        )
-    return rows
-
-
-def _environment(_content: RunContent) -> dict[str, Any]:
-    return {
-        "milsurv": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def plugin_names(config: RunConfig) -> dict[str, str]:
+    """Kind -> name of each plugin that a run uses."""
+    return {kind: getattr(config, kind).name for kind in kinds(config)}

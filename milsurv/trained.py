@@ -19,14 +19,18 @@ from milsurv.cohort.cases import SlideRef
 from milsurv.cohort.ids import IdError, cut_id, cut_slide_id
 from milsurv.config import RunConfig, TableCohort
 from milsurv.errors import ConfigError, MilsurvError, PluginError, first_line
-from milsurv.features.extract import ExtractedSlide
+from milsurv.features.extract import EXTRACTION_CODE, ExtractedSlide
+from milsurv.features.importing import IMPORTING_CODE
 from milsurv.loading import load_config
 from milsurv.plugin.registry import KINDS, LOCAL, Registry, get_registry
+from milsurv.plugin.sources import framework_fingerprint
+from milsurv.plugin.spec import PROJECT
 from milsurv.run_folder import FEATURES, OF_IMPORTED_FEATURES, FeatureSettings, find_run
 from milsurv.training.job import MODEL
 from milsurv.training_cases import FOLLOW_UP, SLIDES, Acquaintance, TrainingCases, beginnings
+from milsurv.versions import ENVIRONMENT, PLUGINS
 
-NEEDED = ("config.yaml", "plugins.json", "environment.json", "cohort.json", FEATURES, SLIDES, FOLLOW_UP)
+NEEDED = ("config.yaml", PLUGINS, ENVIRONMENT, "cohort.json", FEATURES, SLIDES, FOLLOW_UP)
 OF_TRAINING = ("training", "aggregator", "loss", "seeds", "splits")
 """Sections of the configuration that made the models what they are."""
 FREE = ("precision", "dtype")
@@ -55,6 +59,8 @@ class TrainedModel:
     config: RunConfig
     """Training's, with the plugin files and overrides of whoever uses it now."""
     registry: Registry
+    warnings: tuple[str, ...] = ()
+    """What of milsurv's own code changed since training."""
 
     @property
     def name(self) -> str:
@@ -173,7 +179,8 @@ def load_trained(
 ) -> TrainedModel:
     """The model in the folder of a finished run, or of an export.
 
-    No code comes with it: of plugin files those alone are loaded that are given. Raises MilsurvError when the run is
+    No code comes with it: of plugin files those alone are loaded that are given. A built-in plugin whose code is not
+    that of training is a warning, and any other an error. Raises MilsurvError when the run is
     not finished, was made by a milsurv that kept less, or needs a plugin that is not here or is another one.
     """
     folder = find_run(path)
@@ -185,17 +192,17 @@ def load_trained(
         )
     _require_nothing_of_training(overrides)
     try:
-        _require_plugins(folder, plugin_files)
+        changed = _require_plugins(folder, plugin_files)
         config, registry = load_config(str(folder / "config.yaml"), [*overrides, "plugins=[]"], plugin_files)
     except ConfigError as error:
-        made_by = _json(folder / "environment.json")["milsurv"]
+        made_by = _json(folder / ENVIRONMENT)["milsurv"]
         if made_by == __version__:
             raise
         raise MilsurvError(
             f"{folder}: made by milsurv {made_by}, and this is {__version__}, which does not read its configuration "
             f"({first_line(error)}); pip install milsurv=={made_by}"
         ) from error
-    return TrainedModel(folder, config, registry)
+    return TrainedModel(folder, config, registry, _warnings(folder, changed))
 
 
 def _require_nothing_of_training(overrides: Sequence[str]) -> None:
@@ -207,13 +214,15 @@ def _require_nothing_of_training(overrides: Sequence[str]) -> None:
             )
 
 
-def _require_plugins(folder: Path, plugin_files: Sequence[Path]) -> None:
+def _require_plugins(folder: Path, plugin_files: Sequence[Path]) -> list[str]:
+    """The built-in plugins whose code changed since training."""
     registry = get_registry(tuple(dict.fromkeys(file.expanduser().absolute() for file in plugin_files)))
     broken = [info for info in registry.plugins if info.version == LOCAL and info.status != "ok"]
     if broken:
         raise MilsurvError(f"plugin file {broken[0].distribution} is broken: {broken[0].reason}")
+    changed = []
     kinds_used = KINDS if read_settings(folder).get("features") is None else OF_IMPORTED_FEATURES
-    recorded = {row["kind"]: row for row in _json(folder / "plugins.json")}
+    recorded = {row["kind"]: row for row in _json(folder / PLUGINS)}
     for kind in kinds_used:
         if kind not in recorded:
             raise MilsurvError(f"{folder / 'plugins.json'} names no {kind}; copy it again")
@@ -233,12 +242,33 @@ def _require_plugins(folder: Path, plugin_files: Sequence[Path]) -> None:
                 f"{folder}: {name} of {trained['distribution']} {trained['version']} is not here ({error}); install "
                 "it with pip"
             ) from error
-        if origin != trained["origin"]:
-            source = f"the local file {file}" if local else f"{trained['distribution']} {trained['version']}"
-            raise MilsurvError(
-                f"{folder}: {name} was trained as {source} has it, and is {registry.describe(kind, trained['name'])} "
-                "with other content here; use the same version"
-            )
+        if origin == trained["origin"]:
+            continue
+        if trained["distribution"] == registry.find(kind, trained["name"]).distribution == PROJECT:
+            changed.append(name)
+            continue
+        source = f"the local file {file}" if local else f"{trained['distribution']} {trained['version']}"
+        raise MilsurvError(
+            f"{folder}: {name} was trained as {source} had it, and the code of "
+            f"{registry.describe(kind, trained['name'])} here is different; use the code that it was trained with, or "
+            "train anew"
+        )
+    return changed
+
+
+def _warnings(folder: Path, changed: list[str]) -> tuple[str, ...]:
+    """What to say when milsurv's own code is not what it was in training."""
+    content = _json(folder / FEATURES)
+    code = IMPORTING_CODE if "import" in content else EXTRACTION_CODE
+    if content.get("origins", {}).get("milsurv") != framework_fingerprint(*code):
+        changed = [*changed, "what makes features"]
+    if not changed:
+        return ()
+    made_by = _json(folder / ENVIRONMENT)["milsurv"]
+    return (
+        f"the code of {', '.join(changed)} in milsurv {__version__} is not that of milsurv {made_by}, which trained "
+        "this model, so predictions can differ; train anew, or use the milsurv of training, to be sure",
+    )
 
 
 def _is_path(value: Any) -> bool:

@@ -25,8 +25,8 @@ class Environment:
         (site,) = folder.glob("lib/python*/site-packages")
         (site / "beside.pth").write_text("\n".join(OWN))
 
-    def install(self, *packages: Path) -> None:
-        """Build and install the packages of these folders, from nothing but the folders."""
+    def install(self, *packages: Path, editable: bool = False) -> None:
+        """Build and install the packages of these folders, from nothing but the folders; ``editable`` as ``pip -e``."""
         options = [
             "--quiet",
             "--no-deps",
@@ -35,7 +35,8 @@ class Environment:
             "--disable-pip-version-check",
         ]
         command = [sys.executable, "-m", "pip", "--python", str(self.python), "install", *options]
-        self.run(*command, *map(str, packages))
+        named = [part for package in packages for part in (["-e"] * editable + [str(package)])]
+        self.run(*command, *named)
 
     def milsurv(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """``milsurv`` with these arguments; its exit status is the caller's to look at."""

@@ -24,6 +24,7 @@ HALLWAY = {
     "executors",
     "interrupts",
     "plugin",
+    "versions",
 }
 ROOMS = [
     "cohort",

@@ -13,6 +13,7 @@ from milsurv.errors import CohortError, MilsurvError
 from milsurv.loading import load_config
 from milsurv.pipeline import RunResult, run
 from milsurv.progress import RunProgress
+from milsurv.run_folder import find_run
 from milsurv.training.job import REFIT_STATE, STATE
 from tests.conftest import COLOUR_BACKBONE, DATA, WriteConfig, small_config
 
@@ -142,7 +143,7 @@ def named(tmp_path_factory: pytest.TempPathFactory, small_cohort: Path) -> tuple
         ("seeds=[2]", False),
         ("splits.seed=2", False),
         ("aggregator.embed_dim=4", False),
-        ("evaluation.bootstraps=10", True),
+        ("evaluation.bootstraps=10", False),
         ("executor.workers=2", True),
         ("max_failed_slides=3", True),
     ],
@@ -306,10 +307,11 @@ def test_subgroups_are_measured_without_training_again(
     )
     cohort = {"table": str(tmp_path / "t.csv"), "slides": str(small_cohort / "slides")}
     first = _run(write_config(cohort=cohort))
-    before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*.safetensors")}
+    before = _content(first.folder)
     again = _run(write_config(cohort=cohort, evaluation={"bootstraps": 5, "subgroups": ["arm"]}))
-    assert again.folder == first.folder
-    assert {path: path.stat().st_mtime_ns for path in first.folder.rglob("*.safetensors")} == before
+    assert again.folder != first.folder
+    assert _content(first.folder) == before
+    assert _trained_epochs(again.folder) == 0
     told = [(e["seed"], e["column"], e["value"], e["cases"]) for e in again.metrics["subgroups"]]
     assert told == [(1, "arm", "A", 8), (1, "arm", "missing", 7)]
     assert again.report is not None
@@ -318,6 +320,33 @@ def test_subgroups_are_measured_without_training_again(
         _run(write_config(cohort=cohort, evaluation={"subgroups": ["word"]}))
     with pytest.raises(CohortError, match="no column 'sex'"):
         _run(write_config(cohort=cohort, evaluation={"subgroups": ["sex"]}))
+
+
+def _trained_epochs(folder: Path) -> int:
+    events = folder / "events.jsonl"
+    lines = events.read_text().splitlines() if events.exists() else []
+    return sum(json.loads(line)["event"] == "epoch" for line in lines)
+
+
+def test_other_evaluation_settings_keep_the_models_and_the_earlier_results(write_config: WriteConfig) -> None:
+    """Against a run of another name, which trains by itself; the first is killed in its last fold."""
+    config = write_config(training={"epochs": 2, "selection": "both", "batch_cases": 4})
+    begun = _run(config, only_fold=0)
+    folders = [begun.folder]
+    for override in ("evaluation.times=[6, 12.5]", "evaluation.bootstraps=7", "evaluation.seed=4"):
+        result = _run(config, override)
+        folders.append(result.folder)
+        own = 4 if override.startswith("evaluation.times") else 0
+        assert _trained_epochs(result.folder) == own, "of the two folds that were not trained before"
+        assert result.report is not None
+    assert len(set(folders)) == 4
+    fresh = _run(config, "name=fresh", "evaluation.times=[6, 12.5]")
+    assert fresh.folder.name == folders[1].name
+    assert _content(fresh.folder) == _content(folders[1])
+    with pytest.raises(MilsurvError, match=r"several runs are finished here; .*evaluation\.bootstraps=7.*, "):
+        find_run(begun.folder.parent)
+    assert _run(config).folder == begun.folder
+    assert _trained_epochs(begun.folder) == 2
 
 
 def test_clinical_variables_are_compared_with_training_risks_where_there_are_any(

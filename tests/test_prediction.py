@@ -199,7 +199,9 @@ def test_judgements_are_put_together_case_by_case(cases: int, models: int, seed:
         judgements.append(Judgement(mine, rng.normal(size=len(mine)), survival))
     table = put_together(ids, judgements, times, curve)
     assert table["case_id"].tolist() == ids
-    for row in table.itertuples():
+    for row, at_times in zip(
+        table.itertuples(), table[["survival_at_3", "survival_at_7.5"]].to_numpy(), strict=True
+    ):
         found = [(j, j.case_ids.index(str(row.case_id))) for j in judgements if row.case_id in j.case_ids]
         risks = [j.risk[at] for j, at in found]
         mean = np.mean([j.survival[at] for j, at in found], axis=0)
@@ -207,5 +209,5 @@ def test_judgements_are_put_together_case_by_case(cases: int, models: int, seed:
         assert (row.risk, row.risk_lowest, row.risk_highest) == (np.mean(risks), min(risks), max(risks))
         assert row.high_risk == (np.mean(risks) > 0)
         np.testing.assert_equal(row.risk_sd, np.std(risks, ddof=1) if len(risks) > 1 else np.nan)
-        np.testing.assert_equal(table.loc[row.Index, ["survival_at_3", "survival_at_7.5"]], mean[:2])
+        np.testing.assert_equal(at_times, mean[:2])
         np.testing.assert_equal(row.median_survival, median_survival(curve, mean[2:]))

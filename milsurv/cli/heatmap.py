@@ -22,6 +22,8 @@ def heatmap_command(
     """Exit status 0. Raises MilsurvError when the slide cannot be drawn."""
     progress = RunProgress()
     trained = load_trained(run, overrides, plugins)
+    for warning in trained.warnings:
+        progress.warn(warning)
     drawn = find_slide(trained, given, progress, mpp)
     folder = output or trained.folder / HEATMAPS / drawn.slide.slide_id
     for path in draw_heatmap(trained, drawn, folder, progress, ask_occlusion):

@@ -35,6 +35,8 @@ def predict_command(
             f"-o {output}: this is a folder; name the file to write, such as {output / 'table.csv'}"
         )
     trained = load_trained(run, overrides, plugins)
+    for warning in trained.warnings:
+        progress.warn(warning)
     predictions = predict_slides(trained, slides, progress, mpp, table)
     rows = [prediction.row for prediction in predictions]
     _print(trained, rows)

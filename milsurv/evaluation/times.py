@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from milsurv.config import Evaluation
 
+SURVIVAL = "survival_at_"
+"""How names of the predictions' columns of survival begin."""
 INTEGRATION_POINTS = 20
 SUPPORTED_SHARE_OF_EVENTS = 0.8
 """Later than this share of the events too few cases are followed to measure anything there."""
@@ -56,7 +58,7 @@ def time_text(t: float) -> str:
 
 def survival_column(t: float) -> str:
     """Name of the predictions' column of survival beyond ``t``, such as ``survival_at_12.5``."""
-    return f"survival_at_{time_text(t)}"
+    return f"{SURVIVAL}{time_text(t)}"
 
 
 def _rounded(times: npt.NDArray[np.float64], digits: int) -> tuple[float, ...]:

@@ -26,11 +26,19 @@ from milsurv.features.encoder import Encoder, choose_precision
 from milsurv.features.room import lacking_room
 from milsurv.features.store import ScaleFeatures, read_attributes, write_features
 from milsurv.plugin.registry import Registry, get_registry
+from milsurv.plugin.sources import framework_fingerprint
 from milsurv.slides.grid import PatchGrid, make_grid
 from milsurv.slides.opening import find_tissue, open_slide, slide_faults
 from milsurv.slides.patches import read_grid
 from milsurv.slides.reader import Slide, slide_identity
 
+EXTRACTION_CODE = (
+    "milsurv.features.encoder",
+    "milsurv.slides.grid",
+    "milsurv.slides.opening",
+    "milsurv.slides.patches",
+)
+"""What of milsurv itself decides features, beside its plugins."""
 TOLD_EVERY = 0.5
 """Seconds after which a slide's progress is told again, and a unit that is to stop stops."""
 TELLING = ("slide", "table_mpp", "tissue_source", "patches", "mpp", "mpp_source", "doubts")
@@ -44,8 +52,8 @@ class ExtractionSettings:
     verb: ClassVar = "extracting"
     config: RunConfig
     weights_id: str
-    origins: tuple[str | None, ...]
-    """Sources of the plugins at work, see ``Registry.origin``."""
+    origins: dict[tuple[str, str], str]
+    """Kind and name of the plugins at work -> the fingerprint of their source."""
     precision: Precision
     """In which the network computes on the run's device."""
     dim: int
@@ -60,13 +68,11 @@ class ExtractionSettings:
         """Raises WeightsError when a weights file that the config names is not there."""
         section = config.extracting_backbone
         backbone: Backbone = registry.create("backbone", section)
-        sections = {"reader": config.reader, "tissue": config.tissue, "backbone": section}
-        origins = (registry.origin(kind, section.name) for kind, section in sections.items())
+        names = {"reader": config.reader.name, "tissue": config.tissue.name, "backbone": section.name}
+        origins = {(kind, name): registry.origin(kind, name) for kind, name in names.items()}
         device = torch.device(choose_device(config.device))
         precision = choose_precision(config.extraction.precision, backbone.precision, device)
-        return cls(
-            config, backbone.weights_id(), tuple(origins), precision, backbone.dim, backbone.trained_at
-        )
+        return cls(config, backbone.weights_id(), origins, precision, backbone.dim, backbone.trained_at)
 
     @property
     def content(self) -> dict[str, Any]:
@@ -83,7 +89,10 @@ class ExtractionSettings:
             },
             "precision": self.precision,
             "dtype": config.extraction.dtype,
-            "origins": self.origins,
+            "origins": {
+                **{kind: origin for (kind, _), origin in self.origins.items()},
+                "milsurv": framework_fingerprint(*EXTRACTION_CODE),
+            },
         }
 
     @cached_property
@@ -194,6 +203,7 @@ def extract_slide(
 
     ``threads`` decode patches. A slide that cannot be used gives a reason in place of a file.
     """
+    get_registry(settings.config.plugins).require_origins(settings.origins)
     event: Event = {"event": "slide", "slide": slide_id}
     try:
         with slide_faults():

@@ -25,9 +25,12 @@ from milsurv.features.lattice import rebuild_grid
 from milsurv.features.layouts import FeatureFolders, find_folders
 from milsurv.features.store import ScaleFeatures, feature_dims, read_attributes, write_features
 from milsurv.plugin.registry import Registry
+from milsurv.plugin.sources import framework_fingerprint
 from milsurv.slides.opening import slide_faults
 from milsurv.slides.reader import slide_identity
 
+IMPORTING_CODE = ("milsurv.features.importing",)
+"""What of milsurv itself decides imported features."""
 PIXEL_SLACK = 0.5 + 1e-6
 """Level-0 pixels by which rounding moves a corner off a lattice of patches whose side is no whole number."""
 TELLING = ("source", "table_mpp", "patches", "mpp", "mpp_source")
@@ -56,7 +59,8 @@ class ImportSettings:
                 "layout": self.section.layout,
                 "name": self.source.name,
                 "magnifications": self.config.tiling.magnifications,
-            }
+            },
+            "origins": {"milsurv": framework_fingerprint(*IMPORTING_CODE)},
         }
 
     @cached_property

@@ -15,7 +15,7 @@ import inspect
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.metadata import EntryPoint, distribution, entry_points
@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from milsurv._version import __version__
-from milsurv.artifacts import fingerprint
 from milsurv.errors import PluginError, nearest
 from milsurv.plugin import builtins, spec
+from milsurv.plugin.sources import source_fingerprint
 
 if TYPE_CHECKING:
     from milsurv.config import PluginSection
@@ -73,6 +73,7 @@ class Registry:
         self.manager = pluggy.PluginManager(spec.PROJECT)
         self.manager.add_hookspecs(spec)
         self.plugins: list[PluginInfo] = []
+        self._origins: dict[tuple[str, str], str] = {}
         own = distribution(spec.PROJECT)
         self._add(lambda: builtins, "milsurv.plugin.builtins", own.name, own.version)
         for entry_point in _entry_points():
@@ -160,12 +161,42 @@ class Registry:
         source = info.distribution if info.version == LOCAL else f"{info.distribution} {info.version}"
         return f"{kind} '{name}' of {source}"
 
-    def origin(self, kind: str, name: str) -> str | None:
-        """What a fingerprint says of a plugin's source: None when it is built in."""
+    def origin(self, kind: str, name: str) -> str:
+        """The fingerprint of a plugin's source, see :mod:`milsurv.plugin.sources`.
+
+        It is that of when it was first asked for: Python keeps what it imported, too.
+        """
+        if (kind, name) not in self._origins:
+            self._origins[kind, name] = self._source(kind, name)
+        return self._origins[kind, name]
+
+    def _source(self, kind: str, name: str) -> str:
         info = self.find(kind, name)
+        modules = [str(info.target).partition(":")[0]]
         if info.version == LOCAL:
-            return fingerprint(Path(info.distribution).read_text(encoding="utf-8"))
-        return None if info.distribution == spec.PROJECT else f"{info.distribution} {info.version}"
+            modules.append(Path(info.distribution).stem)
+        try:
+            return source_fingerprint(*modules, distribution_name=info.distribution)
+        except OSError as error:
+            raise PluginError(f"{self.describe(kind, name)}: its source cannot be read: {error}") from error
+
+    def require_unchanged(self) -> None:
+        """Raise PluginError when a plugin's source changed after this process imported it."""
+        for (kind, name), origin in self._origins.items():
+            if self._source(kind, name) != origin:
+                raise PluginError(
+                    f"{self.describe(kind, name)} changed after this Python imported it; restart Python to use the new "
+                    "code"
+                )
+
+    def require_origins(self, expected: Mapping[tuple[str, str], str]) -> None:
+        """Raise PluginError unless plugins, by kind and name, have these origins in this process."""
+        for (kind, name), origin in expected.items():
+            if self.origin(kind, name) != origin:
+                raise PluginError(
+                    f"{self.describe(kind, name)} changed while the run was under way; start the run again: it begins "
+                    "anew with the new code"
+                )
 
     def verified(self) -> list[PluginInfo]:
         """The plugins after importing every class and checking that it has what its kind asks for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from milsurv.config import RunConfig
@@ -22,9 +23,14 @@ def run_facts(config: RunConfig, results: RunResults) -> list[tuple[str, str]]:
             f"{wording.count(config.evaluation.bootstraps, 'bootstrap resample')} of the reported cases, "
             f"seed {config.evaluation.seed}",
         ),
-        ("milsurv", f"version {results.environment['milsurv']} on Python {results.environment['python']}"),
-        ("Platform", results.environment["platform"]),
+        ("milsurv", _each(f"version {e['milsurv']} on Python {e['python']}" for e in results.environments)),
+        ("Platform", _each(e["platform"] for e in results.environments)),
     ]
+
+
+def _each(facts: Iterable[str]) -> str:
+    """A fact of the last start of the run, and of earlier ones where it differs."""
+    return "; earlier ".join(dict.fromkeys(facts))
 
 
 def _training_facts(config: RunConfig, results: RunResults) -> list[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,14 +175,17 @@ def _more_analyses(config: RunConfig) -> str:
 
 
 def _software(config: RunConfig, results: RunResults, cite: Citations) -> str:
-    environment: Mapping[str, Any] = results.environment
+    environments = results.environments
     unused = OF_SLIDES if config.features is not None else ()
     versions = [
-        f"{name} {environment['packages'][package]}{cite(work)}"
+        f"{name} {results.versions(package)}{cite(work)}"
         for package, (name, work) in SOFTWARE.items()
-        if package in environment["packages"] and package not in unused
+        if results.versions(package) and package not in unused
     ]
-    own = [f"milsurv {environment['milsurv']}", f"Python {environment['python']}"]
+    own = [
+        f"{name} {', '.join(dict.fromkeys(environment[key] for environment in environments))}"
+        for name, key in (("milsurv", "milsurv"), ("Python", "python"))
+    ]
     return f"All was computed with {_and([*own, *versions])}."
 
 

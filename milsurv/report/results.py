@@ -12,6 +12,7 @@ import pandas as pd
 from milsurv.errors import MilsurvError
 from milsurv.training.job import PREDICTIONS
 from milsurv.training.results import read_predictions
+from milsurv.versions import EARLIER
 
 IDS = {"case_id": str, "slide_id": str}
 NEEDED = (
@@ -68,6 +69,16 @@ class RunResults:
             predictions=read_predictions(folder / PREDICTIONS),
             history=pd.concat(histories, ignore_index=True) if histories else pd.DataFrame(),
         )
+
+    @property
+    def environments(self) -> list[dict[str, Any]]:
+        """What the last start of the run had, then what earlier ones had that differs, the latest first."""
+        return [self.environment, *reversed(self.environment.get(EARLIER, []))]
+
+    def versions(self, package: str) -> str:
+        """The versions of a package that took part, that of the last start first."""
+        found = [environment["packages"].get(package) for environment in self.environments]
+        return ", ".join(dict.fromkeys(version for version in found if version is not None))
 
     @property
     def external(self) -> bool:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import csv
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from milsurv.artifacts import link_or_copy
 from milsurv.config import RunConfig
+from milsurv.evaluation.times import SURVIVAL, survival_column
 from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase, rows_of
 
@@ -37,6 +42,8 @@ class FoldJob:
     """Times at which survival is predicted."""
     device: str
     cache: CachePlan
+    origins: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Kind and name of the plugins that it uses -> the fingerprint of their source."""
 
     @property
     def where(self) -> str:
@@ -77,6 +84,36 @@ class FoldJob:
         }[self.config.training.selection]
         return {chooser: rows_of(cases, self.config.training.rows) for chooser, cases in of.items()}
 
+    def take_over(self, others: Sequence[Path]) -> Path | None:
+        """Take what one of the ``others``, this fold's folders in other runs of the same training, has of it.
+
+        That is the trained models, with their predictions when these are of the same times; else, where no fold is
+        trained, the state that was saved last. Gives the folder that it was taken from, if there was one.
+        """
+        trained = [other for other in others if (other / MODEL).is_file()]
+        if trained:
+            names = [
+                f"{prefix}{name}"
+                for prefix in reversed(self.prefixes.values())
+                for name in (TRAINING_RISKS, MODEL)
+            ]
+            columns = [survival_column(t) for t in self.times]
+            same = [other for other in trained if _survival_columns(other / PREDICTIONS) == columns]
+            if same:
+                names = [f"{OPTIMISTIC}{PREDICTIONS}", *names, PREDICTIONS]
+            return self._take((same or trained)[0], [HISTORY, *names])
+        latest = max((self.folder, *others), key=_saved_at)
+        if latest == self.folder:
+            return None
+        self.remove_states()
+        return self._take(latest, [REFIT_STATE, STATE])
+
+    def _take(self, other: Path, names: Sequence[str]) -> Path:
+        for name in names:
+            with suppress(FileNotFoundError):
+                link_or_copy(other / name, self.folder / name)
+        return other
+
     def remove_states(self) -> None:
         """Remove the states of a training that is finished."""
         for state in (STATE, REFIT_STATE):
@@ -87,3 +124,19 @@ class FoldJob:
         settings = self.config.training.model_copy(update={"selection": "last_epoch"})
         config = self.config.model_copy(update={"training": settings})
         return replace(self, config=config, train=self.train + self.validation, validation=())
+
+
+def _survival_columns(predictions: Path) -> list[str] | None:
+    """Names of a table's columns of survival; None when there is no table."""
+    if not predictions.is_file():
+        return None
+    with predictions.open(newline="", encoding="utf-8") as file:
+        return [column for column in next(csv.reader(file), []) if column.startswith(SURVIVAL)]
+
+
+def _saved_at(folder: Path) -> int:
+    """When a fold's state was saved last, in nanoseconds; 0 when there is none."""
+    try:
+        return (folder / STATE).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0

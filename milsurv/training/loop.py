@@ -38,6 +38,7 @@ MOST_TIME_SAVING = 0.02
 def train_fold(report: Report, job: FoldJob) -> None:
     """Unit of work: train, choose the epoch, predict the fold's test cases; goes on where it was stopped."""
     if not job.finished:
+        get_registry(job.config.plugins).require_origins(job.origins)
         torch.use_deterministic_algorithms(job.config.training.deterministic)
         if not job.trained:
             _train(report, job)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from milsurv import __version__
+from tests.conftest import WriteConfig
 from tests.environment import Environment
 
 pytestmark = pytest.mark.acceptance
@@ -169,3 +170,39 @@ def test_what_is_not_loaded_is_hinted_at(environment: Environment) -> None:
     done = environment.milsurv("check", "demo", "--set", "aggregator.name=goodmil", MILSURV_LOAD_PLUGINS="")
     assert done.returncode == 2
     assert "MILSURV_LOAD_PLUGINS= limits what is loaded" in done.stderr
+
+
+def test_an_editable_plugin_that_changes_is_run_again(tmp_path: Path, write_config: WriteConfig) -> None:
+    """A comment and the version change nothing; the output, also that of a helper module, does."""
+    hook = REGISTERING.format(name="edited", target="edited_mil.model:Mine")
+    package = _package(tmp_path, "edited-mil", hook) / "edited_mil"
+    (package / "helper.py").write_text("FACTOR = 1\n")
+    forward = "\n    def forward(self, bag):\n        return super().forward(bag) * FACTOR\n"
+    (package / "model.py").write_text(f"from edited_mil.helper import FACTOR\n{AGGREGATOR}{forward}")
+    environment = Environment(tmp_path / "environment")
+    environment.install(package.parent, editable=True)
+    config = write_config(aggregator={"name": "edited"}, training={"epochs": 1}, evaluation={"bootstraps": 0})
+
+    def run() -> set[str]:
+        done = environment.milsurv("run", str(config), "--fold", "0", "--quiet")
+        assert done.returncode == 0, done.stderr
+        return {path.name for path in (tmp_path / "workspace" / "runs" / "small").iterdir()}
+
+    first = run()
+    with (package / "model.py").open("a") as file:
+        file.write("# a comment\n")
+    project = package.parent / "pyproject.toml"
+    project.write_text(project.read_text().replace("1.2", "1.3"))
+    environment.install(package.parent, editable=True)
+    assert run() == first
+    (package / "helper.py").write_text("FACTOR = -9\n")
+    again = run()
+    assert len(again) == 2
+    predictions = [path.read_bytes() for path in (tmp_path / "workspace").rglob("fold_0/predictions.csv")]
+    assert len(set(predictions)) == 2
+    (plugins,) = (
+        json.loads((tmp_path / "workspace/runs/small" / name / "plugins.json").read_text()) for name in first
+    )
+    assert [(row["version"], row["earlier"]) for row in plugins if row["name"] == "edited"] == [
+        ("1.3", ["1.2"])
+    ]

@@ -50,15 +50,20 @@ def test_threads_that_ask_at_once_get_the_same_registry(tmp_path: Path) -> None:
     assert first.find("loss", "mine").status == "ok"
 
 
-def test_a_local_file_registers_and_its_source_is_its_origin(tmp_path: Path) -> None:
+def test_a_local_file_registers_and_its_origin_is_that_of_what_was_imported(tmp_path: Path) -> None:
     copy = tmp_path / "my_backbone.py"
     copy.write_text(COLOUR_BACKBONE.read_text())
     registry = Registry([copy])
     assert registry.load("backbone", "colour").dim == 6
     before = registry.origin("backbone", "colour")
     copy.write_text(COLOUR_BACKBONE.read_text() + "\n# changed\n")
-    assert registry.origin("backbone", "colour") != before
-    assert registry.origin("backbone", "resnet18") is None
+    registry.require_unchanged()
+    copy.write_text(COLOUR_BACKBONE.read_text().replace("colour", "colour ") + "\nCHANGED = True\n")
+    assert registry.origin("backbone", "colour") == before, "Python has the old code, too"
+    with pytest.raises(PluginError, match=r"'colour' of .*my_backbone\.py changed .* restart Python"):
+        registry.require_unchanged()
+    with pytest.raises(PluginError, match=r"changed while the run was under way; start the run again"):
+        registry.require_origins({("backbone", "colour"): "another"})
 
 
 @pytest.mark.parametrize(

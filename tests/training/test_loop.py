@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import shutil
 from collections.abc import Sequence
@@ -113,6 +114,30 @@ def test_a_fold_that_was_killed_after_training_is_only_predicted(make_job: MakeJ
     train_fold(events.append, job)
     assert [event["event"] for event in events] == ["fold finished"]
     assert {path.name: path.read_bytes() for path in job.folder.iterdir()} == whole
+
+
+def test_a_stopped_fold_goes_on_under_other_evaluation_times(make_job: MakeJob) -> None:
+    """From the state that was saved last, which is kept where it is; a trained fold is taken before any state."""
+    asked = replace(make_job("asked"), times=(3.0, 40.0))
+    undisturbed = replace(asked, folder=asked.folder.parent / "undisturbed")
+    whole = Watch()
+    train_fold(whole, undisturbed)
+    early, late = make_job("early"), make_job("late")
+    for job, most in ((late, whole.seen - 4), (early, whole.seen // 3)):
+        with pytest.raises(StoppedError):
+            train_fold(Watch(most), job)
+    os.utime(early.folder / STATE, ns=(0, 0))
+    assert asked.take_over([early.folder, late.folder]) == late.folder
+    rest = Watch()
+    train_fold(rest, asked)
+    assert rest.seen < whole.seen / 2
+    for name in LEFT_BEHIND:
+        assert (asked.folder / name).read_bytes() == (undisturbed.folder / name).read_bytes()
+    assert (late.folder / STATE).is_file()
+    again = replace(asked, folder=asked.folder.parent / "again")
+    assert again.take_over([early.folder, asked.folder]) == asked.folder
+    assert again.finished
+    assert not (again.folder / STATE).exists()
 
 
 def test_the_epoch_with_the_lowest_validation_loss_is_kept(make_job: MakeJob) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 
 from milsurv.cohort.cases import Cohort, SlideRef
 from milsurv.cohort.locate import SlideFolder
+from milsurv.cohort.reasons import few_lines
 from milsurv.cohort.splits import make_splits
 from milsurv.cohort.table import read_cohort
 from milsurv.config import RunConfig, TableCohort
@@ -27,8 +28,6 @@ from milsurv.plugin.registry import Registry
 T = TypeVar("T")
 
 BYTES_OF_SYNTHETIC_SLIDE = 2**21
-SHOWN_ROWS = 10
-"""Rows of the table left out that are told one by one; the rest are counted."""
 
 
 @dataclass
@@ -75,7 +74,8 @@ def _check_cohort(
     cohort = _collect(findings, lambda: read_cohort(table, files=files, attributes=asked))
     if cohort is None:
         return
-    findings.warnings += [*cohort.warnings, *_left_out(cohort.dropped)]
+    dropped = few_lines(cohort.dropped, "rows or cases of the table are left out, which a run's report lists")
+    findings.warnings += [*cohort.warnings, *dropped]
     slides = [slide for case in cohort.cases for slide in case.slides]
     events = sum(case.event for case in cohort.cases)
     findings.facts.append(f"{len(cohort.cases)} cases, {events} events, {len(slides)} slides in the table")
@@ -92,13 +92,6 @@ def _check_cohort(
         findings.warnings += warnings
 
 
-def _left_out(dropped: Sequence[str]) -> list[str]:
-    """The lines about the first rows left out, and how many more there are."""
-    more = len(dropped) - SHOWN_ROWS
-    told = [f"{more} more rows or cases of the table are left out; a run's report lists them all"]
-    return [*dropped[:SHOWN_ROWS], *(told if more > 0 else [])]
-
-
 def _what(config: RunConfig) -> tuple[str, str, str]:
     """What is said of slides that can be used, of a case with one, and of the disk space that features take."""
     if config.features is not None:
@@ -111,6 +104,8 @@ def _check_slides(
 ) -> Cohort:
     """The cases with a slide that can be used; ``bytes_of`` raises SlideError for the others."""
     usable, opened, needed = [], 0, 0.0
+    left_out: list[str] = []
+    before = len(findings.warnings)
     for case in cohort.cases:
         opened_before = opened
         for slide in case.slides:
@@ -118,9 +113,11 @@ def _check_slides(
                 needed += bytes_of(slide)
                 opened += 1
             except SlideError as error:
-                findings.warnings.append(f"slide {slide.slide_id} will be left out: {error}")
+                left_out.append(f"slide {slide.slide_id} will be left out: {error}")
         if opened > opened_before:
             usable.append(case)
+    doubts = few_lines(findings.warnings[before:], "doubts about slides")
+    findings.warnings[before:] = [*doubts, *few_lines(left_out, "slides will be left out")]
     findings.facts.append(f"{opened} slides {_what(config)[0]}")
     _check_disk(config.workspace, int(needed), _what(config)[2], findings)
     return replace(cohort, cases=tuple(usable))

@@ -15,6 +15,7 @@ import pandas as pd
 from milsurv.artifacts import fingerprint, write_text
 from milsurv.claims import remove_abandoned
 from milsurv.cohort.cases import Case, Cohort, SlideRef, Split
+from milsurv.cohort.reasons import few_lines
 from milsurv.cohort.splits import make_splits
 from milsurv.cohort.synthetic import GENERATOR_VERSION, draw, plan_cohort, slide_path
 from milsurv.cohort.table import read_cohort
@@ -41,8 +42,6 @@ from milsurv.training.data import TrainingCase
 from milsurv.training.job import PREDICTIONS, FoldJob
 from milsurv.training.loop import train_fold
 from milsurv.training.results import read_predictions
-
-SHOWN_SLIDES = 20
 
 
 @dataclass(frozen=True)
@@ -123,8 +122,8 @@ def prepare_cohort(
         progress.say(line)
     for warning in cohort.warnings:
         progress.warn(warning)
-    if cohort.dropped:
-        progress.warn(f"{len(cohort.dropped)} rows or cases of the table are left out, see the report")
+    for line in few_lines(cohort.dropped, "rows or cases of the table are left out, which the report lists"):
+        progress.warn(line)
     return cohort
 
 
@@ -198,10 +197,8 @@ def _warn_of_slides(outcomes: Collection[ExtractedSlide], events: Path, progress
     left_out = [f"slide {o.slide_id} is left out: {o.reason}" for o in outcomes if o.reason is not None]
     doubted = [f"slide {o.slide_id}: {doubt}" for o in outcomes for doubt in o.doubts]
     for lines, what in ((left_out, "slides are left out"), (doubted, "doubts about slides")):
-        for line in lines[:SHOWN_SLIDES]:
+        for line in few_lines(lines, f"{what}, which the report lists"):
             progress.warn(line)
-        if len(lines) > SHOWN_SLIDES:
-            progress.warn(f"and {len(lines) - SHOWN_SLIDES} more {what}, see the report")
     if any(outcome.fault for outcome in outcomes):
         progress.warn(f"the tracebacks of unexpected failures are in {events}")
 

@@ -9,8 +9,6 @@ from milsurv.checks import check_run
 from milsurv.loading import load_config
 from milsurv.progress import RunProgress
 
-SHOWN_WARNINGS = 30
-
 
 def check_command(source: str, overrides: Sequence[str], plugins: Sequence[Path]) -> int:
     """Exit status: 0 when the run can start, 2 when something must be mended first."""
@@ -19,10 +17,8 @@ def check_command(source: str, overrides: Sequence[str], plugins: Sequence[Path]
     findings = check_run(config, registry)
     for fact in findings.facts:
         progress.say(fact)
-    for warning in findings.warnings[:SHOWN_WARNINGS]:
+    for warning in findings.warnings:
         progress.warn(warning)
-    if len(findings.warnings) > SHOWN_WARNINGS:
-        progress.warn(f"and {len(findings.warnings) - SHOWN_WARNINGS} more")
     for problem in findings.problems:
         progress.error(problem)
     if findings.problems:

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from milsurv.artifacts import write_text
+from milsurv.cohort.reasons import FEW, counted
 from milsurv.config import RunConfig
 from milsurv.report import captions, facts, pictures, tables, wording
 from milsurv.report.figures.training import training_curves
@@ -33,6 +34,8 @@ def write_report(folder: Path, config: RunConfig, views: Sequence[SlideView | Mi
     page = _template("template.html").render(
         name=config.name,
         results=results,
+        few=FEW,
+        left_out_lines=[f"slide {row.slide_id}: {row.reason}" for row in results.left_out.itertuples()],
         patch_columns=[column for column in results.slides.columns if column.startswith("patches_")],
         headline=wording.headline(results),
         under_headline=wording.under_headline(results),
@@ -135,6 +138,7 @@ def _template(name: str) -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["counted"] = counted
     return environment.get_template(name)
 
 

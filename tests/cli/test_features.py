@@ -110,17 +110,20 @@ def test_check_tells_what_a_run_would_leave_out(trident: Path) -> None:
     assert "did you mean 'uni_v1'?" in problem
 
 
-def test_check_tells_the_first_rows_left_out_and_counts_the_others(trident: Path, tmp_path: Path) -> None:
+def test_check_counts_many_rows_left_out_by_their_reasons(trident: Path, tmp_path: Path) -> None:
     table = pd.read_csv(trident / "table.csv")
     unusable = pd.DataFrame({column: table[column].iloc[0] for column in table}, index=range(13))
-    unusable = unusable.assign(case_id=[f"Z{n:02}" for n in range(13)], time=0)
+    unusable = unusable.assign(case_id=[f"Z{n:02}" for n in range(13)], time=[0] * 9 + [-1, -2, -3, ""])
     pd.concat([table, unusable]).to_csv(tmp_path / "table.csv", index=False)
     overrides = [f"cohort.table={tmp_path / 'table.csv'}", "cohort.on_invalid=drop"]
     findings = check_run(*load_config(str(trident / "imported.yaml"), overrides))
-    assert len([line for line in findings.warnings if "time is 0" in line]) == 10
-    assert (
-        "3 more rows or cases of the table are left out; a run's report lists them all" in findings.warnings
-    )
+    told = next(n for n, line in enumerate(findings.warnings) if "rows or cases" in line)
+    first = len(table) + 2
+    assert findings.warnings[told : told + 3] == [
+        "13 rows or cases of the table are left out, which a run's report lists:",
+        f"  12 × time is …, such as row {first} (case Z00)",
+        f"  1 × time is empty, such as row {first + 12} (case Z12)",
+    ]
 
 
 def test_features_are_verified_listed_and_exported(trident: Path, tmp_path: Path) -> None:

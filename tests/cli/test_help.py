@@ -11,7 +11,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from milsurv.cli import app
-from tests.command import run_milsurv
+from tests.command import start_milsurv
 
 
 def _commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -52,10 +52,11 @@ def test_help_says_every_word(path: tuple[str, ...], columns: str) -> None:
 
 
 def test_brackets_are_printed(tmp_path: Path) -> None:
-    done = run_milsurv("evaluate", "--help", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "WORKSPACE/runs/NAME[/FINGERPRINT]" in done.stdout
-    assert "evaluation.subgroups=[sex]" in done.stdout
+    process = start_milsurv("evaluate", "--help", cwd=tmp_path)
+    printed, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    assert "WORKSPACE/runs/NAME[/FINGERPRINT]" in printed
+    assert "evaluation.subgroups=[sex]" in printed
 
 
 def test_wrong_usage_is_told_with_its_brackets() -> None:

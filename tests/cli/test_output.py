@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import run_milsurv
+from tests.command import start_milsurv
 
 
 def test_a_reader_that_leaves_gets_no_traceback(tmp_path: Path) -> None:
@@ -26,12 +26,14 @@ def test_a_reader_that_leaves_gets_no_traceback(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_a_full_disk_under_the_output_is_one_line(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
-        done = run_milsurv("list-plugins", "--json", cwd=tmp_path, stdout=full)
-    assert done.returncode == 2
-    assert done.stderr == "error: No space left on device: see that there is room where the output goes\n"
+        process = start_milsurv("list-plugins", "--json", cwd=tmp_path, stdout=full)
+        _, errors = process.communicate()
+    assert process.returncode == 2
+    assert errors == "error: No space left on device: see that there is room where the output goes\n"
 
 
 def test_letters_that_the_encoding_lacks_are_escapes(tmp_path: Path) -> None:
-    done = run_milsurv("run", "µ-[b]", cwd=tmp_path, environment={"PYTHONIOENCODING": "ascii"})
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: \\xb5-[b]: no such file")
+    process = start_milsurv("run", "µ-[b]", cwd=tmp_path, environment={"PYTHONIOENCODING": "ascii"})
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert errors.startswith("error: \\xb5-[b]: no such file")

@@ -4,6 +4,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
+from html import unescape
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,31 @@ def test_what_was_left_out_is_listed_and_escaped(tmp_path: Path) -> None:
         assert expected in page.text
     assert f"Slide {MALICE} (lowest risk) cannot be shown: does not open: <b>" in page.text
     assert "1 slide was left out" in page.text
+
+
+def test_many_lines_are_counted_by_reason_and_folded(tmp_path: Path) -> None:
+    follow_up = make_follow_up(30, 2)
+    rows = [f"row {n} (case T{n}): left out, OS.time is '#N/A'" for n in range(2000)]
+    cases = [f"case T{n}: no usable slide" for n in range(2000)]
+    left_out = pd.DataFrame(
+        [(f"T{n}", f"T{n}", "left out", "no file for this slide") for n in range(2000)],
+        columns=["slide_id", "case_id", "status", "reason"],
+    )
+    slides = pd.concat([make_slide_table(follow_up), left_out])
+    page = report_of(
+        tmp_path, follow_up, slides=slides, slides_left_out=2000, dropped=rows, cases_left_out=cases
+    )
+    html = unescape((tmp_path / "run" / "report.html").read_text())
+    folded = re.sub(r"<details>.*?</details>", "", html, flags=re.DOTALL)
+    for counted, line in (
+        ("2,000 × OS.time is '#N/A', such as row 0 (case T0)", rows[1999]),
+        ("2,000 × no usable slide, such as case T0", cases[1999]),
+        ("2,000 × no file for this slide, such as slide T0", "no file for this slide"),
+    ):
+        assert counted in folded
+        assert line in page.text
+        assert line not in folded.replace(counted, "")
+    assert len(folded) < len(html) / 2
 
 
 def test_a_slide_is_shown_with_its_attention_and_scale(page: Page) -> None:

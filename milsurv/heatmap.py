@@ -254,6 +254,7 @@ def draw_heatmap(
         maps = maps_of(found, coords, sides)
         heatmap = Heatmap(slide.slide_id, found.kind, opinion.told, thumbnail, downsample, opened.mpp, maps)
         px = min(trained.config.tiling.patch_px, MOST_GALLERY_PX)
+        origin = opened.qupath_origin
         pixels = {shown.name: _patches(opened, shown, px) for shown in maps if shown.name != FUSED}
     table = importance_table(found, coords, sides)
     about = {
@@ -268,7 +269,7 @@ def draw_heatmap(
         progress.warn(
             f"attention is nearly uniform (within 10 % of uniform) at {named}: these maps say little"
         )
-    return _write(folder, heatmap, pixels, table, patch_colours(found), about)
+    return _write(folder, heatmap, pixels, table, patch_colours(found), about, origin)
 
 
 def _bag(drawn: DrawnSlide) -> tuple[Bag, dict[int, float]]:
@@ -352,6 +353,7 @@ def _write(
     table: pd.DataFrame,
     colours: NDArray[np.uint8],
     about: dict[str, Any],
+    origin: tuple[int, int],
 ) -> list[Path]:
     prefix = "" if heatmap.kind == "attention" else "occlusion_"
     written = []
@@ -367,7 +369,7 @@ def _write(
         with atomic_path(path(f"heatmap_{shown.name}.png")) as temporary:
             temporary.write_bytes(encoded.tobytes())
     _save(gallery_figure(heatmap, pixels), path("gallery.png"))
-    write_text(path("patches.geojson"), patches_geojson(table, colours, about))
+    write_text(path("patches.geojson"), patches_geojson(table, colours, about, origin))
     seen = table.assign(seen_in_training=int(about["seen_in_training"]))
     write_text(path("patches.csv"), seen.to_csv(index=False))
     return written

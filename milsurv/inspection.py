@@ -22,7 +22,7 @@ from milsurv.slides.grid import PatchGrid, make_grid
 from milsurv.slides.opening import find_tissue, open_slide, slide_faults
 from milsurv.slides.patches import read_grid
 from milsurv.slides.reader import Slide
-from milsurv.slides.tissue import TissueMask
+from milsurv.slides.tissue import TissueMask, doubts
 
 SAMPLED_PLACES = 4
 """Patches of the coarsest magnification that are read to measure how fast the slide is read."""
@@ -38,6 +38,7 @@ class SlideInspection:
     Attributes:
         reason: why it would be left out, or None; then everything below may lack too.
         levels: (width, height) of each stored level.
+        qupath_origin: the level-0 pixel that is QuPath's (0, 0).
         tissue_mm2: area of the tissue.
         read_seconds: estimated time to read all patches, one thread.
     """
@@ -51,6 +52,7 @@ class SlideInspection:
     read_by_reason: str = ""
     levels: tuple[tuple[int, int], ...] = ()
     doubts: tuple[str, ...] = ()
+    qupath_origin: tuple[int, int] = (0, 0)
     mask: TissueMask | None = None
     tissue_mm2: float | None = None
     grid: PatchGrid | None = None
@@ -109,6 +111,7 @@ def inspect_slide(path: Path, mpp: float | None, config: RunConfig, registry: Re
                 read_by_reason=slide.read_by_reason,
                 levels=slide.levels,
                 doubts=slide.doubts,
+                qupath_origin=slide.qupath_origin,
             )
             return _with_tissue(found, slide, config, registry)
     except SlideError as error:
@@ -122,7 +125,9 @@ def _with_tissue(
         thumbnail, _ = slide.thumbnail(THUMBNAIL_PX)
     mask = find_tissue(registry, config.tissue, slide)
     area = float(mask.mask.sum()) * (mask.downsample * slide.mpp / 1000) ** 2
-    seen = replace(found, thumbnail=thumbnail, mask=mask, tissue_mm2=area)
+    seen = replace(
+        found, thumbnail=thumbnail, mask=mask, tissue_mm2=area, doubts=(*slide.doubts, *doubts(mask, slide))
+    )
     try:
         with slide_faults():
             grid = make_grid(slide.dimensions, slide.mpp, mask, config.tiling)

@@ -164,6 +164,7 @@ class RunContent:
                         "case_id": case.case_id,
                         "status": "used" if used else "left out",
                         "reason": outcome.reason,
+                        "doubts": "; ".join(outcome.doubts) or None,
                         "path": slide.path,
                         "mpp": outcome.mpp,
                         "mpp_source": outcome.mpp_source,

@@ -15,7 +15,7 @@ from milsurv.loading import load_config
 from milsurv.plugin.registry import Registry
 from milsurv.progress import PlainConsole, RunProgress, duration
 from milsurv.report.slide_picture import slide_picture
-from milsurv.slides.geojson import write_geojson
+from milsurv.slides.outlines import write_geojson
 
 DPI = 130
 WIDTH_OF_FILES = 140
@@ -91,8 +91,6 @@ def _print_slide(found: SlideInspection, estimate: Estimate, progress: RunProgre
         )
         line("levels", ", ".join(f"{w} × {h}" for w, h in found.levels))
         line("reader", f"{found.read_by}: {found.read_by_reason}")
-    for doubt in found.doubts:
-        progress.warn(doubt)
     if found.mask is not None:
         line("tissue", f"{found.tissue_mm2:.1f} mm², {found.mask.fraction:.0%} of the slide")
     if found.grid is not None:
@@ -101,6 +99,8 @@ def _print_slide(found: SlideInspection, estimate: Estimate, progress: RunProgre
             line("" if index else "patches", f"{magnification}x: {count:,} at {level.mpp:.4g} µm/px")
         line("time", _time(found, estimate))
         line("disk", f"{size(estimate.disk(found))} of features")
+    for doubt in found.doubts:
+        progress.warn(doubt)
     if found.reason is not None:
         progress.error(f"would be left out: {found.reason}")
 
@@ -178,5 +178,5 @@ def _write(found: SlideInspection, folder: Path, progress: RunProgress) -> None:
     if outline.exists():
         progress.say(f"outline    {outline} is there already and stays as it is")
         return
-    write_geojson(found.mask, outline)
+    write_geojson(found.mask, outline, found.qupath_origin)
     progress.say(f"outline    {outline}")

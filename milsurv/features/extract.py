@@ -31,6 +31,7 @@ from milsurv.slides.grid import PatchGrid, make_grid
 from milsurv.slides.opening import find_tissue, open_slide, slide_faults
 from milsurv.slides.patches import read_grid
 from milsurv.slides.reader import Slide, slide_identity
+from milsurv.slides.tissue import doubts
 
 EXTRACTION_CODE = (
     "milsurv.features.encoder",
@@ -261,7 +262,7 @@ def _extract(
             "read_by": f"{opened.read_by}: {opened.read_by_reason}",
             "mpp": opened.mpp,
             "mpp_source": opened.mpp_source,
-            "doubts": opened.doubts,
+            "doubts": (*opened.doubts, *doubts(mask, opened)),
             "dimensions": opened.dimensions,
             "patches": {str(m): count for m, count in grid.counts.items()},
             "rejected_patches": {str(m): count - grid.counts[m] for m, count in tissue_patches.items()},

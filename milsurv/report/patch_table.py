@@ -60,17 +60,20 @@ def patch_table(
     )
 
 
-def patches_geojson(table: pd.DataFrame, colours: NDArray[np.uint8], about: Mapping[str, Any]) -> str:
+def patches_geojson(
+    table: pd.DataFrame, colours: NDArray[np.uint8], about: Mapping[str, Any], origin: tuple[int, int]
+) -> str:
     """A FeatureCollection of QuPath's detections (0.4 and newer), a square for each row of :func:`patch_table`.
 
     A measurement is named after its column and magnification, such as ``attention 20x``: QuPath colours the patches
-    that have it. Weights, which are attention in another unit, are left to the table. QuPath's importer passes over
-    the member ``milsurv``, which holds ``about`` (RFC 7946, section 6.1). ``colours``: RGB ``(rows, 3)``.
+    that have it. Weights, which are attention in another unit, are left to the table. A patch's name tells its place in
+    the table; the squares count from ``origin``, the level-0 pixel that is QuPath's (0, 0). QuPath's importer passes
+    over the member ``milsurv``, which holds ``about`` and the origin (RFC 7946, section 6.1). ``colours``: RGB ``(rows, 3)``.
     """
     named = [column for column in table.columns if column not in (*PLACES, "weight")]
     features = []
     for row, colour in zip(table.to_dict("records"), colours.tolist(), strict=True):
-        left, top = row["x"], row["y"]
+        left, top = row["x"] - origin[0], row["y"] - origin[1]
         right, bottom = round(left + row["side"], DECIMALS), round(top + row["side"], DECIMALS)
         ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
         measurements = {
@@ -80,11 +83,11 @@ def patches_geojson(table: pd.DataFrame, colours: NDArray[np.uint8], about: Mapp
         }
         properties = {
             "objectType": "detection",
-            "name": f"{row['magnification']}x at {left}, {top}",
+            "name": f"{row['magnification']}x at {row['x']}, {row['y']}",
             "color": colour,
             "measurements": measurements,
         }
         geometry = {"type": "Polygon", "coordinates": [ring]}
         features.append({"type": "Feature", "geometry": geometry, "properties": properties})
-    content = {"type": "FeatureCollection", "milsurv": dict(about), "features": features}
+    content = {"type": "FeatureCollection", "milsurv": {**about, "origin": origin}, "features": features}
     return json.dumps(content, allow_nan=False, separators=(",", ":")) + "\n"

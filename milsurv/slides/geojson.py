@@ -1,44 +1,43 @@
-"""Tissue as GeoJSON, which QuPath writes and reads: a mask's outlines out, and drawn annotations in as the mask."""
+"""Tissue as drawn in QuPath, read from GeoJSON."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import PositiveFloat
 
-from milsurv.artifacts import write_text
 from milsurv.config import AbsolutePath
 from milsurv.errors import SlideError
 from milsurv.plugin.base import PluginConfig
+from milsurv.slides.annotations import Annotations, Ring, read_annotations
 from milsurv.slides.reader import Slide, thumbnail_downsample, thumbnail_size
 from milsurv.slides.tissue import TissueMask, TissueSegmenter, picture_px
 
-TISSUE = {"name": "Tissue", "color": [0, 115, 92]}
-IGNORED = ("ignore", "exclude")
-"""Beginnings of the names of classes that are cut out; so are names that end in ``*``, as QuPath's Ignore*."""
-
-Ring = NDArray[np.float64]
-"""Corners of a closed line, ``(k, 2)`` (x, y), the last one not repeated."""
+RULES = b"2"
+"""How files are understood: a change asks for new masks of the same files."""
+CROSSED_AT_ONCE = 2**20
+"""Rows crossed by edges that are filled together; bounds the memory of filling."""
 
 
 class GeoJsonConfig(PluginConfig):
     """Settings of tissue that is read from files."""
 
     folder: AbsolutePath
-    """Holds ``<slide file's stem>.geojson`` for each slide, in level-0 pixels."""
+    """Holds ``<slide file's stem>.geojson`` for each slide, in level-0 pixels from ``origin`` on."""
     mpp: PositiveFloat = 8.0
     """µm per pixel of the mask."""
+    origin: Literal["qupath", "level0"] = "qupath"
+    """Where (0, 0) of files is that do not say so: the corner of the scanned area, which is all that QuPath shows, or
+    of level 0 (QuPath's ``--no-crop``, other tools). It matters for slides with bounds: MIRAX, SCN, some BIF."""
 
 
 class GeoJsonTissue(TissueSegmenter):
-    """Tissue as drawn: the union of all annotations, without those of an ignored class."""
+    """Tissue as drawn: the union of all annotations, without those of a class that is cut out."""
 
     Config = GeoJsonConfig
 
@@ -46,18 +45,38 @@ class GeoJsonTissue(TissueSegmenter):
         self.config = config
 
     def source(self, slide: Path) -> str:
-        """``sha256:…`` of the slide's GeoJSON."""
-        return f"sha256:{hashlib.sha256(self._content(slide)).hexdigest()}"
+        """``sha256:…`` of the slide's GeoJSON, and of how it is understood."""
+        return f"sha256:{hashlib.sha256(RULES + self._content(slide)).hexdigest()}"
 
     def segment(self, slide: Slide) -> TissueMask:
         file = self._file(slide.path)
+        downsample = thumbnail_downsample(slide.dimensions, picture_px(slide, self.config.mpp))
         try:
-            drawn = json.loads(self._content(slide.path))
-            downsample = thumbnail_downsample(slide.dimensions, picture_px(slide, self.config.mpp))
-            width, height = thumbnail_size(slide.dimensions, downsample)
-            return TissueMask(_mask(drawn, (height, width), downsample), downsample)
-        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise SlideError(f"tissue: {file} cannot be used: {error}; save it from QuPath again") from None
+            found = read_annotations(self._content(slide.path))
+            origin = self._origin(found, slide)
+            warnings = [*_passed_over(found), *_outside(found, slide, origin, downsample)]
+        except ValueError as error:
+            raise SlideError(f"tissue: {file} cannot be used: {error}") from None
+        width, height = thumbnail_size(slide.dimensions, downsample)
+        tissue, cut_out = np.zeros((height, width), bool), np.zeros((height, width), bool)
+        for mask, areas in ((tissue, found.areas), (cut_out, found.cut_out)):
+            for area in areas:
+                _fill(mask, [(ring + origin) / downsample for ring in area])
+        if not tissue.any():
+            raise SlideError(
+                f"tissue: {file} holds no tissue: its annotations cover no pixel of {self.config.mpp:g} µm"
+            )
+        if not (tissue & ~cut_out).any():
+            raise SlideError(
+                f"tissue: {file} holds no tissue: annotations of the class Ignore* cover all others"
+            )
+        return TissueMask(tissue & ~cut_out, downsample, tuple(f"{file.name}: {text}" for text in warnings))
+
+    def _origin(self, found: Annotations, slide: Slide) -> tuple[float, float]:
+        """The level-0 pixel that is (0, 0) in the file."""
+        if found.origin is not None:
+            return found.origin
+        return slide.qupath_origin if self.config.origin == "qupath" else (0.0, 0.0)
 
     def _content(self, slide: Path) -> bytes:
         try:
@@ -72,159 +91,71 @@ class GeoJsonTissue(TissueSegmenter):
         return self.config.folder / f"{slide.stem}.geojson"
 
 
-def write_geojson(mask: TissueMask, path: Path) -> None:
-    """Write each piece of tissue as an annotation with holes, along its pixels' edges, in level-0 pixels."""
-    features = [
-        {
-            "type": "Feature",
-            "geometry": {
-                "type": "Polygon",
-                "coordinates": [_closed(ring, mask.downsample) for ring in rings],
-            },
-            "properties": {"objectType": "annotation", "classification": TISSUE},
-        }
-        for rings in _pieces(mask.mask)
-    ]
-    write_text(path, json.dumps({"type": "FeatureCollection", "features": features}) + "\n")
+def _passed_over(found: Annotations) -> Iterator[str]:
+    """A warning of what is no area. Raises ValueError when there is no area at all."""
+    told = found.told()
+    if not found.areas:
+        kinds = [f"{len(found.cut_out)} of the class Ignore*"] if found.cut_out else []
+        holds = " and ".join([*kinds, told] if told else kinds) or "nothing"
+        raise ValueError(
+            f"it has no annotation with an area, but {holds}; draw the tissue as annotations in QuPath"
+        )
+    if told:
+        yield f"passed over {told}; only annotations with an area are tissue"
 
 
-def _closed(ring: Ring, downsample: float) -> list[list[float]]:
-    return [*(ring * downsample).tolist(), (ring[0] * downsample).tolist()]
+def _outside(found: Annotations, slide: Slide, origin: tuple[float, float], slack: float) -> Iterator[str]:
+    """A warning of what lies beyond the scanned area by more than ``slack``. Raises ValueError when all areas do."""
+    x, y, width, height = slide.bounds
+    low = np.array([x, y]) - origin  # of the scanned area, as the file counts
+    high = low + np.array([width, height])
+    lowest, highest = (
+        np.array([extreme(np.concatenate(area), axis=0) for area in found.areas])
+        for extreme in (np.min, np.max)
+    )
+    beyond = ((lowest < low - slack) | (highest > high + slack)).any(axis=1)
+    away = ((highest <= low) | (lowest >= high)).any(axis=1)
+    where = f"{_extent(lowest.min(axis=0), highest.max(axis=0))}; the scanned area has {_extent(low, high)}"
+    if found.origin is None and any(slide.qupath_origin):
+        other = "level0" if origin == slide.qupath_origin else "qupath"
+        where += f"; if the file counts from another corner, set tissue.origin: {other}"
+    if away.all():
+        raise ValueError(
+            f"all its annotations lie outside of the slide: {where}; is it another slide's file?"
+        )
+    if beyond.any():
+        yield f"{beyond.sum()} of {len(beyond)} annotations reach beyond the slide: {where}"
 
 
-def _pieces(mask: NDArray[np.bool_]) -> Iterator[list[Ring]]:
-    """Rings of each 4-connected piece, the outer one first, in mask pixels."""
-    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
-    rings: list[list[tuple[float, Ring]]] = [[] for _ in range(count)]
-    for ring, inside in _rings(mask):
-        following = np.roll(ring, -1, axis=0)
-        area = float((ring[:, 0] * following[:, 1] - following[:, 0] * ring[:, 1]).sum()) / 2
-        rings[labels[inside]].append((area, ring))
-    for piece in rings[1:]:
-        yield [ring for _, ring in sorted(piece, key=lambda found: -found[0])]
+def _extent(low: NDArray[np.float64], high: NDArray[np.float64]) -> str:
+    (left, top), (right, bottom) = low.tolist(), high.tolist()
+    return f"x from {left:,.0f} to {right:,.0f} and y from {top:,.0f} to {bottom:,.0f} px"
 
 
-def _rings(mask: NDArray[np.bool_]) -> Iterator[tuple[Ring, tuple[int, int]]]:
-    """Lines around the true pixels, which lie to their right, and (row, column) of one of those."""
-    padded = np.pad(mask, 1)
-    ends: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    pixels: dict[tuple[tuple[int, int], tuple[int, int]], tuple[int, int]] = {}
-    # Step to the neighbour beyond an edge -> the edge's start and end (x, y) from the pixel's corner, clockwise.
-    edges = {(-1, 0): (0, 0, 1, 0), (0, 1): (1, 0, 1, 1), (1, 0): (1, 1, 0, 1), (0, -1): (0, 1, 0, 0)}
-    for (down, right), (x0, y0, x1, y1) in edges.items():
-        beyond = padded[1 + down : padded.shape[0] - 1 + down, 1 + right : padded.shape[1] - 1 + right]
-        for row, column in np.argwhere(mask & ~beyond).tolist():
-            start, end = (column + x0, row + y0), (column + x1, row + y1)
-            ends.setdefault(start, []).append(end)
-            pixels[start, end] = (row, column)
-    while ends:
-        start = next(iter(ends))
-        corners, places, before = [start], {start: 0}, None
-        pixel = pixels[start, ends[start][0]]
-        while corners:
-            here = corners[-1]
-            there = _next(ends, here, before)
-            before = here
-            if there not in places:
-                places[there] = len(corners)
-                corners.append(there)
-                continue
-            at = places[there]  # a ring touches no corner twice: what lies between is a ring of its own
-            yield _bends(corners[at:]), pixel
-            for corner in corners[at + (at > 0) :]:
-                del places[corner]
-            del corners[at + (at > 0) :]
-
-
-def _bends(corners: list[tuple[int, int]]) -> Ring:
-    """The corners at which a ring changes its direction."""
-    ring = np.array(corners, float)
-    return ring[np.any(np.roll(ring, 1, axis=0) + np.roll(ring, -1, axis=0) != 2 * ring, axis=1)]
-
-
-def _next(
-    ends: dict[tuple[int, int], list[tuple[int, int]]], here: tuple[int, int], before: tuple[int, int] | None
-) -> tuple[int, int]:
-    """The end of the edge that goes on from ``here``: to the right where two pixels touch by their corners."""
-    choices = ends[here]
-    choice = choices[0]
-    if before is not None and len(choices) == 2:
-        step = (here[0] - before[0], here[1] - before[1])
-        choice = (here[0] - step[1], here[1] + step[0])
-    choices.remove(choice)
-    if not choices:
-        del ends[here]
-    return choice
-
-
-def _mask(drawn: Any, shape: tuple[int, int], downsample: float) -> NDArray[np.bool_]:
-    """The pixels of ``shape`` whose centres lie in a polygon. Raises ValueError for what is no GeoJSON of polygons."""
-    tissue, ignored = np.zeros(shape, bool), np.zeros(shape, bool)
-    polygons = list(_polygons(drawn))
-    if not polygons:
-        raise ValueError("it holds no polygon")
-    for polygon, name in polygons:
-        out = name.lower().startswith(IGNORED) or name.endswith("*")
-        _fill(ignored if out else tissue, [ring / downsample for ring in polygon])
-    return tissue & ~ignored
-
-
-def _polygons(drawn: Any) -> Iterator[tuple[list[Ring], str]]:
-    """Rings of each polygon and its class, from a FeatureCollection, Features, a Feature or a geometry."""
-    if isinstance(drawn, list):
-        for part in drawn:
-            yield from _polygons(part)
-        return
-    kind = drawn.get("type") if isinstance(drawn, dict) else None
-    if kind == "FeatureCollection":
-        yield from _polygons(drawn.get("features", []))
-    elif kind == "Feature":
-        properties = drawn.get("properties") or {}
-        if properties.get("objectType", "annotation") != "annotation":  # QuPath's cells, detections, tiles
-            return
-        name = str((properties.get("classification") or {}).get("name", ""))
-        for polygon, _ in _polygons(drawn.get("geometry")):
-            yield polygon, name
-    elif kind == "GeometryCollection":
-        yield from _polygons(drawn.get("geometries", []))
-    elif kind == "Polygon":
-        yield _checked(drawn.get("coordinates")), ""
-    elif kind == "MultiPolygon":
-        for coordinates in drawn.get("coordinates", []):
-            yield _checked(coordinates), ""
-    else:
-        raise ValueError(f"it holds {str(kind or drawn)[:40]!r}, allowed are polygons and multipolygons")
-
-
-def _checked(coordinates: Any) -> list[Ring]:
-    try:
-        rings = [np.array([point[:2] for point in ring], float) for ring in coordinates]
-    except (TypeError, ValueError, IndexError, OverflowError):
-        raise ValueError("a polygon's coordinates are no lists of [x, y]") from None
-    for ring in rings:
-        if ring.ndim != 2 or not np.isfinite(ring).all() or len(np.unique(ring, axis=0)) < 3:
-            raise ValueError("a polygon needs three points or more, all of them finite numbers")
-    if not rings:
-        raise ValueError("a polygon has no ring of points")
-    return rings
-
-
-def _fill(mask: NDArray[np.bool_], rings: list[Ring]) -> None:
+def _fill(mask: NDArray[np.bool_], rings: Sequence[Ring]) -> None:
     """Set the pixels whose centres lie within an odd number of ``rings``."""
-    corners = np.concatenate(rings)
-    following = np.concatenate([np.roll(ring, -1, axis=0) for ring in rings])
-    (x, y), (x_end, y_end) = corners.T, following.T
-    low, high = (np.ceil(ends - 0.5).clip(0, len(mask)).astype(int) for ends in np.sort([y, y_end], axis=0))
-    crossed = high - low  # rows whose centre line an edge crosses
-    edge = np.repeat(np.arange(len(crossed)), crossed)
-    row = np.arange(len(edge)) - np.repeat(crossed.cumsum() - crossed, crossed) + low[edge]
-    if not len(row):
+    starts = np.concatenate(rings)
+    ends = np.concatenate([np.roll(ring, -1, axis=0) for ring in rings])
+    height, width = mask.shape
+    first, last = (
+        np.ceil(y - 0.5).clip(0, height).astype(int) for y in np.sort([starts[:, 1], ends[:, 1]], axis=0)
+    )
+    crossed = last - first  # rows whose centre line an edge crosses
+    if not crossed.any():
         return
-    top, bottom = row.min(), row.max() + 1
-    along = (row + 0.5 - y[edge]) / (y_end - y)[edge]
-    column = np.ceil(x[edge] + along * (x_end - x)[edge] - 0.5).clip(0, mask.shape[1]).astype(int)
-    left = column.min()
-    toggles = np.zeros((bottom - top, column.max() + 1 - left), np.int32)
-    np.add.at(toggles, (row - top, column - left), 1)
-    inside = toggles.cumsum(axis=1)[:, :-1] % 2 == 1
-    mask[top:bottom, left : left + inside.shape[1]] |= inside
+    top, bottom = first[crossed > 0].min(), last.max()
+    left, right = (int(np.ceil(x - 0.5).clip(0, width)) for x in (starts[:, 0].min(), starts[:, 0].max()))
+    toggles = np.zeros((bottom - top, right + 1 - left), np.uint8)  # their parity counts
+    group = crossed.cumsum() // CROSSED_AT_ONCE
+    for edges in np.split(np.arange(len(crossed)), np.flatnonzero(np.diff(group)) + 1):
+        edge = np.repeat(edges, crossed[edges])
+        row = (
+            np.arange(len(edge))
+            - np.repeat(crossed[edges].cumsum() - crossed[edges], crossed[edges])
+            + first[edge]
+        )
+        along = (row + 0.5 - starts[edge, 1]) / (ends[edge, 1] - starts[edge, 1])
+        x = starts[edge, 0] + along * (ends[edge, 0] - starts[edge, 0])
+        np.add.at(toggles, (row - top, np.ceil(x - 0.5).clip(left, right).astype(int) - left), 1)
+    inside = toggles.cumsum(axis=1, dtype=np.uint8)[:, :-1] % 2 == 1
+    mask[top:bottom, left:right] |= inside

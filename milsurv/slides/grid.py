@@ -77,7 +77,8 @@ def make_grid(dimensions: tuple[int, int], mpp: float, mask: TissueMask, tiling:
             f"of {finest.patch_level0:g} px"
         )
     if not mask.mask.any():
-        raise SlideError("no tissue: none was found on the slide; see the settings under tissue")
+        why = "".join(f"; {warning}" for warning in mask.warnings)
+        raise SlideError(f"no tissue: none was found on the slide; see the settings under tissue{why}")
     share = _tissue_share(mask, _edges(columns, finest), _edges(rows, finest))
     kept = share >= tiling.min_tissue - ROUNDING
     if not kept.any():

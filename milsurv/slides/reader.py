@@ -45,6 +45,19 @@ class Slide(ABC):
     doubts: tuple[str, ...] = ()
     """What is odd about the slide and should be told, though it can be used."""
 
+    @property
+    def bounds(self) -> tuple[int, int, int, int]:
+        """x, y, width and height of the scanned area in level-0 pixels: the whole slide, unless the file says less."""
+        return 0, 0, *self.dimensions
+
+    @property
+    def qupath_origin(self) -> tuple[int, int]:
+        """The level-0 pixel (x, y) that is QuPath's (0, 0): QuPath shows the scanned area alone, and counts from it.
+
+        Add it to QuPath's coordinates to get level-0 pixels.
+        """
+        return self.bounds[:2]
+
     @abstractmethod
     def read(self, x: int, y: int, width: int, height: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """An area of level 0, averaged down to ``size`` (width, height): RGB ``(size[1], size[0], 3)``.
@@ -148,6 +161,10 @@ class OpenSlideSlide(Slide):
                 picture[to_top:to_bottom, to_left:to_right] = shrunk
         return picture, downsample
 
+    @property
+    def bounds(self) -> tuple[int, int, int, int]:
+        return find_bounds(self._slide.properties, self.dimensions)
+
     def close(self) -> None:
         self._slide.close()
 
@@ -179,6 +196,25 @@ def thumbnail_size(dimensions: tuple[int, int], downsample: float) -> tuple[int,
     """Width and height of that picture."""
     width, height = (max(1, round(side / downsample)) for side in dimensions)
     return width, height
+
+
+def find_bounds(properties: Mapping[str, str], dimensions: tuple[int, int]) -> tuple[int, int, int, int]:
+    """x, y, width and height of the scanned area; all of ``dimensions`` where the properties give no area in it."""
+    names = (
+        openslide.PROPERTY_NAME_BOUNDS_X,
+        openslide.PROPERTY_NAME_BOUNDS_Y,
+        openslide.PROPERTY_NAME_BOUNDS_WIDTH,
+        openslide.PROPERTY_NAME_BOUNDS_HEIGHT,
+    )
+    whole = (0, 0, *dimensions)
+    try:
+        x, y, width, height = (
+            int(properties.get(name, all_of)) for name, all_of in zip(names, whole, strict=True)
+        )
+    except ValueError:
+        return whole
+    within = x >= 0 and y >= 0 and x + width <= dimensions[0] and y + height <= dimensions[1]
+    return (x, y, width, height) if within and width > 0 and height > 0 else whole
 
 
 class SlideIdentity(TypedDict):

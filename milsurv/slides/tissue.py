@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from milsurv.plugin.base import PluginConfig
+from milsurv.slides.glass import on_clear_glass
 from milsurv.slides.ink import find_ink, straight_edges
 from milsurv.slides.reader import Slide
 
@@ -24,6 +25,8 @@ class TissueMask:
 
     mask: NDArray[np.bool_]
     downsample: float
+    warnings: tuple[str, ...] = ()
+    """What the user should know of how it was found."""
 
     @property
     def fraction(self) -> float:
@@ -34,6 +37,23 @@ class TissueMask:
         """Closed outlines of tissue and of the holes in it, each ``(k, 2)`` in level-0 pixels (x, y)."""
         contours, _ = cv2.findContours(self.mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
         return [np.rint((contour[:, 0] + 0.5) * self.downsample).astype(np.int64) for contour in contours]
+
+
+NEARLY_ALL, NEARLY_NOTHING = 0.95, 0.005
+"""Shares of the scanned area from which on, and below which, a mask is doubted."""
+
+
+def doubts(mask: TissueMask, slide: Slide) -> tuple[str, ...]:
+    """The mask's warnings, and a doubt when it holds nearly all or nearly nothing of the scanned area."""
+    _, _, width, height = slide.bounds
+    share = mask.mask.sum() * mask.downsample**2 / (width * height)
+    if share >= NEARLY_ALL:
+        taken = f"{min(share, 1):.0%} of the scanned area is tissue: is glass taken for it?"
+    elif 0 < share < NEARLY_NOTHING:
+        taken = f"only {share:.2%} of the scanned area is tissue: is some taken for glass?"
+    else:
+        return mask.warnings
+    return *mask.warnings, f"{taken} Look at it with milsurv inspect"
 
 
 class TissueSegmenter(ABC):
@@ -60,6 +80,11 @@ class TissueSegmenter(ABC):
 def picture_px(slide: Slide, mpp: float) -> int:
     """Longer side of a picture of the slide with ``mpp`` µm per pixel."""
     return math.ceil(max(slide.dimensions) * slide.mpp / mpp)
+
+
+BLACK = 60
+"""Highest channel of a pixel that is called black, at most."""
+BLACK_SLIDE = "{:.0%} of the slide is black: stained tissue on bright glass is looked for, no fluorescence"
 
 
 class OtsuConfig(PluginConfig):
@@ -90,6 +115,7 @@ class OtsuConfig(PluginConfig):
 class OtsuTissue(TissueSegmenter):
     """Otsu's threshold on HSV saturation, held within two bounds: tissue is stained, glass is not.
 
+    The tint of the slide's own glass is taken out first (see :mod:`milsurv.slides.glass`).
     Otsu's method ("A threshold selection method from gray-level histograms", 1979) splits any picture in two;
     the bounds keep it from splitting bare glass, or tissue that fills the slide. Pen marks and edges of glass are
     cut out (see :mod:`milsurv.slides.ink`).
@@ -107,6 +133,7 @@ class OtsuTissue(TissueSegmenter):
         mpp = slide.mpp * downsample
         width = 2 * round(self.SMOOTHING_UM / mpp / 2) + 1
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+        picture = on_clear_glass(picture, width)
         ink = find_ink(picture, width) if self.config.remove_ink else np.zeros(picture.shape[:2], bool)
         tissue = np.pad(self._saturated(picture, width, ink), width)  # beyond the slide there is glass
         tissue = np.asarray(cv2.morphologyEx(tissue, cv2.MORPH_CLOSE, disc), np.uint8)
@@ -116,7 +143,9 @@ class OtsuTissue(TissueSegmenter):
         px_per_mm2 = (1000 / mpp) ** 2
         tissue[_small_pieces(tissue, self.config.min_area_mm2 * px_per_mm2)] = 0
         tissue[_small_pieces(1 - tissue, self.config.max_hole_mm2 * px_per_mm2)] = 1
-        return TissueMask(tissue[width:-width, width:-width].astype(bool), downsample)
+        black = float((picture.max(axis=2) <= BLACK).mean())
+        warnings = (BLACK_SLIDE.format(black),) if black > 0.5 else ()
+        return TissueMask(tissue[width:-width, width:-width].astype(bool), downsample, warnings)
 
     def _saturated(
         self, picture: NDArray[np.uint8], median_px: int, ink: NDArray[np.bool_]

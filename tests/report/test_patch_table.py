@@ -33,9 +33,10 @@ def test_magnifications_without_attention_have_no_rows() -> None:
 
 def test_squares_with_measurements_as_qupath_reads_them() -> None:
     colours = np.array([[255, 0, 0], [0, 0, 0], [0, 0, 0], [1, 2, 3]], np.uint8)
-    written = json.loads(patches_geojson(importance_table(FOUND, COORDS, SIDES), colours, {"slide": "a"}))
+    table = importance_table(FOUND, COORDS, SIDES)
+    written = json.loads(patches_geojson(table, colours, {"slide": "a"}, (0, 0)))
     assert written["type"] == "FeatureCollection"
-    assert written["milsurv"] == {"slide": "a"}
+    assert written["milsurv"] == {"slide": "a", "origin": [0, 0]}
     first, *_, last = written["features"]
     assert first == {
         "type": "Feature",
@@ -48,5 +49,8 @@ def test_squares_with_measurements_as_qupath_reads_them() -> None:
         },
     }
     assert last["properties"]["color"] == [1, 2, 3]
+    moved = json.loads(patches_geojson(table, colours, {"slide": "a"}, (100, 30)))["features"][0]
+    assert moved["geometry"]["coordinates"][0][:2] == [[-100, -30], [412, -30]]
+    assert moved["properties"]["name"] == "20x at 0, 0"
     assert last["properties"]["measurements"] == {"attention 10x": 1.0}
     assert last["geometry"]["coordinates"][0][2] == [1024.25, 1024.25]

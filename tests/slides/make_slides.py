@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -130,6 +130,40 @@ def write_jpeg_slide(
                 metadata=None,
                 subfiletype=0 if downsample == 1 else 1,
             )
+    return path
+
+
+def write_scn(
+    path: Path, picture: NDArray[np.uint8], *, at: tuple[int, int], slide_px: int, mpp: float = 0.5
+) -> Path:
+    """Write ``picture`` as the scanned area of a Leica SCN, from level-0 pixel ``at`` on of ``slide_px`` squared.
+
+    OpenSlide gives it bounds.
+    """
+    nm = round(1000 * mpp)
+    height, width = picture.shape[:2]
+    overview = np.full((TILE_PX, TILE_PX, 3), 243, np.uint8)
+    whole = (overview, (slide_px, slide_px), (0, 0), 0.6)
+    images = [
+        f"""<image name="image_{number}"><creationDate>2020-01-01T00:00:00Z</creationDate>
+        <device model="Leica SCN400" version="1"/>
+        <pixels sizeX="{pixels.shape[1]}" sizeY="{pixels.shape[0]}">
+        <dimension sizeX="{pixels.shape[1]}" sizeY="{pixels.shape[0]}" r="0" ifd="{number}"/></pixels>
+        <view sizeX="{size[0] * nm}" sizeY="{size[1] * nm}" offsetX="{place[0] * nm}" offsetY="{place[1] * nm}"/>
+        <scanSettings><objectiveSettings><objective>{objective}</objective></objectiveSettings>
+        <illuminationSettings><numericalAperture>0.4</numericalAperture>
+        <illuminationSource>brightfield</illuminationSource></illuminationSettings></scanSettings></image>"""
+        for number, (pixels, size, place, objective) in enumerate((whole, (picture, (width, height), at, 20)))
+    ]
+    side = slide_px * nm
+    description = (
+        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01">'
+        f'<collection name="made" sizeX="{side}" sizeY="{side}"><barcode/>{"".join(images)}</collection></scn>'
+    )
+    settings: dict[str, Any] = {"tile": (TILE_PX, TILE_PX), "compression": "jpeg", "photometric": "rgb"}
+    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+        tiff.write(overview, description=description, metadata=None, **settings)
+        tiff.write(picture, metadata=None, **settings)
     return path
 
 

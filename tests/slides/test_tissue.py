@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from milsurv.slides.reader import OpenSlideSlide
-from milsurv.slides.tissue import OtsuConfig, OtsuTissue, TissueMask
-from tests.slides.make_slides import glass, stained, with_tissue, write_slide
+from milsurv.slides.tissue import OtsuConfig, OtsuTissue, TissueMask, doubts
+from tests.slides.make_slides import GLASS, glass, stained, with_tissue, write_slide
 
 
 def segment(path: Path, picture: NDArray[np.uint8], mpp: float = 2.0, **settings: Any) -> TissueMask:
@@ -103,6 +103,99 @@ def test_faint_tissue_beside_dark_tissue_is_kept(tmp_path: Path) -> None:
     picture[300:700, 900:1500] = (230 + (pale - pale.mean((0, 1))) / 8 + [5, -35, 0]).clip(0, 255)
     mask = segment(tmp_path / "a.svs", picture)
     assert overlap(mask.mask, truth(mask, pieces)) > 0.95
+
+
+TINTS = {
+    "yellowish": (250, 245, 215),
+    "amber": (240, 228, 195),
+    "bluish": (200, 216, 240),
+    "greenish": (220, 235, 215),
+    "pinkish grey": (228, 212, 220),
+    "grey": (180, 180, 180),
+    "dark grey": (140, 140, 140),
+}
+PIECES = [(25, 50, 125, 175), (225, 75, 150, 100)]
+WHOLE = [(0, 0, 400, 300)]
+Colour = tuple[int, int, int]
+
+
+def tinted(pieces: Sequence[tuple[int, int, int, int]], left: Colour, right: Colour) -> NDArray[np.uint8]:
+    """Tissue on glass whose colour goes from ``left`` to ``right``."""
+    picture = with_tissue(400, 300, pieces) / np.array(GLASS)
+    across = np.linspace(0, 1, 400)[None, :, None]
+    colours = np.array(left) * (1 - across) + np.array(right) * across
+    return (picture * colours).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("tint", TINTS)
+def test_the_background_is_the_slides_own_glass(tint: str, tmp_path: Path) -> None:
+    colour = TINTS[tint]
+    found = segment(tmp_path / "a.svs", tinted(PIECES, colour, colour), mpp=8.0)
+    assert overlap(found.mask, truth(found, PIECES)) > 0.95
+    assert not segment(tmp_path / "bare.svs", tinted([], colour, colour), mpp=8.0).mask.any()
+    full = segment(tmp_path / "full.svs", tinted(WHOLE, colour, colour), mpp=8.0)
+    assert full.fraction > 0.9
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ((243, 243, 243), (245, 238, 205)),
+        ((245, 238, 210), (210, 222, 245)),
+        ((245, 240, 215), (170, 167, 149)),
+    ],
+)
+def test_glass_whose_colour_changes_over_the_slide(left: Colour, right: Colour, tmp_path: Path) -> None:
+    found = segment(tmp_path / "a.svs", tinted(PIECES, left, right), mpp=8.0)
+    assert overlap(found.mask, truth(found, PIECES)) > 0.95
+    assert not segment(tmp_path / "bare.svs", tinted([], left, right), mpp=8.0).mask.any()
+
+
+def test_white_and_black_areas_that_were_not_scanned(tmp_path: Path) -> None:
+    picture = tinted(PIECES, TINTS["bluish"], TINTS["bluish"])
+    picture[250:] = 255
+    picture[:, 385:] = 0
+    picture[:15] = (30, 28, 33)
+    found = segment(tmp_path / "a.svs", picture, mpp=8.0)
+    assert overlap(found.mask, truth(found, PIECES)) > 0.95
+    mostly_black = np.zeros_like(picture)
+    mostly_black[:, :150] = stained(150, 300)
+    black = segment(tmp_path / "b.svs", mostly_black, mpp=8.0)
+    assert overlap(black.mask, truth(black, [(0, 0, 150, 300)])) > 0.85
+    assert black.warnings == (
+        "62% of the slide is black: stained tissue on bright glass is looked for, no fluorescence",
+    )
+
+
+def test_faint_tissue_on_overexposed_glass_is_no_glass(tmp_path: Path) -> None:
+    picture = np.full((300, 400, 3), 255, np.uint8)
+    for x, y, width, height in PIECES:
+        picture[y : y + height, x : x + width] = (240, 218, 232)
+    found = segment(tmp_path / "a.svs", picture, mpp=8.0)
+    assert overlap(found.mask, truth(found, PIECES)) > 0.95
+
+
+def test_a_pen_on_tinted_glass_is_no_tissue(tmp_path: Path) -> None:
+    colour = TINTS["bluish"]
+    picture = tinted([PIECES[0]], colour, colour)
+    picture[25:275, 275:325] = (40, 60, 170)
+    found = segment(tmp_path / "a.svs", picture, mpp=8.0)
+    assert overlap(found.mask, truth(found, [PIECES[0]])) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(1.0, "100% of the scanned area is tissue"), (0.6, None), (0.003, "only 0.30% of the")],
+)
+def test_nearly_all_and_nearly_nothing_are_doubted(share: float, said: str | None, tmp_path: Path) -> None:
+    mask = np.zeros((500, 500), bool)
+    mask.ravel()[: round(share * mask.size)] = True
+    path = write_slide(tmp_path / "a.svs", glass(500, 500), mpp=0.5)
+    with OpenSlideSlide(path) as slide:
+        told = doubts(TissueMask(mask, 1.0, ("told before",)), slide)
+    assert told[0] == "told before"
+    assert len(told) == 1 + (said is not None)
+    assert said is None or told[1].startswith(said)
 
 
 def test_outlines_follow_tissue_and_holes_in_level_0_pixels() -> None:

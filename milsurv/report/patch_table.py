@@ -68,7 +68,8 @@ def patches_geojson(
     A measurement is named after its column and magnification, such as ``attention 20x``: QuPath colours the patches
     that have it. Weights, which are attention in another unit, are left to the table. A patch's name tells its place in
     the table; the squares count from ``origin``, the level-0 pixel that is QuPath's (0, 0). QuPath's importer passes
-    over the member ``milsurv``, which holds ``about`` and the origin (RFC 7946, section 6.1). ``colours``: RGB ``(rows, 3)``.
+    over the member ``milsurv``, which holds ``about`` and the origin (RFC 7946, section 6.1). ``colours``: RGB
+    ``(rows, 3)``.
     """
     named = [column for column in table.columns if column not in (*PLACES, "weight")]
     features = []

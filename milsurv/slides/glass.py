@@ -57,7 +57,7 @@ def on_clear_glass(picture: NDArray[np.uint8], window_px: int) -> NDArray[np.uin
 
 def _glass(picture: NDArray[np.uint8], window_px: int) -> tuple[Floats, Floats, Floats] | None:
     """Coefficients ``(6, 2)`` of the log ratios over ``_terms``, and the bounds ``(2,)`` of these ratios; or None."""
-    blurred = cv2.medianBlur(picture, window_px)
+    blurred = np.asarray(cv2.medianBlur(picture, window_px), np.uint8)
     glass = _smooth(picture, window_px) & _may_be_glass(blurred)
     pixels = blurred[glass].astype(np.float32)
     if len(pixels) < LEAST_SHARE * glass.size:
@@ -90,14 +90,16 @@ def _brightest(ratios: Floats, light: Floats, least: float) -> Floats | None:
     places = (np.rint(ratios / BIN).astype(np.int64) + BINS // 2).clip(0, BINS - 1)
     flat = places[:, 0] * BINS + places[:, 1]
     around = np.ones((3, 3))
-    count, light = (
+    count, total = (
         cv2.filter2D(np.bincount(flat, weights, BINS**2).reshape(BINS, BINS), -1, around, borderType=0)
         for weights in (np.ones(len(flat)), light)
     )
     common = (count == cv2.dilate(count, around.astype(np.uint8))) & (count >= least)
     if not common.any():
         return None
-    mode = np.array(np.unravel_index(np.where(common, light / count.clip(1), 0).argmax(), common.shape))
+    mode = np.array(
+        np.unravel_index(np.where(common, total / np.maximum(count, 1), 0).argmax(), common.shape)
+    )
     return np.asarray(np.median(ratios[(np.abs(places - mode) <= 1).all(axis=1)], axis=0), np.float32)
 
 

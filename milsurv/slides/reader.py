@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self, TypedDict
@@ -208,11 +209,10 @@ def find_bounds(properties: Mapping[str, str], dimensions: tuple[int, int]) -> t
     )
     whole = (0, 0, *dimensions)
     try:
-        x, y, width, height = (
-            int(properties.get(name, all_of)) for name, all_of in zip(names, whole, strict=True)
-        )
+        given = [int(properties.get(name, all_of)) for name, all_of in zip(names, whole, strict=True)]
     except ValueError:
         return whole
+    x, y, width, height = given
     within = x >= 0 and y >= 0 and x + width <= dimensions[0] and y + height <= dimensions[1]
     return (x, y, width, height) if within and width > 0 and height > 0 else whole
 

@@ -53,9 +53,8 @@ class Size:
 
     @property
     def bounds(self) -> tuple[int, int, int, int]:
-        return *self.qupath_origin, *(
-            side - start for side, start in zip(self.dimensions, self.qupath_origin, strict=True)
-        )
+        x, y = self.qupath_origin
+        return x, y, self.dimensions[0] - x, self.dimensions[1] - y
 
 
 @given(

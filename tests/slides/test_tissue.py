@@ -124,7 +124,7 @@ def tinted(pieces: Sequence[tuple[int, int, int, int]], left: Colour, right: Col
     picture = with_tissue(400, 300, pieces) / np.array(GLASS)
     across = np.linspace(0, 1, 400)[None, :, None]
     colours = np.array(left) * (1 - across) + np.array(right) * across
-    return (picture * colours).clip(0, 255).astype(np.uint8)
+    return np.asarray((picture * colours).clip(0, 255), np.uint8)
 
 
 @pytest.mark.parametrize("tint", TINTS)

@@ -22,3 +22,20 @@ def test_runs_are_found_by_their_own_folder_or_the_one_above(tmp_path: Path) -> 
     (folder / METRICS).unlink()
     with pytest.raises(MilsurvError, match=r"no finished run is here .* again to finish it"):
         find_run(folder)
+
+
+def test_several_finished_runs_are_told_apart_by_their_settings(tmp_path: Path) -> None:
+    runs = {
+        "abc": make(tmp_path, "one", "abc"),
+        "def": make(tmp_path, "one", "def", evaluation={"bootstraps": 100, "times": [12]}),
+        "ghi": make(tmp_path, "one", "ghi", seeds=[2]),
+    }
+    said = (
+        r"name one of abc \(evaluation\.times=null, seeds=\[1\]\), "
+        r"def \(evaluation\.times=\[12\.0\], seeds=\[1\]\), ghi \(evaluation\.times=null, seeds=\[2\]\)$"
+    )
+    with pytest.raises(MilsurvError, match=said):
+        find_run(runs["abc"].parent)
+    (runs["ghi"] / "config.yaml").write_text("[}")
+    with pytest.raises(MilsurvError, match=r"name one of abc \(.*, ghi \("):
+        find_run(runs["abc"].parent)

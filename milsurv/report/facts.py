@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from milsurv.config import RunConfig
 from milsurv.report import wording
-from milsurv.report.results import RunResults
+from milsurv.report.results import RunResults, with_earlier
 
 
 def run_facts(config: RunConfig, results: RunResults) -> list[tuple[str, str]]:
@@ -23,14 +22,12 @@ def run_facts(config: RunConfig, results: RunResults) -> list[tuple[str, str]]:
             f"{wording.count(config.evaluation.bootstraps, 'bootstrap resample')} of the reported cases, "
             f"seed {config.evaluation.seed}",
         ),
-        ("milsurv", _each(f"version {e['milsurv']} on Python {e['python']}" for e in results.environments)),
-        ("Platform", _each(e["platform"] for e in results.environments)),
+        (
+            "milsurv",
+            with_earlier(f"version {e['milsurv']} on Python {e['python']}" for e in results.environments),
+        ),
+        ("Platform", with_earlier(e["platform"] for e in results.environments)),
     ]
-
-
-def _each(facts: Iterable[str]) -> str:
-    """A fact of the last start of the run, and of earlier ones where it differs."""
-    return "; earlier ".join(dict.fromkeys(facts))
 
 
 def _training_facts(config: RunConfig, results: RunResults) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 from milsurv.config import PluginSection, RunConfig, Splits, SyntheticCohort
 from milsurv.evaluation.times import time_text
 from milsurv.report.citations import Citations
-from milsurv.report.results import RunResults
+from milsurv.report.results import RunResults, with_earlier
 from milsurv.report.wording import count
 
 SOFTWARE = {
@@ -175,7 +175,6 @@ def _more_analyses(config: RunConfig) -> str:
 
 
 def _software(config: RunConfig, results: RunResults, cite: Citations) -> str:
-    environments = results.environments
     unused = OF_SLIDES if config.features is not None else ()
     versions = [
         f"{name} {results.versions(package)}{cite(work)}"
@@ -183,7 +182,7 @@ def _software(config: RunConfig, results: RunResults, cite: Citations) -> str:
         if results.versions(package) and package not in unused
     ]
     own = [
-        f"{name} {', '.join(dict.fromkeys(environment[key] for environment in environments))}"
+        f"{name} {with_earlier(environment[key] for environment in results.environments)}"
         for name, key in (("milsurv", "milsurv"), ("Python", "python"))
     ]
     return f"All was computed with {_and([*own, *versions])}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,9 @@ class RunResults:
         return [self.environment, *reversed(self.environment.get(EARLIER, []))]
 
     def versions(self, package: str) -> str:
-        """The versions of a package that took part, that of the last start first."""
+        """The versions of a package that took part; nothing when there is none."""
         found = [environment["packages"].get(package) for environment in self.environments]
-        return ", ".join(dict.fromkeys(version for version in found if version is not None))
+        return with_earlier(version for version in found if version is not None)
 
     @property
     def external(self) -> bool:
@@ -120,6 +121,12 @@ class RunResults:
     def used(self) -> pd.DataFrame:
         """The slides that have features."""
         return self.slides[self.slides["status"] == "used"]
+
+
+def with_earlier(values: Iterable[str]) -> str:
+    """What the last start of a run had, with what earlier ones had that differs, the latest first."""
+    last, *earlier = dict.fromkeys(values) or [""]
+    return f"{last} (earlier {', '.join(earlier)})" if earlier else last
 
 
 def _json(path: Path) -> Any:

@@ -471,3 +471,22 @@ def drawn_text(folder: Path) -> str:
     return " ".join(
         " ".join(text.get_text().split()) for name in FIGURES for text in draw(name, results).texts
     )
+
+
+def test_versions_of_earlier_starts_are_told(tmp_path: Path) -> None:
+    config, folder = make_config(tmp_path), tmp_path / "run"
+    make_run(folder, config, make_follow_up(40, 2))
+    environment = json.loads((folder / "environment.json").read_text())
+    old = {**environment, "milsurv": "0.0.9", "packages": {**environment["packages"], "torch": "2.3.1"}}
+    same_milsurv = {**environment, "platform": "another machine"}
+    (folder / "environment.json").write_text(json.dumps({**environment, "earlier": [old, same_milsurv]}))
+    plugins = json.loads((folder / "plugins.json").read_text())
+    (folder / "plugins.json").write_text(json.dumps([{**row, "earlier": ["0.0.8"]} for row in plugins]))
+    page = write_report(folder, config, []).read_text()
+    for said in (
+        "version 0.1.0 on Python 3.11.9 (earlier version 0.0.9 on Python 3.11.9)",
+        "Linux (earlier another machine)",
+        "milsurv 0.1.0 (earlier 0.0.9), Python 3.11.9 and PyTorch 2.4.0 (earlier 2.3.1)",
+        "(earlier 0.0.8)",
+    ):
+        assert said in page

@@ -12,7 +12,6 @@ from typing import TypeVar
 import torch
 
 from milsurv.cohort.cases import Cohort, SlideRef
-from milsurv.cohort.locate import SlideFolder
 from milsurv.cohort.reasons import few_lines
 from milsurv.cohort.splits import make_splits
 from milsurv.cohort.table import read_cohort
@@ -22,8 +21,10 @@ from milsurv.executors.devices import choose_device
 from milsurv.features.extract import ExtractionSettings
 from milsurv.features.importing import ImportSettings
 from milsurv.features.room import bytes_of_patch, free_bytes, most_patches, nearest_folder, open_referred
+from milsurv.leakage import without_copies
 from milsurv.pipeline import feature_settings, require_columns
 from milsurv.plugin.registry import Registry
+from milsurv.run_folder import FeatureSettings
 
 T = TypeVar("T")
 
@@ -55,23 +56,27 @@ def check_run(config: RunConfig, registry: Registry) -> Findings:
     elif isinstance(settings, ExtractionSettings):
         findings.warnings += settings.warnings((), registry)
         _check_cohort(
-            config, config.cohort, None, partial(_extracted_bytes, settings, registry, findings), findings
+            config, config.cohort, settings, partial(_extracted_bytes, settings, registry, findings), findings
         )
     elif isinstance(settings, ImportSettings):
-        files = settings.source.index()
-        _check_cohort(config, config.cohort, files, partial(_imported_bytes, settings), findings)
+        _check_cohort(config, config.cohort, settings, partial(_imported_bytes, settings), findings)
     return findings
 
 
 def _check_cohort(
     config: RunConfig,
     table: TableCohort,
-    files: SlideFolder | None,
+    settings: FeatureSettings,
     bytes_of: Callable[[SlideRef], float],
     findings: Findings,
 ) -> None:
-    asked = config.evaluation.columns
-    cohort = _collect(findings, lambda: read_cohort(table, files=files, attributes=asked))
+    files = settings.source.index() if isinstance(settings, ImportSettings) else None
+
+    def read() -> Cohort:
+        cohort = read_cohort(table, files=files, attributes=config.evaluation.columns)
+        return without_copies(cohort, settings.likeness, table.on_invalid == "drop")
+
+    cohort = _collect(findings, read)
     if cohort is None:
         return
     dropped = few_lines(cohort.dropped, "rows or cases of the table are left out, which a run's report lists")

@@ -30,6 +30,7 @@ from milsurv.executors.local import LocalExecutor
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings
 from milsurv.features.importing import ImportSettings, require_equal_dims
 from milsurv.features.tally import EVENTS, Tally
+from milsurv.leakage import without_copies
 from milsurv.measuring import measure
 from milsurv.plugin.lifecycle import HookFailure, LifeCycle
 from milsurv.plugin.registry import Registry
@@ -115,6 +116,7 @@ def prepare_cohort(
     if isinstance(config.cohort, TableCohort):
         files = settings.source.index() if isinstance(settings, ImportSettings) else None
         cohort = read_cohort(config.cohort, files=files, attributes=asked)
+        cohort = without_copies(cohort, settings.likeness, config.cohort.on_invalid == "drop")
     else:
         table = _make_synthetic(config.cohort, config.workspace, executor, progress)
         cohort = read_cohort(table, true_risk="true_risk", synthetic=True, attributes=asked)

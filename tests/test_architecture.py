@@ -43,6 +43,7 @@ FRONT = {
     "cli",
     "comparison",
     "interop",
+    "leakage",
     "loading",
     "new_slides",
     "measuring",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ from milsurv.plugin.sources import framework_fingerprint
 from milsurv.slides.grid import PatchGrid, make_grid
 from milsurv.slides.opening import find_tissue, open_slide, slide_faults
 from milsurv.slides.patches import read_grid
-from milsurv.slides.reader import Slide, slide_identity
+from milsurv.slides.reader import Slide, slide_identity, whole_hash
 from milsurv.slides.tissue import doubts
 
 EXTRACTION_CODE = (
@@ -51,6 +51,12 @@ class ExtractionSettings:
     """All that decides what a feature file holds, and how it is computed."""
 
     verb: ClassVar = "extracting"
+    likeness: ClassVar[tuple[Callable[[Path], Hashable], ...]] = (
+        lambda slide: slide.stat().st_size,
+        lambda slide: slide_identity(slide)["quick_hash"],
+        whole_hash,
+    )
+    """What two slide files of one content share."""
     config: RunConfig
     weights_id: str
     origins: dict[tuple[str, str], str]

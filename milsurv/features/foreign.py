@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from milsurv.errors import SlideError, first_line
 from milsurv.features.layouts import TRIDENT_FOLDER
 
 Unit = Literal["px", "µm"]
+HASHED_ROWS = 16
+"""Rows at the beginning, in the middle and at the end of features that are compared between files."""
 SHOWN_KEYS = 5
 """Names of what else a file holds that a message lists."""
 
@@ -53,6 +56,27 @@ def read_shape(file: Path, layout: str, magnification: int) -> tuple[int, int]:
         if layout != "stamp":
             _require_magnification(coords, file, magnification)
         return shape
+
+
+def hash_of_features(file: Path, layout: str) -> str:
+    """SHA-256 of the shape of a file's features, and of some rows in it, without reading the rest.
+
+    Raises SlideError as :func:`read_shape`.
+    """
+    if file.suffix.lower() == ".pt":
+        tensor = _tensor(file, mmap=zipfile.is_zipfile(file))
+        return _hash(tuple(tensor.shape), lambda rows: tensor[rows].float().numpy())
+    with _opened(file) as opened:
+        dataset = _features(opened, layout, file)
+        return _hash(_matrix(dataset.shape, file), lambda rows: dataset[..., rows, :])
+
+
+def _hash(shape: tuple[int, ...], read: Callable[[slice], NDArray[Any]]) -> str:
+    digest = hashlib.sha256(repr(shape).encode())
+    for start in (0, max(0, shape[0] // 2 - HASHED_ROWS // 2), max(0, shape[0] - HASHED_ROWS)):
+        with np.errstate(over="ignore"):
+            digest.update(read(slice(start, start + HASHED_ROWS)).astype(np.float32).tobytes())
+    return digest.hexdigest()
 
 
 def read_foreign(file: Path, layout: str, magnification: int) -> ForeignPatches:

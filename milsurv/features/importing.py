@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from milsurv.config import FeatureImport, RunConfig
 from milsurv.errors import TABLE_ADVICE, MilsurvError, SlideError
 from milsurv.executors.base import Event, Report, Unit
 from milsurv.features.extract import ExtractedSlide, left_out, traceback_of
-from milsurv.features.foreign import ForeignPatches, read_foreign
+from milsurv.features.foreign import ForeignPatches, hash_of_features, read_foreign
 from milsurv.features.lattice import rebuild_grid
 from milsurv.features.layouts import FeatureFolders, find_folders
 from milsurv.features.store import ScaleFeatures, feature_dims, read_attributes, write_features
@@ -81,6 +81,14 @@ class ImportSettings:
         """The unit of work that imports a slide's features."""
         arguments = {"settings": self, "slide_id": slide.slide_id, "file": slide.path, "mpp": slide.mpp}
         return Unit(slide.slide_id, import_slide, arguments, self.path(slide.slide_id))
+
+    @property
+    def likeness(self) -> tuple[Callable[[Path], Hashable], ...]:
+        """What a slide's files of one content share, whatever else is written into them: features."""
+        layout = self.section.layout
+        return (
+            lambda file: tuple((m, hash_of_features(f, layout)) for m, f in sorted(self.files(file).items())),
+        )
 
     def warnings(self, slides: Sequence[SlideRef], registry: Registry) -> Iterator[str]:  # noqa: ARG002
         """What should be known before the features of ``slides`` are imported: nothing."""

@@ -247,6 +247,12 @@ def slide_identity(path: Path) -> SlideIdentity:
     return {"size": size, "quick_hash": f"sha256:{hashlib.sha256(f'{size}:'.encode() + ends).hexdigest()}"}
 
 
+def whole_hash(path: Path) -> str:
+    """SHA-256 of all bytes of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _open(path: Path) -> openslide.OpenSlide:
     if not require_file(path):
         raise SlideError("does not open: the file is empty (0 bytes); copy it again")

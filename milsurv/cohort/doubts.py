@@ -8,7 +8,7 @@ from milsurv.cohort.event_column import EventColumn
 from milsurv.cohort.id_doubts import id_doubts
 from milsurv.cohort.rows import Entry
 from milsurv.cohort.text_table import TextTable
-from milsurv.cohort.time_doubts import time_doubts
+from milsurv.cohort.time_doubts import thousands_doubt, time_doubts
 from milsurv.config import TableCohort
 
 MANY_LEFT_OUT = 0.5
@@ -30,6 +30,10 @@ def doubts(
             "is the right column, and that its values mean this"
         )
     yield from time_doubts(config.columns.time, config.time_unit, [entry.time for entry in by_case.values()])
+    if doubt := thousands_doubt(
+        config.columns.time, [row.cells.get(config.columns.time, "") for row in table.rows if not row.flaw]
+    ):
+        yield doubt
     yield from id_doubts(list(by_case))
     yield from _left_out(table, events, {entry.row for entry in kept})
 

@@ -30,6 +30,8 @@ class EventColumn:
     name: str
     says_censored: bool
     """Whether it stands under ``censorship``."""
+    time: str
+    """The column of times."""
     configured: bool
     """Whether ``cohort.event_values`` says what the values mean."""
     meanings: Mapping[str, int]
@@ -46,7 +48,7 @@ class EventColumn:
         if values is not None:
             meanings = {plain(value): 1 for value in values.observed}
             meanings |= {plain(value): 0 for value in values.censored}
-        return cls(name, says_censored, values is not None, meanings)
+        return cls(name, says_censored, columns.time, values is not None, meanings)
 
     def read(self, row: Row) -> int | None:
         """1 observed, 0 censored; None when the cell is empty or its value has no meaning."""
@@ -75,11 +77,23 @@ class EventColumn:
         if not unknown:
             return []
         shown = ", ".join(_counted(value, rows[value]) for value in values[:SHOWN_VALUES])
+        if extra := [
+            number for value in unknown for number in rows[value] if number in self._no_cases(table)
+        ]:
+            return [
+                f"{table.path}: column {self.name} holds {shown}; row {', '.join(map(str, extra))} looks like a second "
+                "header or a row of units: remove it"
+            ]
         more = f", and {len(rows) - SHOWN_VALUES} other values" if len(rows) > SHOWN_VALUES else ""
         return [
             f"{table.path}: column {self.name} holds {shown}{more}; allowed: {self.allowed}; "
             f"{self._remedy(values, unknown)}"
         ]
+
+    def _no_cases(self, table: TextTable) -> set[int]:
+        """Rows with words in place of a time."""
+        times = {row.number: row.cells.get(self.time, "") for row in table.rows}
+        return {number for number, time in times.items() if time and not re.search(r"\d", time)}
 
     def _remedy(self, values: list[str], unknown: list[str]) -> str:
         role = "censorship" if self.says_censored else "event"

@@ -67,7 +67,7 @@ class TextTable:
     @property
     def _other_separator(self) -> str | None:
         """What the table is probably separated by, when it is not what its suffix says."""
-        return next((sign for sign in ";\t,|" if len(self.columns) == 1 and sign in self.columns[0]), None)
+        return next((sign for sign in ";\t,| " if len(self.columns) == 1 and sign in self.columns[0]), None)
 
     def remedy(self, wanted: Iterable[str]) -> str | None:
         """What to do with a file whose first line does not name the columns ``wanted``; None when it is a header."""
@@ -79,11 +79,9 @@ class TextTable:
         names = [{value.strip(' "') for value in line.split(separator)} for line in lines]
         comments = sum(1 for _ in takewhile(lambda line: line.startswith("#"), lines))
         header = next((number for number, found in enumerate(names) if found >= set(wanted)), None)
-        if comments and header in (None, comments):
-            which = "line 1 is a comment" if comments == 1 else f"lines 1 to {comments} are comments"
-            return (
-                f"{which} (#, as in cBioPortal's clinical data): remove them, so that the header comes first"
-            )
+        if (comments and header == comments) or (comments > 1 and header is None):
+            above = "line 1 is a comment" if comments == 1 else f"lines 1 to {comments} are comments"
+            return f"{above} (#, as in cBioPortal's clinical data); remove what stands above the header"
         if header:
             return f"the header is in line {header + 1}; remove the lines above, so that it comes first"
         if found := self._other_separator:

@@ -59,6 +59,19 @@ def time_doubts(column: str, unit: str, times: Sequence[float]) -> Iterator[str]
         yield f"{told}, which is short;{perhaps} set cohort.time_unit, or convert the times"
 
 
+def thousands_doubt(column: str, texts: Sequence[str]) -> str | None:
+    """A line when the only points in the numbers of a column stand where thousands are separated."""
+    pointed = [text for text in texts if "." in text]
+    if not pointed or not all(re.fullmatch(r"\d{1,3}(\.\d{3})?", text) for text in texts):
+        return None
+    if len(pointed) == len(texts):  # as well a number rounded to three decimals
+        return None
+    return (
+        f"the only points in column {column} stand before three digits, such as {pointed[0]}, and are read as decimal "
+        "points; if they separate thousands, take them out"
+    )
+
+
 def _name_doubts(column: str, unit: str) -> Iterator[str]:
     words = re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", column).lower()
     said = [name for name, pattern in _UNIT_IN_NAME.items() if pattern.search(words)]

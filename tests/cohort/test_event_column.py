@@ -88,6 +88,15 @@ def test_a_column_of_something_else_is_not_listed_whole(tmp_path: Path) -> None:
     assert line.endswith("name the right column in cohort.columns.event")
 
 
+@pytest.mark.parametrize("extra", [("case_id", "slide_id", "time", "event"), ("", "", "months", "0 or 1")])
+def test_a_second_header_is_named_as_that(tmp_path: Path, extra: tuple[str, ...]) -> None:
+    table = write(tmp_path, columns())
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:4], ",".join(extra), *lines[4:]]))
+    line = problem(table, on_invalid="drop")
+    assert line.endswith("row 5 looks like a second header or a row of units: remove it")
+
+
 def test_yaml_words_that_are_no_text_are_read_as_words() -> None:
     given = yaml.safe_load("{observed: [yes, 2], censored: [no, 1:ALIVE]}")
     assert EventValues(**given) == EventValues(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from milsurv.cohort.time_doubts import DAYS, follow_up_doubt, known_unit, time_doubts
+from milsurv.cohort.time_doubts import DAYS, follow_up_doubt, known_unit, thousands_doubt, time_doubts
 from tests.cohort.tables import columns, doubts, write
 
 MEDIANS = {"aggressive": 9.0, "usual": 25.0, "slow": 70.0}
@@ -84,6 +84,20 @@ def test_an_external_cohort_in_another_unit(unit: str, other: str) -> None:
     line = follow_up_doubt(f"{unit}s", here, training)
     assert line is not None
     assert f"{max(here):,.4g} and {max(training):,.4g}" in line
+
+
+@pytest.mark.parametrize(
+    ("texts", "doubted"),
+    [
+        (["1.234", "950", "2.100"], True),
+        (["1.234", "950.5", "2.100"], False),
+        (["12.345", "1.202"], False),
+        (["1234", "950"], False),
+        (["1.234", "1950"], False),
+    ],
+)
+def test_points_between_thousands(texts: list[str], doubted: bool) -> None:
+    assert (thousands_doubt("time", texts) is not None) == doubted
 
 
 @pytest.mark.parametrize("median", MEDIANS.values(), ids=MEDIANS.keys())

@@ -38,7 +38,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -77,9 +77,9 @@ def append_event(path: Path, event: Mapping[str, Any]) -> None:
     append_line(path, json.dumps({"at": at, **finite}, allow_nan=False))
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON atomically. NaN is refused: what cannot be computed is null with a reason."""
-    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+def json_text(data: Any) -> str:
+    """JSON for a file. NaN is refused: what cannot be computed is null with a reason."""
+    return json.dumps(data, indent=2, allow_nan=False) + "\n"
 
 
 def fingerprint(content: Any) -> str:

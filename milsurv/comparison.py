@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from milsurv.checksums import read_json
 from milsurv.cohort.ids import some
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.compare import compare
@@ -34,7 +34,7 @@ def compare_runs(paths: Sequence[Path], bootstraps: int, seed: int) -> dict[str,
         _require_same(first, predictions[first], other, predictions[other])
     found = compare(predictions, bootstraps, seed)
     for run, folder in zip(found["runs"], folders, strict=True):
-        cohort = json.loads((folder / "cohort.json").read_text(encoding="utf-8"))
+        cohort = read_json(folder / "cohort.json")
         run["selection"] = cohort.get("selection", "external")
         run["folder"] = str(folder)
     return found

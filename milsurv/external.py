@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from milsurv.artifacts import fingerprint, write_json, write_text
+from milsurv.artifacts import fingerprint, json_text
+from milsurv.checksums import write_checked
 from milsurv.claims import remove_abandoned
 from milsurv.cohort.cases import Cohort
 from milsurv.cohort.ids import some
@@ -113,8 +114,8 @@ def evaluate_external(trained: TrainedModel, progress: RunProgress) -> RunResult
     groups = subgroups(attributes_of(usable), config.evaluation.subgroups)
     found = evaluate(predictions, {ONE_FOLD: follow_up}, times, config.evaluation, groups)
     metrics = {"cohort": content.summary, **found, "optimistic": None}
-    write_text(folder / PREDICTIONS, predictions.to_csv(index=False))
-    write_json(folder / METRICS, metrics)
+    write_checked(folder / PREDICTIONS, predictions.to_csv(index=False))
+    write_checked(folder / METRICS, json_text(metrics))
     report = write_report(folder, config, _views(trained, predictions, allowed, content.slides()))
     left_out = sum(outcome.reason is not None for outcome in outcomes.values())
     return RunResult(folder, metrics, report, left_out, usable)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from milsurv.artifacts import atomic_path, write_text
+from milsurv.checksums import read_checked
 from milsurv.cohort.cases import SlideRef
 from milsurv.errors import MilsurvError, SlideError, nearest, slide_reason
 from milsurv.executors.devices import choose_device, visible_gpus
@@ -132,7 +134,7 @@ def _slides_of_run(trained: TrainedModel) -> dict[str, dict[str, str]]:
     table = trained.folder / SLIDES
     if not table.is_file():
         return {}
-    found = pd.read_csv(table, dtype=str, keep_default_na=False)
+    found = pd.read_csv(StringIO(read_checked(table)), dtype=str, keep_default_na=False)
     return {
         row["slide_id"]: {str(key): value for key, value in row.items()} for row in found.to_dict("records")
     }

@@ -18,7 +18,7 @@ from milsurv.aggregators.crossfusion_single import CrossFusionSingle
 from milsurv.aggregators.dsmil import DSMIL
 from milsurv.aggregators.transmil import TransMIL
 from milsurv.backbones.weights import file_id, read_state
-from milsurv.errors import MilsurvError, nearest
+from milsurv.errors import MilsurvError, first_line, nearest
 from milsurv.losses.nll import NLL
 from milsurv.plugin.registry import get_registry
 from milsurv.training.model import SurvivalModel, save_model
@@ -177,16 +177,22 @@ def _released_model(model: str, state_dict: Mapping[str, Tensor], num_heads: int
         raise MilsurvError(f"unknown model '{model}'{nearest(model, AUTHORS_MODELS)}; known are {known}")
     if num_heads is not None and not model.startswith("CrossFusion"):
         raise MilsurvError(f"num_heads is for the CrossFusion models; {model} has no heads to choose")
-    state = _translated(model, state_dict)
-    try:
-        settings, feature_dims, n_outputs = _sizes(model, state)
-    except (KeyError, ValueError) as problem:
-        raise MilsurvError(f"not a {model} checkpoint: cannot read its sizes ({problem})") from None
-    if model.startswith("CrossFusion"):
-        settings["num_heads"] = RELEASED_HEADS if num_heads is None else num_heads
     kind = AUTHORS_MODELS[model]
+    try:
+        state = _translated(model, state_dict)
+        settings, feature_dims, n_outputs = _sizes(model, state)
+        if model.startswith("CrossFusion"):
+            settings["num_heads"] = RELEASED_HEADS if num_heads is None else num_heads
+        with torch.device("meta"):  # no memory is taken before all shapes are known to be the file's
+            _require_fit(kind(kind.Config(**settings), feature_dims, n_outputs), state, model)
+    except (LookupError, ValueError, TypeError, RuntimeError) as problem:
+        raise MilsurvError(
+            f"not a {model} checkpoint: cannot read its sizes ({first_line(problem)})"
+        ) from None
     aggregator = kind(kind.Config(**settings), feature_dims, n_outputs)
-    _load(aggregator, state, model)
+    with torch.no_grad():
+        for name, parameter in aggregator.named_parameters():
+            parameter.copy_(state[name].reshape(parameter.shape))
     return ReleasedModel(aggregator.eval(), settings, feature_dims, n_outputs)
 
 
@@ -238,8 +244,8 @@ def _sizes(model: str, state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dic
     return {"embed_dim": dim, "num_layers": layers}, feature_dims, n_outputs
 
 
-def _load(aggregator: Aggregator, state: Mapping[str, Tensor], model: str) -> None:
-    """Copy ``state`` into the parameters; released shapes may have axes of length 1 more."""
+def _require_fit(aggregator: Aggregator, state: Mapping[str, Tensor], model: str) -> None:
+    """Raise MilsurvError unless ``state`` has the parameters, whose released shapes may have more axes of length 1."""
     parameters = dict(aggregator.named_parameters())
     problems = [f"no tensor for '{name}'" for name in parameters.keys() - state.keys()]
     problems += [f"unknown tensor '{name}'" for name in state.keys() - parameters.keys()]
@@ -251,6 +257,3 @@ def _load(aggregator: Aggregator, state: Mapping[str, Tensor], model: str) -> No
             f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         )
         raise MilsurvError(f"not a {model} checkpoint: {listed}")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(state[name].reshape(parameter.shape))

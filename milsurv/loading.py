@@ -6,7 +6,6 @@ a number and the second is refused.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from milsurv.config import COHORT_SOURCES, PluginSection, RunConfig
 from milsurv.config_training import Training
+from milsurv.documents import YAMLError, compose_yaml, construct_yaml, read_yaml_text
 from milsurv.errors import ConfigError, MilsurvError, PluginError, nearest
 from milsurv.plugin.registry import KINDS, LOCAL, Registry, get_registry
 
@@ -30,17 +30,6 @@ MESSAGES = {
     "path_type": "must be a path",
 }
 """pydantic's type of error -> what a user of YAML is told."""
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads numbers such as 1e-4 as YAML 1.2 does."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"),
-    list("-+0123456789"),
-)
 
 
 def load_config(
@@ -163,20 +152,16 @@ class _Document:
         self.problems: list[str] = []
         self.lines: dict[Place, str] = {}
         try:
-            text = path.read_text(encoding="utf-8-sig")
-            root = yaml.compose(text, Loader=_Loader)
-            self.data: dict[str, Any] = yaml.load(text, Loader=_Loader) or {}
-        except UnicodeDecodeError:
-            raise ConfigError([f"{path}: is not text in UTF-8; save it as UTF-8"]) from None
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f":{mark.line + 1}" if mark else ""
-            raise ConfigError([f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}"]) from None
-        if not isinstance(self.data, dict):
+            root = compose_yaml(read_yaml_text(path))
+            if root is not None:
+                self._index(root, ())
+            data = construct_yaml(root) or {}
+        except YAMLError as error:
+            line = f":{error.line}" if error.line else ""
+            raise ConfigError([f"{path}{line}: {error}"]) from None
+        if not isinstance(data, dict):
             raise ConfigError([f"{path}:1: must hold keys and values, such as 'cohort:'"])
-        self.data = {key: value for key, value in self.data.items() if value is not None}
-        if root is not None:
-            self._index(root, ())
+        self.data: dict[str, Any] = {key: value for key, value in data.items() if value is not None}
 
     def _index(self, node: yaml.Node, place: Place) -> None:
         if isinstance(node, yaml.MappingNode):
@@ -207,8 +192,8 @@ class _Document:
             if not equals or not all(steps):
                 raise ConfigError([f"--set {override}: write key.subkey=value, such as training.epochs=5"])
             try:
-                value = yaml.load(text, Loader=_Loader)
-            except yaml.YAMLError:
+                value = construct_yaml(compose_yaml(text))
+            except YAMLError:
                 raise ConfigError([f"--set {override}: the value is not valid YAML"]) from None
             section = self.data
             for step in steps[:-1]:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from milsurv.artifacts import write_json, write_text
+from milsurv.artifacts import json_text
+from milsurv.checksums import write_checked
 from milsurv.cohort.cases import Case, Split
 from milsurv.evaluation.clinical import ClinicalData
 from milsurv.evaluation.evaluate import evaluate
@@ -42,10 +43,10 @@ def measure(
             predictions, training, times, settings, groups, None if prefix else clinical
         )
         if len(finished) == len(jobs):
-            write_text(folder.path / f"{prefix}{PREDICTIONS}", predictions.to_csv(index=False))
+            write_checked(folder.path / f"{prefix}{PREDICTIONS}", predictions.to_csv(index=False))
     metrics = {"cohort": content.summary, **accounts[""], "optimistic": accounts.get(OPTIMISTIC)}
     if len(finished) == len(jobs):
-        write_json(folder.path / METRICS, metrics)
+        write_checked(folder.path / METRICS, json_text(metrics))
     return metrics
 
 

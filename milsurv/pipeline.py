@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from milsurv.artifacts import fingerprint, write_text
 from milsurv.claims import remove_abandoned
 from milsurv.cohort.cases import Case, Cohort, SlideRef, Split
@@ -365,7 +363,7 @@ def train(
 
 def finish(content: RunContent, folder: RunFolder, metrics: dict[str, Any], life_cycle: LifeCycle) -> Path:
     """Write the report and tell the plugins."""
-    slides = pd.read_csv(folder.path / "slides.csv", dtype={"slide_id": str, "case_id": str})
+    slides = content.slides()
     predictions = read_predictions(folder.path / PREDICTIONS)
     views = views_of_fold(content.config, content.registry, folder.path, predictions, slides)
     report = write_report(folder.path, content.config, views)

@@ -12,10 +12,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from milsurv.artifacts import append_event, fingerprint, write_json, write_text
+from milsurv.artifacts import append_event, fingerprint, json_text
+from milsurv.checksums import read_checked, write_checked
 from milsurv.cohort.cases import Case, Cohort, SlideRef, Split
 from milsurv.cohort.splits import write_splits
 from milsurv.config import RunConfig
+from milsurv.documents import compose_yaml, construct_yaml
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.times import EvaluationTimes
 from milsurv.executors.base import Event
@@ -225,11 +227,11 @@ class RunFolder:
 def describe(content: RunContent, path: Path) -> None:
     """Write into ``path`` what says what is run, and on whom."""
     settings = content.config.model_dump(mode="json", by_alias=True)
-    write_text(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    write_checked(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     record_versions(path, content.registry, plugin_names(content.config))
-    write_json(path / "cohort.json", content.summary)
-    write_json(path / FEATURES, content.settings.content)
-    write_text(path / "slides.csv", content.slides().to_csv(index=False))
+    write_checked(path / "cohort.json", json_text(content.summary))
+    write_checked(path / FEATURES, json_text(content.settings.content))
+    write_checked(path / "slides.csv", content.slides().to_csv(index=False))
 
 
 def find_run(path: Path) -> Path:
@@ -263,12 +265,12 @@ def _told_apart(folders: Sequence[Path]) -> str:
 def _flat_settings(path: Path) -> dict[str, Any]:
     """``section.key`` -> value; nothing when the file is damaged or not there."""
     try:
-        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
+        sections = construct_yaml(compose_yaml(read_checked(path)))
         flat = {}
         for name, section in sections.items():
             for key, value in section.items() if isinstance(section, dict) else [("", section)]:
                 flat[f"{name}.{key}".rstrip(".")] = value
-    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+    except (MilsurvError, AttributeError):
         return {}
     return flat
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from milsurv._version import __version__
+from milsurv.checksums import read_checked, read_json
 from milsurv.cohort.cases import SlideRef
 from milsurv.cohort.ids import IdError, cut_id, cut_slide_id
 from milsurv.config import RunConfig, TableCohort
+from milsurv.documents import YAMLError, compose_yaml, construct_yaml
 from milsurv.errors import ConfigError, MilsurvError, PluginError, first_line
 from milsurv.features.extract import EXTRACTION_CODE, ExtractedSlide
 from milsurv.features.importing import IMPORTING_CODE
@@ -91,13 +93,13 @@ class TrainedModel:
     @cached_property
     def cohort(self) -> dict[str, Any]:
         """``cohort.json``: the cohort that trained it."""
-        summary: dict[str, Any] = _json(self.folder / "cohort.json")
+        summary: dict[str, Any] = read_json(self.folder / "cohort.json")
         return summary
 
     @cached_property
     def times(self) -> tuple[float, ...]:
         """Evaluation times of the run."""
-        return tuple(_json(self.folder / "metrics.json")["times"])
+        return tuple(read_json(self.folder / "metrics.json")["times"])
 
     @cached_property
     def training_cases(self) -> TrainingCases:
@@ -130,7 +132,8 @@ class TrainedModel:
         path = self.folder / "slides.csv"
         if not path.is_file():
             return {}
-        slides = pd.read_csv(path, dtype={"slide_id": str, "mpp_source": str}, float_precision="round_trip")
+        types = {"slide_id": str, "mpp_source": str}
+        slides = pd.read_csv(StringIO(read_checked(path)), dtype=types, float_precision="round_trip")
         of_table = slides[slides["mpp_source"] == "table"]
         return dict(zip(of_table["slide_id"], of_table["mpp"], strict=True))
 
@@ -159,7 +162,7 @@ class TrainedModel:
 
     def require_same_features(self, settings: FeatureSettings) -> None:
         """Raise MilsurvError naming what makes features differ from those that the models were trained on."""
-        trained = _flat(_json(self.folder / FEATURES))
+        trained = _flat(read_json(self.folder / FEATURES))
         here = _flat(json.loads(json.dumps(settings.content)))
         free = FREE if trained.get("import.layout") == "trident" else (*FREE, FOLDERS_NAME)
         differing = [
@@ -195,7 +198,7 @@ def load_trained(
         changed = _require_plugins(folder, plugin_files)
         config, registry = load_config(str(folder / "config.yaml"), [*overrides, "plugins=[]"], plugin_files)
     except ConfigError as error:
-        made_by = _json(folder / ENVIRONMENT)["milsurv"]
+        made_by = read_json(folder / ENVIRONMENT)["milsurv"]
         if made_by == __version__:
             raise
         raise MilsurvError(
@@ -222,7 +225,7 @@ def _require_plugins(folder: Path, plugin_files: Sequence[Path]) -> list[str]:
         raise MilsurvError(f"plugin file {broken[0].distribution} is broken: {broken[0].reason}")
     changed = []
     kinds_used = KINDS if read_settings(folder).get("features") is None else OF_IMPORTED_FEATURES
-    recorded = {row["kind"]: row for row in _json(folder / PLUGINS)}
+    recorded = {row["kind"]: row for row in read_json(folder / PLUGINS)}
     for kind in kinds_used:
         if kind not in recorded:
             raise MilsurvError(f"{folder / 'plugins.json'} names no {kind}; copy it again")
@@ -258,13 +261,13 @@ def _require_plugins(folder: Path, plugin_files: Sequence[Path]) -> list[str]:
 
 def _warnings(folder: Path, changed: list[str]) -> tuple[str, ...]:
     """What to say when milsurv's own code is not what it was in training."""
-    content = _json(folder / FEATURES)
+    content = read_json(folder / FEATURES)
     code = IMPORTING_CODE if "import" in content else EXTRACTION_CODE
     if content.get("origins", {}).get("milsurv") != framework_fingerprint(*code):
         changed = [*changed, "what makes features"]
     if not changed:
         return ()
-    made_by = _json(folder / ENVIRONMENT)["milsurv"]
+    made_by = read_json(folder / ENVIRONMENT)["milsurv"]
     return (
         f"the code of {', '.join(changed)} in milsurv {__version__} is not that of milsurv {made_by}, which trained "
         "this model, so predictions can differ; train anew, or use the milsurv of training, to be sure",
@@ -289,22 +292,13 @@ def _pairs(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]
             yield f"{prefix}{key}", value
 
 
-def _json(path: Path) -> Any:
-    with _damage_named(path):
-        return json.loads(path.read_text(encoding="utf-8"))
-
-
 def read_settings(folder: Path) -> dict[str, Any]:
     """``config.yaml`` of a run's folder as it stands. Raises MilsurvError when it is damaged."""
     path = folder / "config.yaml"
-    with _damage_named(path):
-        settings: dict[str, Any] = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-        return settings
-
-
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
     try:
-        yield
-    except (ValueError, TypeError, yaml.YAMLError) as error:
-        raise MilsurvError(f"{path} is damaged ({first_line(error)}); copy it again") from error
+        settings = construct_yaml(compose_yaml(read_checked(path)))
+    except YAMLError as error:
+        raise MilsurvError(f"{path} is damaged ({error}); copy it again") from error
+    if not isinstance(settings, dict):
+        raise MilsurvError(f"{path} is damaged (it holds no keys and values); copy it again")
+    return settings

@@ -8,13 +8,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from milsurv.artifacts import fingerprint, write_text
+from milsurv.artifacts import fingerprint
+from milsurv.checksums import read_checked, write_checked
 from milsurv.cohort.cases import Cohort, Split
 from milsurv.evaluation.strata import TrainingFollowUp
 
@@ -78,17 +80,17 @@ class TrainingCases:
     @classmethod
     def read(cls, folder: Path) -> TrainingCases:
         """What :meth:`write` left in ``folder``."""
-        follow_up = pd.read_csv(folder / FOLLOW_UP, float_precision="round_trip")
+        follow_up = pd.read_csv(StringIO(read_checked(folder / FOLLOW_UP)), float_precision="round_trip")
         return cls(
-            pd.read_csv(folder / SLIDES, dtype=str, keep_default_na=False),
+            pd.read_csv(StringIO(read_checked(folder / SLIDES)), dtype=str, keep_default_na=False),
             TrainingFollowUp(follow_up["time"].to_numpy(), follow_up["event"].to_numpy()),
         )
 
     def write(self, folder: Path) -> None:
         """Write both tables into ``folder``."""
-        write_text(folder / SLIDES, self.slides.to_csv(index=False))
+        write_checked(folder / SLIDES, self.slides.to_csv(index=False))
         table = pd.DataFrame({"time": self.follow_up.time, "event": self.follow_up.event})
-        write_text(folder / FOLLOW_UP, table.to_csv(index=False))
+        write_checked(folder / FOLLOW_UP, table.to_csv(index=False))
 
     def acquaintance(
         self, slide_id: str, made_from: Any, case_ids: Sequence[str], folds: Sequence[int]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from milsurv._version import __version__
-from milsurv.artifacts import write_json
+from milsurv.artifacts import json_text
+from milsurv.checksums import CHECKSUMS, read_json, write_checked
 from milsurv.plugin.registry import Registry
 
 ENVIRONMENT, PLUGINS = "environment.json", "plugins.json"
@@ -45,7 +45,7 @@ def record_versions(
         for found in (*told.get(EARLIER, ()), {key: value for key, value in told.items() if key != EARLIER})
     ]
     here = _environment()
-    write_json(folder / ENVIRONMENT, {**here, EARLIER: _different(environments, here)})
+    write_checked(folder / ENVIRONMENT, json_text({**here, EARLIER: _different(environments, here)}))
     rows = [row for table in _read(folders, PLUGINS) for row in table]
     told = []
     for kind, name in plugins.items():
@@ -61,12 +61,13 @@ def record_versions(
                 EARLIER: _different(versions, info.version),
             }
         )
-    write_json(folder / PLUGINS, told)
+    write_checked(folder / PLUGINS, json_text(told))
 
 
 def _read(folders: Sequence[Path], name: str) -> list[Any]:
-    paths = [folder / name for folder in folders]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    """What the folders tell, of a milsurv that kept checksums."""
+    paths = [folder / name for folder in folders if (folder / CHECKSUMS).is_file()]
+    return [read_json(path) for path in paths if path.is_file()]
 
 
 def _different(values: Sequence[Any], present: Any) -> list[Any]:

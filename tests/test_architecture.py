@@ -16,10 +16,12 @@ PACKAGE = Path(milsurv.__file__).parent
 HALLWAY = {
     "_version",
     "artifacts",
+    "checksums",
     "claims",
     "config",
     "config_cohort",
     "config_training",
+    "documents",
     "errors",
     "executors",
     "interrupts",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from milsurv.checksums import write_checked
 from milsurv.comparison import compare_runs
 from milsurv.errors import MilsurvError
 from tests.command import run_milsurv
@@ -30,7 +31,7 @@ def test_other_cases_folds_or_follow_up_are_told(tmp_path: Path) -> None:
     other = make(tmp_path, "other")
     table = pd.read_csv(other / "predictions.csv")
     table.loc[table["case_id"] == "CASE-004", "time"] += 1
-    table.to_csv(other / "predictions.csv", index=False)
+    write_checked(other / "predictions.csv", table.to_csv(index=False))
     with pytest.raises(MilsurvError, match=r"different follow-up of 1 cases: CASE-004"):
         compare_runs([one, other], 100, 1)
     with pytest.raises(MilsurvError, match="a run is named twice"):

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from milsurv.checksums import write_checked
 from milsurv.errors import MilsurvError
 from milsurv.exporting import export_model
 from milsurv.prediction import predict_slides
@@ -62,7 +63,7 @@ def test_what_was_left_out_is_counted_not_named(small_run: Path, tmp_path: Path)
     shutil.copytree(small_run, folder)
     cohort = json.loads((folder / "cohort.json").read_text())
     cohort["dropped"] = ["row 3: Mrs Smith has no time", "row 4: Mr Smith has no time"]
-    (folder / "cohort.json").write_text(json.dumps(cohort))
+    write_checked(folder / "cohort.json", json.dumps(cohort))
     told = json.loads(
         (export_model(folder, tmp_path / "model", [COLOUR_BACKBONE]) / "cohort.json").read_text()
     )

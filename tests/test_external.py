@@ -13,6 +13,7 @@ import torch
 import yaml
 from lifelines.utils import concordance_index
 
+from milsurv.checksums import write_checked
 from milsurv.errors import CohortError, MilsurvError
 from milsurv.external import evaluate_external, load_for
 from milsurv.loading import load_config
@@ -102,7 +103,7 @@ def test_a_cohort_that_every_fold_knows_is_refused(
 ) -> None:
     run = shutil.copytree(small_run, tmp_path / "run")
     known = pd.read_csv(run / "training_slides.csv", dtype=str).assign(unseen_by="")
-    known.to_csv(run / "training_slides.csv", index=False)
+    write_checked(run / "training_slides.csv", known.to_csv(index=False))
     with pytest.raises(CohortError, match="every fold learned from every case"):
         validate(run, small_cohort / "follow_up.csv", small_cohort / "slides", tmp_path / "ws")
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from milsurv.checksums import write_checked
 from milsurv.errors import MilsurvError
 from milsurv.features.store import read_bag
 from milsurv.prediction import Judgement, SlidePrediction, median_survival, predict_slides, put_together
@@ -130,7 +131,7 @@ def test_other_weights_or_resolution_are_refused_by_name(
     content = json.loads((folder / FEATURES).read_text())
     section, _, name = key.partition(".")
     content[section][name] = value
-    (folder / FEATURES).write_text(json.dumps(content))
+    write_checked(folder / FEATURES, json.dumps(content))
     trained = load_trained(folder, [f"workspace={tmp_path / 'workspace'}"], [COLOUR_BACKBONE])
     with pytest.raises(MilsurvError, match=said):
         predict(trained, new_slide)
@@ -140,7 +141,7 @@ def test_other_weights_or_resolution_are_refused_by_name(
 def test_precision_alone_is_no_other_feature(small_run: Path, new_slide: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(small_run, tmp_path / "run")
     content = json.loads((folder / FEATURES).read_text())
-    (folder / FEATURES).write_text(json.dumps({**content, "precision": "bfloat16"}))
+    write_checked(folder / FEATURES, json.dumps({**content, "precision": "bfloat16"}))
     trained = load_trained(folder, [f"workspace={tmp_path / 'workspace'}"], [COLOUR_BACKBONE])
     assert predict(trained, new_slide)[0].row["models"] == 6
 

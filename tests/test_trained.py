@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from milsurv.checksums import write_checked
 from milsurv.errors import MilsurvError
 from milsurv.pipeline import feature_settings
 from milsurv.run_folder import METRICS
@@ -44,9 +45,9 @@ def test_a_run_of_an_older_version_is_refused(run: Path) -> None:
 
 def test_a_run_of_another_version_that_cannot_be_read_is_named(run: Path) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
-    (run / "config.yaml").write_text(yaml.safe_dump({**config, "quantum": True}))
+    write_checked(run / "config.yaml", yaml.safe_dump({**config, "quantum": True}))
     environment = json.loads((run / "environment.json").read_text())
-    (run / "environment.json").write_text(json.dumps({**environment, "milsurv": "7.0"}))
+    write_checked(run / "environment.json", json.dumps({**environment, "milsurv": "7.0"}))
     with pytest.raises(
         MilsurvError, match=r"made by milsurv 7\.0, and this is .*; pip install milsurv==7\.0"
     ):
@@ -73,7 +74,7 @@ def change_plugin(run: Path, kind: str, **values: object) -> None:
     for plugin in plugins:
         if plugin["kind"] == kind:
             plugin.update(values)
-    (run / "plugins.json").write_text(json.dumps(plugins))
+    write_checked(run / "plugins.json", json.dumps(plugins))
 
 
 def test_a_plugin_with_other_content_is_refused(run: Path) -> None:
@@ -88,7 +89,7 @@ def test_a_built_in_with_other_code_is_a_warning(run: Path) -> None:
     change_plugin(run, "aggregator", origin="of other lines")
     features = json.loads((run / "features.json").read_text())
     features["origins"]["milsurv"] = "of other lines"
-    (run / "features.json").write_text(json.dumps(features))
+    write_checked(run / "features.json", json.dumps(features))
     (warning,) = load_trained(run, plugin_files=[COLOUR_BACKBONE]).warnings
     assert "the code of aggregator 'crossfusion', what makes features in milsurv" in warning
 
@@ -117,15 +118,19 @@ def read_all(folder: Path) -> None:
     "name", ["config.yaml", "plugins.json", "features.json", "cohort.json", "metrics.json"]
 )
 def test_a_damaged_file_is_named(run: Path, name: str) -> None:
-    (run / name).write_text("[}")
-    with pytest.raises(MilsurvError, match=rf"{name} is damaged .* copy it again"):
+    written = (run / name).read_text()
+    (run / name).write_text(written.replace("e", "E", 1))
+    with pytest.raises(MilsurvError, match=rf"{name} is damaged or was edited"):
+        read_all(run)
+    write_checked(run / name, "[}")
+    with pytest.raises(MilsurvError, match=rf"{name} is damaged[:( ]"):
         read_all(run)
 
 
 @pytest.mark.parametrize("name", [SLIDES, FOLLOW_UP])
 def test_a_table_that_lost_rows_is_refused(run: Path, name: str) -> None:
     lines = (run / name).read_text().splitlines()
-    (run / name).write_text("\n".join(lines[:-1]) + "\n")
+    write_checked(run / name, "\n".join(lines[:-1]) + "\n")
     with pytest.raises(MilsurvError, match=rf"{name} has \d+ rows, where training had \d+"):
         _ = load_trained(run, plugin_files=[COLOUR_BACKBONE]).training_cases
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from milsurv import __version__
+from milsurv.checksums import write_checked
 from milsurv.plugin.registry import get_registry
 from milsurv.versions import ENVIRONMENT, PLUGINS, record_versions
 
@@ -21,9 +22,9 @@ def _pretend(folder: Path, version: str) -> None:
     """As if the last start had been under other versions."""
     environment = json.loads((folder / ENVIRONMENT).read_text())
     packages = {**environment["packages"], "torch": version}
-    (folder / ENVIRONMENT).write_text(json.dumps({**environment, "milsurv": version, "packages": packages}))
+    write_checked(folder / ENVIRONMENT, json.dumps({**environment, "milsurv": version, "packages": packages}))
     plugins = json.loads((folder / PLUGINS).read_text())
-    (folder / PLUGINS).write_text(json.dumps([{**row, "version": version} for row in plugins]))
+    write_checked(folder / PLUGINS, json.dumps([{**row, "version": version} for row in plugins]))
 
 
 def test_a_start_under_other_versions_keeps_the_earlier_ones(tmp_path: Path) -> None:

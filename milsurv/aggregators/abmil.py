@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from milsurv.aggregators.base import Aggregator, require_magnification
+from milsurv.aggregators.base import MOST_WIDE, Aggregator, require_magnification
 from milsurv.features.bag import Bag
 from milsurv.plugin.base import PluginConfig
 
@@ -18,8 +18,8 @@ class ABMILConfig(PluginConfig):
 
     magnification: PositiveInt | Literal["all"] = 20
     """``all``: the patches of all magnifications in one bag, each magnification with its own projection."""
-    hidden_dim: PositiveInt = 512
-    attention_dim: PositiveInt = 256
+    hidden_dim: int = Field(default=512, ge=1, le=MOST_WIDE)
+    attention_dim: int = Field(default=256, ge=1, le=MOST_WIDE)
     gated: bool = True
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """After the projection."""

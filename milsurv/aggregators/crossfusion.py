@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from milsurv.aggregators.base import Aggregator, require_magnification
+from milsurv.aggregators.base import MOST_WIDE, Aggregator, require_magnification
 from milsurv.aggregators.blocks import (
     ClassTokenTransformer,
     ConvolutionMix,
@@ -30,9 +30,9 @@ from milsurv.plugin.base import PluginConfig
 class WidthConfig(PluginConfig):
     """Sizes and dropouts of the CrossFusion models; the defaults are the released settings."""
 
-    embed_dim: int = Field(default=512, ge=2, multiple_of=2)
-    num_heads: PositiveInt = 4
-    num_layers: PositiveInt = 1
+    embed_dim: int = Field(default=512, ge=2, le=MOST_WIDE, multiple_of=2)
+    num_heads: int = Field(default=4, ge=1, le=MOST_WIDE)
+    num_layers: int = Field(default=1, ge=1, le=1000)
     """Layers before and after each position encoding."""
     dropout: float = Field(default=0.3, ge=0, lt=1)
     """In feed-forward and convolution."""

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from milsurv.aggregators.base import Aggregator, require_magnification
+from milsurv.aggregators.base import MOST_WIDE, Aggregator, require_magnification
 from milsurv.features.bag import Bag
 from milsurv.plugin.base import PluginConfig
 
@@ -19,7 +19,7 @@ class DSMILConfig(PluginConfig):
     """Settings of DSMIL."""
 
     magnification: PositiveInt = 20
-    query_dim: PositiveInt = 128
+    query_dim: int = Field(default=128, ge=1, le=MOST_WIDE)
 
 
 class DSMIL(Aggregator):

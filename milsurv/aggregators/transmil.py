@@ -7,7 +7,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from milsurv.aggregators.base import Aggregator, require_magnification
+from milsurv.aggregators.base import MOST_WIDE, Aggregator, require_magnification
 from milsurv.aggregators.blocks import PositionEncoding, fold_padding
 from milsurv.aggregators.layout import SQUARE
 from milsurv.features.bag import Bag
@@ -22,7 +22,7 @@ class TransMILConfig(PluginConfig):
     """Settings of TransMIL."""
 
     magnification: PositiveInt = 20
-    embed_dim: int = Field(default=512, ge=HEADS, multiple_of=HEADS)
+    embed_dim: int = Field(default=512, ge=HEADS, le=MOST_WIDE, multiple_of=HEADS)
     """Eight heads share it; half of it is the number of landmarks."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """After each attention's output projection."""

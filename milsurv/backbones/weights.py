@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from milsurv.errors import WeightsError, first_line
+from milsurv.errors import WeightsError, first_line, size
+
+MOST_SHARED = 4
+"""Times the size of a file that its tensors may have together: some share their numbers."""
 
 
 def file_id(weights: Path) -> str:
@@ -22,6 +27,36 @@ def file_id(weights: Path) -> str:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def load_pickled(file: Path, mmap: bool = False) -> Any:
+    """What torch.save wrote, read without running any code in it, and within what the file's size allows.
+
+    ``mmap`` leaves values on the disk until they are used. Raises ValueError with the reason in one line, whatever is
+    wrong.
+    """
+    there = file.stat().st_size
+    try:
+        archive = zipfile.is_zipfile(file)
+        if archive:
+            with zipfile.ZipFile(file) as opened:
+                if sum(info.file_size for info in opened.infolist()) > there:
+                    raise ValueError("it is compressed, which torch.save never does")
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap and archive)
+    except pickle.UnpicklingError:
+        raise ValueError(
+            "it is damaged, or holds more than tensors, which might run code and is not loaded"
+        ) from None
+    except Exception as error:
+        raise ValueError(f"it is damaged or not written by torch.save: {first_line(error)}") from error
+    return content
+
+
+def require_held(tensors: Iterable[Tensor], file: Path) -> None:
+    """Raise ValueError when tensors say that they are larger than their file: one number can stand for many."""
+    needed, there = sum(tensor.numel() * tensor.element_size() for tensor in tensors), file.stat().st_size
+    if needed > MOST_SHARED * there:
+        raise ValueError(f"its tensors say that they have {size(needed)}, and the file has {size(there)}")
+
+
 def read_state(weights: Path) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` file, or of a ``.pt``/``.pth`` file read without running any code in it.
 
@@ -30,24 +65,18 @@ def read_state(weights: Path) -> dict[str, Tensor]:
     if not weights.is_file():
         raise WeightsError(f"weights file {weights} is not there")
     try:
-        if weights.suffix == ".safetensors":
-            return load_file(weights)
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise WeightsError(
-            f"weights file {weights} cannot be read: it is damaged, or holds more than tensors, which might run "
-            "code and is not loaded; save the state dict alone"
-        ) from None
+        state = load_file(weights) if weights.suffix == ".safetensors" else load_pickled(weights)
+        for container in ("state_dict", "model"):
+            if isinstance(state, dict) and isinstance(state.get(container), dict):
+                state = state[container]
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise WeightsError(f"weights file {weights} does not hold tensors by name")
+        require_held(state.values(), weights)
+    except WeightsError:
+        raise
     except Exception as error:
-        raise WeightsError(
-            f"weights file {weights} cannot be read, it is damaged or no weights file: {first_line(error)}"
-        ) from error
-    for container in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(container), dict):
-            state = state[container]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"weights file {weights} does not hold tensors by name")
-    return state
+        raise WeightsError(f"weights file {weights} cannot be read: {first_line(error)}") from error
+    return {str(name): value for name, value in state.items()}
 
 
 def fill_network(

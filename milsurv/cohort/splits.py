@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from milsurv.artifacts import write_text
+from milsurv.checksums import write_checked
 from milsurv.cohort.cases import Cohort, Split
 from milsurv.cohort.folds import Groups, Strata, check_groups, draw_folds, groups_of, take
 from milsurv.cohort.ids import some
@@ -79,7 +79,7 @@ def write_splits(splits: Iterable[Split], path: Path) -> None:
     for split in splits:
         for role, case_ids in split.sides.items():
             writer.writerows((case_id, split.fold, role) for case_id in case_ids)
-    write_text(path, text.getvalue())
+    write_checked(path, text.getvalue())
 
 
 def _with_validation(fold: AssignedFold, strata: Strata, groups: Groups | None, config: Splits) -> Split:

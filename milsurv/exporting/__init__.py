@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -13,6 +12,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from milsurv.artifacts import json_text
+from milsurv.checksums import read_checked, read_json, write_checked
 from milsurv.config import TableCohort
 from milsurv.errors import MilsurvError, PluginError
 from milsurv.plugin.registry import KINDS, LOCAL
@@ -48,28 +49,26 @@ def export_model(run: Path, folder: Path, plugin_files: Sequence[Path] = ()) -> 
 
 def _fill(trained: TrainedModel, folder: Path) -> None:
     for name in COPIED:
-        shutil.copyfile(trained.folder / name, folder / name)
+        write_checked(folder / name, read_checked(trained.folder / name))
     for model in trained.models:
         target = folder / f"seed_{model.seed}" / f"fold_{model.fold}" / MODEL
         target.parent.mkdir(parents=True)
         shutil.copyfile(model.file, target)
     settings = _without_paths(trained)
-    (folder / "config.yaml").write_text(
-        yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "utf-8"
-    )
-    plugins = json.loads((trained.folder / "plugins.json").read_text(encoding="utf-8"))
+    write_checked(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    plugins = read_json(trained.folder / "plugins.json")
     for plugin in plugins:
         if plugin["version"] == LOCAL:
             plugin["distribution"] = Path(plugin["distribution"]).name
-    metrics = json.loads((trained.folder / METRICS).read_text(encoding="utf-8"))
+    metrics = read_json(trained.folder / METRICS)
     metrics["cohort"] = _without_ids(metrics["cohort"])
     for name, content in (
         ("plugins.json", plugins),
         ("cohort.json", _without_ids(trained.cohort)),
-        (FEATURES, _named_alone(json.loads((trained.folder / FEATURES).read_text(encoding="utf-8")))),
+        (FEATURES, _named_alone(read_json(trained.folder / FEATURES))),
         (METRICS, metrics),
     ):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_checked(folder / name, json_text(content))
     (folder / CARD).write_text(model_card(trained, RunResults.read(trained.folder)), encoding="utf-8")
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from milsurv.backbones.weights import load_pickled, require_held
 from milsurv.errors import SlideError, first_line
+from milsurv.features.hdf5 import RefusedError, member, require_bounded
 from milsurv.features.layouts import TRIDENT_FOLDER
 
 Unit = Literal["px", "µm"]
@@ -48,7 +48,7 @@ class ForeignPatches:
 def read_shape(file: Path, layout: str, magnification: int) -> tuple[int, int]:
     """``(n, d)`` from the file's header. Raises SlideError as :func:`read_foreign`, but for wrong values."""
     if file.suffix.lower() == ".pt":
-        n, d = _tensor(file, mmap=zipfile.is_zipfile(file)).shape
+        n, d = _tensor(file, mmap=True).shape
         return n, d
     with _opened(file) as opened:
         shape = _matrix(_features(opened, layout, file).shape, file)
@@ -64,7 +64,7 @@ def hash_of_features(file: Path, layout: str) -> str:
     Raises SlideError as :func:`read_shape`.
     """
     if file.suffix.lower() == ".pt":
-        tensor = _tensor(file, mmap=zipfile.is_zipfile(file))
+        tensor = _tensor(file, mmap=True)
         return _hash(tuple(tensor.shape), lambda rows: tensor[rows].float().numpy())
     with _opened(file) as opened:
         dataset = _features(opened, layout, file)
@@ -102,22 +102,21 @@ def _opened(file: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(file, "r") as opened:
             yield opened
-    except (OSError, RuntimeError, KeyError) as error:
-        raise SlideError(f"{file}: cannot be read as HDF5, it is damaged or none: {error}") from error
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
+        reason = first_line(error)
+        raise SlideError(f"{file}: cannot be read as HDF5, it is damaged or none: {reason}") from error
 
 
 def _tensor(file: Path, mmap: bool = False) -> torch.Tensor:
     """``(n, d)`` floating-point; ``mmap`` leaves its values on the disk until they are used."""
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError:
+        content = load_pickled(file, mmap)
+        if isinstance(content, torch.Tensor) and content.layout == torch.strided:
+            require_held([content], file)
+    except ValueError as error:
         raise SlideError(
-            f"{file}: holds more than a tensor, which might run code and is not loaded, or is damaged; a tensor "
-            "(n, d) saved with torch.save is expected"
-        ) from None
-    except Exception as error:
-        reason = first_line(error)
-        raise SlideError(f"{file}: cannot be read, it is damaged or no .pt file: {reason}") from error
+            f"{file}: cannot be read: {error}; a tensor (n, d) saved with torch.save is expected"
+        ) from error
     if isinstance(content, dict):
         keys = ", ".join(map(str, list(content)[:SHOWN_KEYS])) or "nothing"
         raise SlideError(
@@ -147,13 +146,12 @@ def _features(opened: h5py.File, layout: str, file: Path) -> h5py.Dataset:
 
 
 def _dataset(opened: h5py.File, name: str, file: Path) -> h5py.Dataset | None:
-    """A dataset of the file, None without. Raises SlideError for one that would be read from another file."""
-    dataset = opened.get(name)
-    if not isinstance(dataset, h5py.Dataset):
-        return None
-    if dataset.file.filename != opened.filename or dataset.external or dataset.is_virtual:
-        raise SlideError(f"{file}: '{name}' is kept in another file, which is not read; put the data in")
-    return dataset
+    """A dataset of the file, None without. Raises SlideError for one that is not in the file as it says."""
+    try:
+        found = member(opened, name)
+        return require_bounded(found) if isinstance(found, h5py.Dataset) else None
+    except RefusedError as error:
+        raise SlideError(f"{file}: '{name}' {error}") from None
 
 
 def _matrix(shape: tuple[int, ...] | None, file: Path) -> tuple[int, int]:

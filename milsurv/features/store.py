@@ -3,12 +3,13 @@
     20x/features  float16 (n, d)     20x/coords  int64 (n, 2)     20x/grid  int32 (n, 2)
 
 and attributes that say how they were made. Features made elsewhere may lack coords, grid and resolution. A file is
-written whole or not at all.
+written whole or not at all, with checksums of all that it holds: what differs from them is not read.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +23,11 @@ import torch
 from numpy.typing import NDArray
 
 from milsurv.artifacts import atomic_path
-from milsurv.errors import MilsurvError
+from milsurv.errors import MilsurvError, first_line
 from milsurv.features.bag import Bag
+from milsurv.features.hdf5 import member, read_array, require_bounded
+
+CHECKSUMS = "checksums"
 
 
 @dataclass(frozen=True)
@@ -48,59 +52,149 @@ def write_features(path: Path, scales: Mapping[int, ScaleFeatures], attributes: 
     HDF5 makes the file in memory: it crashes the process when it cannot write to a disk that is full.
     """
     image = BytesIO()
-    with h5py.File(image, "w") as file:
+    with h5py.File(image, "w", libver=("v110", "v110")) as file:  # its headers have checksums of their own
         for name, value in attributes.items():
-            file.attrs[name] = json.dumps(value)
+            file.attrs[name] = np.bytes_(json.dumps(value))
         for magnification, scale in scales.items():
             group = file.create_group(f"{magnification}x")
             for name in ("mpp", "patch_level0"):
                 if getattr(scale, name) is not None:
-                    group.attrs[name] = getattr(scale, name)
+                    group.attrs[name] = float(getattr(scale, name))
             for name in ("features", "coords", "grid"):
                 if getattr(scale, name) is not None:
-                    group.create_dataset(name, data=getattr(scale, name), chunks=True, fletcher32=True)
+                    group.create_dataset(name, data=getattr(scale, name))
+        write_checksums(file)
     with atomic_path(path) as temporary:
         temporary.write_bytes(image.getbuffer())
+
+
+def write_checksums(file: h5py.File) -> None:
+    """Write CRC-32 sums of all that a feature file holds into its attribute ``checksums``.
+
+    It holds JSON, ``{"settings": …, "20x@mpp": …, "20x/features": …}``, behind eight digits that are its own sum.
+    """
+    sums = {name: zlib.crc32(_attribute(file, name)) for name in file.attrs if name != CHECKSUMS}
+    for place, group in file.items():
+        sums |= {f"{place}@{name}": zlib.crc32(_attribute(group, name)) for name in group.attrs}
+        sums |= {f"{place}/{name}": _crc_of_array(dataset[()]) for name, dataset in group.items()}
+    text = json.dumps(sums).encode()
+    file.attrs[CHECKSUMS] = np.bytes_(b"%08x" % zlib.crc32(text) + text)
+
+
+def _crc_of_array(array: NDArray[Any]) -> int:
+    """Over type, shape and numbers. It finds every flipped byte, and costs less than reading them."""
+    head = f"{array.dtype.str} {array.shape}".encode()
+    return zlib.crc32(np.ascontiguousarray(array).data, zlib.crc32(head))
+
+
+def _attribute(item: h5py.Group, name: str) -> bytes:
+    """An attribute's bytes, read past the look-ups of ``attrs``, which take most of the time over many files."""
+    attribute = h5py.h5a.open(item.id, name.encode())
+    if attribute.shape != () or attribute.dtype.kind not in "Sf":
+        raise ValueError(f"attribute {name} is neither text nor a number")
+    value = np.empty((), dtype=attribute.dtype)
+    attribute.read(value)
+    return value.tobytes()
+
+
+class _FeatureFile:
+    """An open feature file, of which nothing is taken that does not have its checksum."""
+
+    def __init__(self, file: h5py.File):
+        self._file = file
+        if CHECKSUMS not in file.attrs:
+            raise ValueError("it has no checksums: an older milsurv made it, or another tool")
+        content = _attribute(file, CHECKSUMS)
+        if content[:8] != b"%08x" % zlib.crc32(content[8:]):
+            raise ValueError("its checksums are damaged")
+        self._sums: dict[str, int] = json.loads(content[8:])
+
+    @property
+    def attributes(self) -> list[str]:
+        """Names of the file's JSON attributes."""
+        return [name for name in self._sums if "@" not in name and "/" not in name]
+
+    def attribute(self, name: str) -> Any:
+        content = _attribute(self._file, name)
+        self._require(name, zlib.crc32(content))
+        return json.loads(content)
+
+    @property
+    def magnifications(self) -> list[int]:
+        """Finest first."""
+        places = {name.partition("/")[0].removesuffix("x") for name in self._sums if "/" in name}
+        return sorted(map(int, places), reverse=True)
+
+    def shape(self, magnification: int) -> tuple[int, int]:
+        """``(n, d)`` of the features."""
+        n, d = require_bounded(self._dataset(f"{magnification}x", "features")).shape
+        return n, d
+
+    def array(self, magnification: int, name: str) -> NDArray[Any] | None:
+        """A dataset; None when the file was written without it."""
+        place = f"{magnification}x/{name}"
+        if place not in self._sums:
+            return None
+        array = read_array(self._dataset(f"{magnification}x", name))
+        self._require(place, _crc_of_array(array))
+        return array
+
+    def number(self, magnification: int, name: str) -> float | None:
+        """A magnification's attribute; None when the file was written without it."""
+        place = f"{magnification}x@{name}"
+        if place not in self._sums:
+            return None
+        content = _attribute(self._member(self._file, f"{magnification}x"), name)
+        self._require(place, zlib.crc32(content))
+        return float(np.frombuffer(content)[0])
+
+    def _dataset(self, group: str, name: str) -> h5py.Dataset:
+        return self._member(self._member(self._file, group), name)
+
+    @staticmethod
+    def _member(group: h5py.Group, name: str) -> Any:
+        found = member(group, name)
+        if found is None:
+            raise KeyError(f"{name} is missing")
+        return found
+
+    def _require(self, place: str, crc: int) -> None:
+        if self._sums.get(place) != crc:
+            raise ValueError(f"{place} is not what was written: its checksum differs")
 
 
 def read_scales(path: Path) -> dict[int, ScaleFeatures]:
     """All that a feature file holds: magnification -> scale, finest first. Raises MilsurvError as :func:`read_bag`."""
     with _open(path) as file:
-        groups = {int(name.removesuffix("x")): group for name, group in file.items()}
-        return {m: _read_scale(groups[m]) for m in sorted(groups, reverse=True)}
+        return {m: _read_scale(file, m) for m in file.magnifications}
 
 
-def _read_scale(group: h5py.Group) -> ScaleFeatures:
-    arrays = {name: group[name][()] for name in ("features", "coords", "grid") if name in group}
-    mpp, side = (
-        float(group.attrs[name]) if name in group.attrs else None for name in ("mpp", "patch_level0")
-    )
+def _read_scale(file: _FeatureFile, magnification: int) -> ScaleFeatures:
+    features = file.array(magnification, "features")
+    if features is None:
+        raise KeyError(f"{magnification}x has no features")
     return ScaleFeatures(
-        arrays["features"], arrays.get("coords"), arrays.get("grid"), mpp=mpp, patch_level0=side
+        features,
+        file.array(magnification, "coords"),
+        file.array(magnification, "grid"),
+        file.number(magnification, "mpp"),
+        file.number(magnification, "patch_level0"),
     )
 
 
 def read_attributes(path: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
     """The attributes of a feature file, or those of these names, which takes less time.
 
-    Raises MilsurvError when it cannot be read, or lacks one.
+    Raises MilsurvError when it cannot be read, lacks one, or one is not what was written.
     """
     with _open(path) as file:
-        return {name: _attribute(file, name) for name in (file.attrs if names is None else names)}
-
-
-def _attribute(file: h5py.File, name: str) -> Any:
-    """A JSON attribute, read past the look-ups of ``file.attrs``, which take most of the time over many files."""
-    attribute = h5py.h5a.open(file.id, name.encode())
-    value = np.empty((), dtype=attribute.dtype)
-    attribute.read(value)
-    return json.loads(value.item())
+        return {name: file.attribute(name) for name in (file.attributes if names is None else names)}
 
 
 def read_bag(path: Path) -> Bag:
     """The bag of a feature file, in the type that is stored; without what not all magnifications have.
 
-    Raises MilsurvError when it cannot be read.
+    Raises MilsurvError when it cannot be read, or is not what was written.
     """
     scales = read_scales(path)
 
@@ -117,23 +211,25 @@ def read_bag(path: Path) -> Bag:
 def patch_sides(path: Path) -> dict[int, float]:
     """Magnification -> side of its patches in level-0 pixels."""
     with _open(path) as file:
-        return {
-            int(name.removesuffix("x")): float(group.attrs["patch_level0"]) for name, group in file.items()
-        }
+        sides = {m: file.number(m, "patch_level0") for m in file.magnifications}
+        lacking = [f"{m}x" for m, side in sides.items() if side is None]
+        if lacking:
+            raise KeyError(f"the side of the {lacking[0]} patches is missing")
+        return {m: side for m, side in sides.items() if side is not None}
 
 
 def feature_dims(path: Path) -> dict[int, int]:
     """Magnification -> length of its feature vectors."""
     with _open(path) as file:
-        return {int(name.removesuffix("x")): int(group["features"].shape[1]) for name, group in file.items()}
+        return {m: file.shape(m)[1] for m in file.magnifications}
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[h5py.File]:
+def _open(path: Path) -> Iterator[_FeatureFile]:
     try:
         with h5py.File(path, "r", locking=False) as file:
-            yield file
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+            yield _FeatureFile(file)
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         raise MilsurvError(
-            f"feature file {path} cannot be read ({error}); delete it and run again to make it anew"
+            f"feature file {path} cannot be read ({first_line(error)}); delete it and run again to make it anew"
         ) from error

@@ -21,7 +21,7 @@ MIN_PROBABILITY = 1e-7
 class DiscreteTimeConfig(PluginConfig):
     """Settings of the discrete-time losses."""
 
-    bins: int = Field(default=4, ge=2)
+    bins: int = Field(default=4, ge=2, le=1000)
     """Number of bins, cut at the quantiles of the uncensored training cases' times."""
     alpha: float = Field(default=0.2, ge=0, le=1)
     """Weight of the uncensored cases' likelihood beside the whole loss."""

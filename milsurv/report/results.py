@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from milsurv.checksums import read_checked, read_json
 from milsurv.errors import MilsurvError
 from milsurv.training.job import PREDICTIONS
 from milsurv.training.results import read_predictions
@@ -58,15 +59,13 @@ class RunResults:
         splits = folder / "splits.csv"
         histories = [_history(path) for path in _histories(folder)]
         return cls(
-            config=(folder / "config.yaml").read_text(encoding="utf-8"),
-            environment=_json(folder / "environment.json"),
-            plugins=_json(folder / "plugins.json"),
-            cohort=_json(folder / "cohort.json"),
-            metrics=_json(folder / "metrics.json"),
-            splits=pd.read_csv(splits, dtype=IDS)
-            if splits.is_file()
-            else pd.DataFrame(columns=["case_id", "fold", "role"]),
-            slides=pd.read_csv(folder / "slides.csv", dtype=IDS),
+            config=read_checked(folder / "config.yaml"),
+            environment=read_json(folder / "environment.json"),
+            plugins=read_json(folder / "plugins.json"),
+            cohort=read_json(folder / "cohort.json"),
+            metrics=read_json(folder / "metrics.json"),
+            splits=_table(splits) if splits.is_file() else pd.DataFrame(columns=["case_id", "fold", "role"]),
+            slides=_table(folder / "slides.csv"),
             predictions=read_predictions(folder / PREDICTIONS),
             history=pd.concat(histories, ignore_index=True) if histories else pd.DataFrame(),
         )
@@ -129,8 +128,8 @@ def with_earlier(values: Iterable[str]) -> str:
     return f"{last} (earlier {', '.join(earlier)})" if earlier else last
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _table(path: Path) -> pd.DataFrame:
+    return pd.read_csv(StringIO(read_checked(path)), dtype=IDS)
 
 
 def _histories(folder: Path) -> list[Path]:
@@ -139,7 +138,7 @@ def _histories(folder: Path) -> list[Path]:
 
 def _history(path: Path) -> pd.DataFrame:
     seed, fold = _seed_and_fold(path)
-    return pd.read_csv(path).assign(seed=seed, fold=fold)
+    return _table(path).assign(seed=seed, fold=fold)
 
 
 def _seed_and_fold(path: Path) -> tuple[int, int]:

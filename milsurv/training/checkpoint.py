@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from milsurv.errors import MilsurvError, first_line
 from milsurv.training.model import load_tensors, save_tensors, under
 
 
@@ -69,10 +70,24 @@ def save_state(path: Path, state: FoldState, model: nn.Module, optimizer: torch.
 
 
 def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> FoldState | None:
-    """Take up a saved state: fills ``model`` and ``optimizer``; None when there is none."""
+    """Take up a saved state: fills ``model`` and ``optimizer``; None when there is none.
+
+    Raises MilsurvError when it is damaged, or the state of another model.
+    """
     if not path.is_file():
         return None
     tensors, about = load_tensors(path)
+    try:
+        return _take_up(tensors, about, model, optimizer)
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise MilsurvError(
+            f"{path} is no state of this training ({first_line(error)}); delete it and run again"
+        ) from error
+
+
+def _take_up(
+    tensors: dict[str, Tensor], about: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> FoldState:
     model.load_state_dict(under("model.", tensors))
     _load_optimizer(optimizer, under("optimizer.", tensors))
     outputs = under("outputs.", tensors)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from milsurv.artifacts import link_or_copy
+from milsurv.checksums import CHECKSUMS, read_checked, write_checked
 from milsurv.config import RunConfig
 from milsurv.evaluation.times import SURVIVAL, survival_column
 from milsurv.training.bags import CachePlan
@@ -53,12 +54,15 @@ class FoldJob:
     @property
     def finished(self) -> bool:
         """Predictions are written last."""
-        return (self.folder / PREDICTIONS).is_file()
+        return self.trained and (self.folder / PREDICTIONS).is_file()
 
     @property
     def trained(self) -> bool:
-        """Whether predictions are all that can be missing: the model is written last of what training leaves."""
-        return (self.folder / MODEL).is_file()
+        """Whether predictions are all that can be missing: the model is written last of what training leaves.
+
+        Folds of an older milsurv, which kept no checksums, are trained anew.
+        """
+        return _is_trained(self.folder)
 
     @property
     def prefixes(self) -> dict[str, str]:
@@ -90,7 +94,7 @@ class FoldJob:
         That is the trained models, with their predictions when these are of the same times; else, where no fold is
         trained, the state that was saved last. Gives the folder that it was taken from, if there was one.
         """
-        trained = [other for other in others if (other / MODEL).is_file()]
+        trained = [other for other in others if _is_trained(other)]
         if trained:
             names = [
                 f"{prefix}{name}"
@@ -110,8 +114,12 @@ class FoldJob:
 
     def _take(self, other: Path, names: Sequence[str]) -> Path:
         for name in names:
-            with suppress(FileNotFoundError):
-                link_or_copy(other / name, self.folder / name)
+            source, target = other / name, self.folder / name
+            if name.endswith(".safetensors"):
+                with suppress(FileNotFoundError):
+                    link_or_copy(source, target)
+            elif source.is_file():
+                write_checked(target, read_checked(source))
         return other
 
     def remove_states(self) -> None:
@@ -124,6 +132,10 @@ class FoldJob:
         settings = self.config.training.model_copy(update={"selection": "last_epoch"})
         config = self.config.model_copy(update={"training": settings})
         return replace(self, config=config, train=self.train + self.validation, validation=())
+
+
+def _is_trained(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in (MODEL, CHECKSUMS))
 
 
 def _survival_columns(predictions: Path) -> list[str] | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,16 @@ from torch import Tensor, nn
 from milsurv.aggregators.base import Aggregator
 from milsurv.artifacts import atomic_path
 from milsurv.config import PluginSection
-from milsurv.errors import MilsurvError
+from milsurv.documents import parse_json
+from milsurv.errors import MilsurvError, first_line, size
+from milsurv.executors.devices import host_memory
 from milsurv.features.bag import Bag
 from milsurv.losses.base import Loss
 from milsurv.plugin.registry import Registry
 
 METADATA_KEY = "milsurv"
+CHECKSUM = "checksum"
+BYTES_OF_A_WEIGHT = 4
 
 
 class SurvivalModel(nn.Module):
@@ -70,8 +76,30 @@ class SurvivalModel(nn.Module):
 def build_model(
     registry: Registry, section: PluginSection, feature_dims: dict[int, int], n_outputs: int
 ) -> SurvivalModel:
-    """A new model, initialised from torch's global seed."""
+    """A new model, initialised from torch's global seed. Raises MilsurvError when memory cannot hold it."""
+    shapes = _shapes(registry, section, feature_dims, n_outputs) or {}
+    needed = sum(BYTES_OF_A_WEIGHT * math.prod(shape) for shape in shapes.values())
+    if needed > host_memory():
+        raise MilsurvError(
+            f"aggregator '{section.name}' with these settings takes {size(needed)}, and the memory is "
+            f"{size(host_memory())}; choose smaller sizes"
+        )
     return SurvivalModel(registry.create("aggregator", section, feature_dims, n_outputs), feature_dims)
+
+
+def _shapes(
+    registry: Registry, section: PluginSection, feature_dims: dict[int, int], n_outputs: int
+) -> dict[str, tuple[int, ...]] | None:
+    """The shapes of all weights, without memory for any; None for an aggregator that cannot be built so."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            aggregator = registry.create("aggregator", section, feature_dims, n_outputs)
+            state = SurvivalModel(aggregator, feature_dims).state_dict()
+    except MilsurvError:
+        raise
+    except Exception:  # the aggregator of a plugin may need values; if it is wrong, building it says so
+        return None
+    return {name: tuple(value.shape) for name, value in state.items()}
 
 
 def save_model(path: Path, model: SurvivalModel, loss: Loss, about: dict[str, Any]) -> None:
@@ -87,12 +115,19 @@ def load_model(
 ) -> tuple[SurvivalModel, Loss, dict[str, Any]]:
     """The model in evaluation mode, its loss, and what was said about it."""
     tensors, about = load_tensors(path)
-    loss: Loss = registry.create("loss", PluginSection.model_validate(about["loss"]))
-    loss.load_state_dict(under("loss.", tensors))
-    feature_dims = {int(magnification): dim for magnification, dim in about["feature_dims"].items()}
-    aggregator = PluginSection.model_validate(about["aggregator"])
-    model = build_model(registry, aggregator, feature_dims, about["n_outputs"])
-    model.load_state_dict(under("model.", tensors))
+    weights = under("model.", tensors)
+    try:
+        loss: Loss = registry.create("loss", PluginSection.model_validate(about["loss"]))
+        feature_dims = {int(magnification): dim for magnification, dim in about["feature_dims"].items()}
+        aggregator = PluginSection.model_validate(about["aggregator"])
+        expected = _shapes(registry, aggregator, feature_dims, about["n_outputs"])
+        if expected not in (None, {name: tuple(value.shape) for name, value in weights.items()}):
+            raise ValueError("its settings ask for other weights than it holds")
+        model = build_model(registry, aggregator, feature_dims, about["n_outputs"])
+        model.load_state_dict(weights)
+        loss.load_state_dict(under("loss.", tensors))
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        raise MilsurvError(f"{path} holds no model that can be built here ({first_line(error)})") from error
     return model.to(device).eval(), loss, about
 
 
@@ -102,20 +137,38 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) 
     There it stands under one key, since several are written in random order: equal content gives equal bytes.
     """
     whole = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+    as_read = json.loads(json.dumps(about))  # its keys are text
+    about = {**as_read, CHECKSUM: _checksum(whole, as_read)}
     content = save(whole, {METADATA_KEY: json.dumps(about, sort_keys=True)})
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by name, and what :func:`save_tensors` was told about them."""
+    """Tensors by name, and what :func:`save_tensors` was told about them. Raises MilsurvError when it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            about: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            about = parse_json((file.metadata() or {}).get(METADATA_KEY, "{}"), path)
     except SafetensorError as error:
         raise MilsurvError(f"{path} is damaged ({error}); delete it and run again to make it anew") from error
+    checksum = about.pop(CHECKSUM, None) if isinstance(about, dict) else None
+    if checksum is None:
+        raise MilsurvError(f"{path} has no checksum: an older milsurv made it; delete it and run again")
+    if checksum != _checksum(tensors, about):
+        raise MilsurvError(
+            f"{path} is damaged (its checksum differs); delete it and run again to make it anew, or copy it again"
+        )
     return tensors, about
+
+
+def _checksum(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
+    """SHA-256 over names, types, shapes and values, and over JSON-able ``about``."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from torch import Tensor
 
-from milsurv.artifacts import write_text
+from milsurv.checksums import read_checked, write_checked
 from milsurv.evaluation.times import survival_column
 from milsurv.plugin.registry import get_registry
 from milsurv.training.bags import shared_cache
@@ -41,7 +42,7 @@ def write_models(
     table = pd.DataFrame(history)[[column for column in HISTORY_COLUMNS if column in history[0]]]
     for chooser, prefix in job.prefixes.items():
         table[f"{prefix}chosen"] = (table["epoch"] == best[chooser].epoch).astype(int)
-    write_text(job.folder / HISTORY, table.to_csv(index=False))
+    write_checked(job.folder / HISTORY, table.to_csv(index=False))
     for chooser, prefix in reversed(job.prefixes.items()):
         _write_choice(job, outputs, best[chooser], prefix)
 
@@ -73,7 +74,7 @@ def _write_training_risks(path: Path, known: Mapping[str, tuple[Sequence[Any], T
         for role, (cases, risks) in known.items()
         for case, value in zip(cases, risks.numpy(), strict=True)
     ]
-    write_text(path, pd.DataFrame(rows).to_csv(index=False))
+    write_checked(path, pd.DataFrame(rows).to_csv(index=False))
 
 
 def write_predictions(job: FoldJob) -> None:
@@ -84,7 +85,7 @@ def write_predictions(job: FoldJob) -> None:
         bags = shared_cache(job.device, job.cache)
         outputs = Outputs(job.config, registry, model, loss, bags, job.where, job.seed)
         table = predictions_of(job, outputs, about["high_risk_above"], about["risk_deviation"])
-        write_text(job.folder / f"{prefix}{PREDICTIONS}", table.to_csv(index=False))
+        write_checked(job.folder / f"{prefix}{PREDICTIONS}", table.to_csv(index=False))
 
 
 def predictions_of(job: FoldJob, outputs: Outputs, median: float, deviation: float) -> pd.DataFrame:
@@ -111,5 +112,5 @@ def predictions_of(job: FoldJob, outputs: Outputs, median: float, deviation: flo
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """A table of predictions, every number to the last bit."""
-    return pd.read_csv(path, dtype={"case_id": str}, float_precision="round_trip")
+    """A table of predictions, every number to the last bit. Raises MilsurvError when it is not what was written."""
+    return pd.read_csv(StringIO(read_checked(path)), dtype={"case_id": str}, float_precision="round_trip")

@@ -9,7 +9,7 @@ import pytest
 
 from milsurv.errors import MilsurvError
 from milsurv.features.inventory import feature_files, list_folders, problems_of
-from milsurv.features.store import ScaleFeatures, write_features
+from milsurv.features.store import ScaleFeatures, write_checksums, write_features
 from tests.features.make_foreign import make_features, nested_cells
 
 ATTRIBUTES = {"slide": {}, "settings": {"dtype": "float16"}, "milsurv_version": "0.1.0"}
@@ -70,7 +70,7 @@ def _drop_coarse_patches(file: h5py.File) -> None:
         kept = file[f"5x/{name}"][1:]
         del file[f"5x/{name}"]
         file[f"5x/{name}"] = kept
-    file.attrs["patches"] = file.attrs["patches"].replace('"5": 4', '"5": 3')
+    file.attrs["patches"] = np.bytes_(file.attrs["patches"].replace(b'"5": 4', b'"5": 3'))
 
 
 def _drop_a_grid(file: h5py.File) -> None:
@@ -102,6 +102,7 @@ def test_what_is_wrong_is_found(tmp_path: Path, spoil: Callable[[h5py.File], Non
     _write(path)
     with h5py.File(path, "r+") as file:
         spoil(file)
+        write_checksums(file)
     problems = problems_of(path)
     assert problems
     assert all(problem.startswith(f"{path}: ") for problem in problems)

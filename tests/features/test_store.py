@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from milsurv import Bag, MilsurvError
-from milsurv.features.store import ScaleFeatures, patch_sides, read_attributes, read_bag, write_features
+from milsurv.features.store import (
+    ScaleFeatures,
+    patch_sides,
+    read_attributes,
+    read_bag,
+    read_scales,
+    write_features,
+)
 
 
 def _scale(patches: int, dim: int = 5) -> ScaleFeatures:
@@ -57,6 +64,44 @@ def test_a_truncated_file_is_named_with_what_to_do(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(MilsurvError, match=r"slide\.h5 cannot be read.*delete it"):
         read_bag(path)
+
+
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.acceptance)])
+def test_a_flipped_byte_is_refused_or_harmless(tmp_path: Path, stride: int) -> None:
+    path = tmp_path / "slide.h5"
+    write_features(
+        path, {20: _scale(4, 3), 10: ScaleFeatures(_scale(1).features)}, {"mpp": 0.5, "slide": {"a": 1}}
+    )
+
+    def content() -> list[object]:
+        told: list[object] = [read_attributes(path), read_attributes(path, ["mpp"])]
+        for magnification, scale in read_scales(path).items():
+            arrays = (scale.features, scale.coords, scale.grid)
+            told += [magnification, scale.mpp, scale.patch_level0]
+            told += [
+                None if array is None else (array.dtype, array.shape, array.tobytes()) for array in arrays
+            ]
+        return told
+
+    expected, whole, refused = content(), path.read_bytes(), 0
+    for place in range(0, len(whole), stride):
+        for flip in (1 << place % 8, 0xFF):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
+            try:
+                assert content() == expected, place
+            except MilsurvError:
+                refused += 1
+    assert refused > len(whole) / stride
+
+
+def test_a_file_without_checksums_is_an_older_one(tmp_path: Path) -> None:
+    write_features(tmp_path / "slide.h5", {20: _scale(3)}, {})
+    with h5py.File(tmp_path / "slide.h5", "r+") as file:
+        del file.attrs["checksums"]
+    with pytest.raises(
+        MilsurvError, match=r"no checksums: an older milsurv made it.*run again to make it anew"
+    ):
+        read_bag(tmp_path / "slide.h5")
 
 
 def test_a_bag_moves_with_its_places() -> None:

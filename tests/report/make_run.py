@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 import yaml
 
-from milsurv.artifacts import write_json
+from milsurv.artifacts import json_text
+from milsurv.checksums import write_checked
 from milsurv.config import Evaluation, PluginSection, RunConfig
 from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.strata import TrainingFollowUp
@@ -88,32 +89,36 @@ def make_run(
     slides = make_slide_table(follow_up) if slides is None else slides
     training = {fold: _training(follow_up, fold) for fold in follow_up["fold"].unique()}
     settings = Evaluation(bootstraps=config.evaluation.bootstraps, seed=config.evaluation.seed)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    write_checked(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     packages = {"torch": "2.4.0", "openslide-bin": "4.0.0.6", "numpy": "1.26.0"}
-    write_json(
+    _write_json(
         folder / "environment.json",
         {"milsurv": "0.1.0", "python": "3.11.9", "platform": "Linux", "packages": packages},
     )
-    write_json(
+    _write_json(
         folder / "plugins.json",
         [_plugin(config, kind) for kind in ("reader", "tissue", "aggregator", "loss")],
     )
-    write_json(folder / "cohort.json", cohort)
+    _write_json(folder / "cohort.json", cohort)
     optimistic = None
     if config.training.selection == "both":
         flattered = predictions.assign(risk=predictions["risk"] - 0.05 * predictions["time"])
         optimistic = evaluate(flattered, training, times, settings)
     honest = evaluate(predictions, training, times, settings)
-    write_json(folder / "metrics.json", {"cohort": cohort, **honest, "optimistic": optimistic})
-    predictions.to_csv(folder / "predictions.csv", index=False)
-    slides.to_csv(folder / "slides.csv", index=False)
-    _splits(follow_up).to_csv(folder / "splits.csv", index=False)
+    _write_json(folder / "metrics.json", {"cohort": cohort, **honest, "optimistic": optimistic})
+    write_checked(folder / "predictions.csv", predictions.to_csv(index=False))
+    write_checked(folder / "slides.csv", slides.to_csv(index=False))
+    write_checked(folder / "splits.csv", _splits(follow_up).to_csv(index=False))
     for seed in config.seeds:
         for fold in follow_up["fold"].unique():
             path = folder / f"seed_{seed}" / f"fold_{fold}" / "history.csv"
-            path.parent.mkdir(parents=True)
-            make_history(seed, int(fold), config.training.selection).to_csv(path, index=False)
+            history = make_history(seed, int(fold), config.training.selection)
+            write_checked(path, history.to_csv(index=False))
     return predictions
+
+
+def _write_json(path: Path, content: Any) -> None:
+    write_checked(path, json_text(content))
 
 
 def make_external(folder: Path, config: RunConfig, follow_up: pd.DataFrame) -> None:
@@ -125,7 +130,7 @@ def make_external(folder: Path, config: RunConfig, follow_up: pd.DataFrame) -> N
     cohort = json.loads((folder / "cohort.json").read_text())
     for key in ("selection", "select_by", "group_by"):
         del cohort[key]
-    write_json(folder / "cohort.json", cohort)
+    _write_json(folder / "cohort.json", cohort)
 
 
 def make_slide_table(follow_up: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from milsurv.checksums import write_checked
 from milsurv.errors import MilsurvError
 from milsurv.report.captions import describe_performance
 from milsurv.report.gallery import DPI, FIGURES, draw, save_figures
@@ -84,6 +85,6 @@ def test_a_run_of_an_earlier_milsurv_shows_its_stated_times(tmp_path: Path) -> N
     metrics = json.loads(path.read_text())
     for account in metrics["pooled"]:
         del account["over_time"]
-    path.write_text(json.dumps(metrics))
+    write_checked(path, json.dumps(metrics))
     above, _ = draw("performance_over_time", RunResults.read(tmp_path / "run")).axes
     assert len(above.lines) == 2 + 2 * len(metrics["times"])

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from milsurv.artifacts import write_json
+from milsurv.artifacts import json_text
+from milsurv.checksums import write_checked
 from milsurv.config import RunConfig
 from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.strata import TrainingFollowUp
@@ -454,12 +455,12 @@ def test_predictions_without_anything_to_tell_still_have_a_page(
 ) -> None:
     config = make_config(tmp_path)
     predictions = make_run(tmp_path / "run", config, make_follow_up(24, 2)).assign(**change)
-    predictions.to_csv(tmp_path / "run" / "predictions.csv", index=False)
+    write_checked(tmp_path / "run" / "predictions.csv", predictions.to_csv(index=False))
     training = {fold: TrainingFollowUp(np.array([5.0, 40.0]), np.array([1, 0])) for fold in (0, 1)}
     times = evaluation_times(predictions["time"], predictions["event"], config.evaluation)
     metrics = evaluate(predictions, training, times, config.evaluation)
     path = tmp_path / "run" / "metrics.json"
-    write_json(path, {**json.loads(path.read_text()), **metrics})
+    write_checked(path, json_text({**json.loads(path.read_text()), **metrics}))
     page = Page(write_report(tmp_path / "run", config, []))
     assert said in page.text + " ".join(svg["aria-label"] for svg in page.all("svg")) + drawn_text(tmp_path)
     assert "nan" not in page.text.lower().split()

@@ -19,7 +19,7 @@ from lifelines.utils import concordance_index
 from milsurv import Bag
 from milsurv.errors import ConfigError, MilsurvError
 from milsurv.executors.base import Event
-from milsurv.features.store import read_bag
+from milsurv.features.store import read_bag, write_checksums
 from milsurv.losses.nll import NLL
 from milsurv.plugin.registry import get_registry
 from milsurv.training.bags import CachePlan
@@ -303,6 +303,7 @@ def test_features_without_the_grid_that_an_aggregator_needs_are_refused_by_slide
     without_grid = Path(shutil.copy(path, tmp_path / "without_grid.h5"))
     with h5py.File(without_grid, "r+") as file:
         del file["10x/grid"]
+        write_checksums(file)
     lacking = replace(job.train[3], slides=((slide, without_grid),))
     job = replace(job, train=(*job.train[:3], lacking, *job.train[4:]))
     with pytest.raises(

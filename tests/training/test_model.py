@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from milsurv import Bag
+from milsurv import Bag, MilsurvError
 from milsurv.config import PluginSection
 from milsurv.plugin.registry import get_registry
 from milsurv.training.model import (
@@ -73,3 +73,43 @@ def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
         )
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert load_tensors(tmp_path / "a")[1] == {"one": [1.5, None], "two": 2}
+
+
+@pytest.mark.parametrize("stride", [17, pytest.param(1, marks=pytest.mark.acceptance)])
+def test_a_flipped_byte_of_a_model_is_refused_or_harmless(tmp_path: Path, stride: int) -> None:
+    path = tmp_path / "model.safetensors"
+    saved = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.int64)}
+    save_tensors(path, saved, {"epoch": 3, "feature_dims": {20: 3, 5: 3}})
+    expected, about = load_tensors(path)
+    whole, refused = path.read_bytes(), 0
+    for place in range(0, len(whole), stride):
+        for flip in (1 << place % 8, 0xFF):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
+            try:
+                tensors, told = load_tensors(path)
+            except MilsurvError:
+                refused += 1
+                continue
+            assert (told, tensors.keys()) == (about, expected.keys())
+            assert all(torch.equal(tensors[name], value) for name, value in expected.items())
+    assert refused > len(whole) / stride
+
+
+@pytest.mark.parametrize("settings", [{"hidden_dim": 2**16}, {"hidden_dim": 10**9}, {"hidden_dim": "wide"}])
+def test_settings_that_are_not_the_weights_are_refused_before_memory_is_taken(
+    tmp_path: Path, settings: dict[str, object]
+) -> None:
+    registry, loss = get_registry(), get_registry().create("loss", PluginSection(name="nll"))
+    section = PluginSection.model_validate({"name": "abmil", "hidden_dim": 4, "attention_dim": 3})
+    about = {"aggregator": {**section.model_dump(), **settings}, "loss": {"name": "nll"}}
+    save_model(tmp_path / "model.safetensors", build_model(registry, section, {20: 3}, 4), loss, about)
+    with pytest.raises(MilsurvError, match=r"model\.safetensors holds no model that can be built here"):
+        load_model(tmp_path / "model.safetensors", registry, "cpu")
+
+
+def test_a_model_larger_than_the_memory_is_refused_before_it_is_built() -> None:
+    section = PluginSection.model_validate({"name": "abmil", "hidden_dim": 2**16, "attention_dim": 2**16})
+    with pytest.raises(
+        MilsurvError, match=r"'abmil' with these settings takes .*, and the memory is .*smaller"
+    ):
+        build_model(get_registry(), section, {20: 2**40}, 4)

@@ -10,6 +10,7 @@ from milsurv.cohort.cases import SlideRef
 from milsurv.cohort.ids import IdError, cut_id, cut_slide_id, some
 from milsurv.cohort.locate import SlideFolder, index_slides
 from milsurv.cohort.mpp import read_mpp
+from milsurv.cohort.parts import group_files
 from milsurv.cohort.text_table import Row, TextTable, read_text_table
 from milsurv.config import Columns, TableCohort
 from milsurv.errors import MilsurvError
@@ -66,7 +67,7 @@ def _files(paths: Sequence[Path], progress: RunProgress) -> list[Path]:
         files += index.files
         for line in index.unreadable:
             progress.warn(line)
-    return files
+    return list(group_files(files).files)
 
 
 def _warn_of_table(

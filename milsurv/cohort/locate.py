@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from milsurv.cohort.cases import SlideRef
 from milsurv.cohort.ids import SLIDE_SUFFIXES, IdError, cut_id, cut_slide_id, some
+from milsurv.cohort.parts import SETS, group_files
 from milsurv.errors import CohortError
 
 
@@ -23,6 +25,8 @@ class SlideFolder:
     """A line for each folder below that could not be listed, and each name that cannot be written down."""
     setting: str = "cohort.slides"
     """What names the folder in the configuration."""
+    other_names: Mapping[Path, tuple[str, ...]] = field(default_factory=dict)
+    """File -> other names of a slide that consists of several files."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,15 @@ def index_slides(folder: Path, suffixes: tuple[str, ...] = SLIDE_SUFFIXES) -> Sl
     """List the slide files, or those with other ``suffixes``, in ``folder`` and below, once.
 
     Hidden files and folders are skipped, links to folders followed, and each folder is entered once. A name that is
-    not UTF-8 could not stand in any table, and is passed over. Raises `CohortError` when there is no such folder.
+    not UTF-8 could not stand in any table, and is passed over. Of a slide in several files (a DICOM series, a CZI in
+    parts) one file is listed. Raises `CohortError` when there is no such folder.
     """
     if not folder.is_dir():
         raise CohortError(
             [f"{folder}: there is no such folder; cohort.slides must be the folder with the slides"]
         )
     files: list[Path] = []
+    sets: list[Path] = []
     errors: list[OSError] = []
     unwritable: list[str] = []
     entered = {folder.resolve()}
@@ -71,8 +77,15 @@ def index_slides(folder: Path, suffixes: tuple[str, ...] = SLIDE_SUFFIXES) -> Sl
         slides = [name for name in names if name.lower().endswith(suffixes)]
         paths = [Path(parent, name) for name in slides if not name.startswith(".")]
         files += [path for path in paths if writable(path)]
+        sets += [Path(parent, name) for name in names if name.lower().endswith((*SETS,))]
     unreadable = [f"{error.filename}: folder passed over ({error.strerror})" for error in errors]
-    return SlideFolder(folder, tuple(sorted(files)), (*unreadable, *unwritable))
+    grouped = group_files(sorted(files), sorted(sets))
+    return SlideFolder(
+        folder,
+        grouped.files,
+        (*unreadable, *unwritable, *grouped.notes),
+        other_names=grouped.other_names,
+    )
 
 
 def locate_by_slide(index: SlideFolder, slide_ids: Sequence[str], slide_pattern: str | None) -> Located:
@@ -84,11 +97,37 @@ def locate_by_slide(index: SlideFolder, slide_ids: Sequence[str], slide_pattern:
         except IdError:
             continue  # counted below among the files of no case
     wanted = list(dict.fromkeys(slide_ids))
-    lacking = [slide_id for slide_id in wanted if slide_id not in files]
+    twice = _find_by_other_names(index, wanted, files, slide_pattern)
+    lacking = [slide_id for slide_id in wanted if slide_id not in files and slide_id not in twice]
     slides = {slide_id: _slides([slide_id], files, index) for slide_id in wanted}
+    slides |= {ref.slide_id: (ref,) for ref in twice.values()}
     used = {file for slide_id in wanted for file in files.get(slide_id, ())}
     warnings = [*_lacking(lacking, wanted, index), *(_unused(used, index) if used else ()), *index.unreadable]
     return Located(slides, (), tuple(warnings))
+
+
+def _find_by_other_names(
+    index: SlideFolder, wanted: Sequence[str], files: dict[str, list[Path]], slide_pattern: str | None
+) -> dict[str, SlideRef]:
+    """Add to ``files`` the slides of several files that go by another name; those named before have a reason."""
+    others: dict[str, list[Path]] = defaultdict(list)
+    for file, names in index.other_names.items():
+        for name in names:
+            with suppress(IdError):
+                others[cut_slide_id(name, slide_pattern)].append(file)
+    named = {file: slide_id for slide_id in wanted for file in files.get(slide_id, ())}
+    twice = {}
+    for slide_id in wanted:
+        for file in others[slide_id] if slide_id in others and slide_id not in files else ():
+            if file in named:
+                reason = (
+                    f"it is of the same DICOM series as slide {named[file]}: one slide, which counts once"
+                )
+                twice[slide_id] = SlideRef(slide_id, None, reason=reason)
+            else:
+                named[file] = slide_id
+                files[slide_id].append(file)
+    return twice
 
 
 def locate_by_case(
@@ -99,12 +138,9 @@ def locate_by_case(
     files: dict[str, list[Path]] = defaultdict(list)
     problems = []
     for file in index.files:
-        try:
-            case_id = cut_id(file.name, case_pattern, "case_pattern")
-        except IdError:
+        case_id = _case_of([file.name, *index.other_names.get(file, ())], case_pattern, slide_ids)
+        if case_id is None:
             continue  # counted below among the files of no case
-        if case_id not in slide_ids:
-            continue
         try:
             slide_id = cut_slide_id(file.name, slide_pattern)
         except IdError as error:
@@ -122,6 +158,16 @@ def locate_by_case(
         )
     slides = {case_id: _slides(dict.fromkeys(found), files, index) for case_id, found in slide_ids.items()}
     return Located(slides, tuple(problems), (*warnings, *index.unreadable))
+
+
+def _case_of(names: Iterable[str], case_pattern: str, case_ids: Collection[str]) -> str | None:
+    """The first id of a case that is cut out of a slide's names."""
+    for name in names:
+        with suppress(IdError):
+            case_id = cut_id(name, case_pattern, "case_pattern")
+            if case_id in case_ids:
+                return case_id
+    return None
 
 
 def _slides(

@@ -14,6 +14,7 @@ import numpy as np
 import openslide
 from numpy.typing import NDArray
 
+from milsurv.cohort.parts import files_of_slide
 from milsurv.errors import SlideError
 from milsurv.plugin.base import PluginConfig
 from milsurv.slides.formats import further_images, require_file, require_rgb, tiff_images, why_not_open
@@ -228,22 +229,32 @@ def slide_identity(path: Path) -> SlideIdentity:
     """Size and quick hash (SHA-256 over the size and the first and last 256 KiB) of a slide file.
 
     A ``.mrxs`` file is only the cover of the folder beside it: there the size is the folder's, and the hash
-    covers its ``Slidedat.ini``. Raises SlideError when the file cannot be read.
+    covers its ``Slidedat.ini``. Of a DICOM series the size is that of all files, and the hash covers the hashes of
+    each, whatever their names. Raises SlideError when a file cannot be read.
     """
     try:
         require_file(path)
         if path.suffix.lower() == ".mrxs":
             folder = path.with_suffix("")
-            described_by = folder / "Slidedat.ini"
-            size = sum(file.stat().st_size for file in folder.iterdir())
-        else:
-            described_by, size = path, path.stat().st_size
-        with described_by.open("rb") as file:
-            ends = file.read(HASHED_BYTES)
-            file.seek(max(0, described_by.stat().st_size - HASHED_BYTES))
-            ends += file.read(HASHED_BYTES)
+            return _identity(folder / "Slidedat.ini", sum(file.stat().st_size for file in folder.iterdir()))
+        each = [_identity(file, require_file(file)) for file in files_of_slide(path)]
     except OSError as error:
         raise _unreadable(error) from None
+    if len(each) == 1:
+        return each[0]
+    together = "".join(sorted(identity["quick_hash"] for identity in each))
+    return {
+        "size": sum(identity["size"] for identity in each),
+        "quick_hash": f"sha256:{hashlib.sha256(together.encode()).hexdigest()}",
+    }
+
+
+def _identity(file: Path, size: int) -> SlideIdentity:
+    """``size`` and the hash over it and both ends of ``file``."""
+    with file.open("rb") as opened:
+        ends = opened.read(HASHED_BYTES)
+        opened.seek(max(0, file.stat().st_size - HASHED_BYTES))
+        ends += opened.read(HASHED_BYTES)
     return {"size": size, "quick_hash": f"sha256:{hashlib.sha256(f'{size}:'.encode() + ends).hexdigest()}"}
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from milsurv.cohort.cases import SlideRef
+from milsurv.cohort.id_doubts import by_likeness
 from milsurv.cohort.ids import SLIDE_SUFFIXES, IdError, cut_id, cut_slide_id, some
 from milsurv.cohort.parts import SETS, group_files
 from milsurv.errors import CohortError
@@ -102,7 +103,12 @@ def locate_by_slide(index: SlideFolder, slide_ids: Sequence[str], slide_pattern:
     slides = {slide_id: _slides([slide_id], files, index) for slide_id in wanted}
     slides |= {ref.slide_id: (ref,) for ref in twice.values()}
     used = {file for slide_id in wanted for file in files.get(slide_id, ())}
-    warnings = [*_lacking(lacking, wanted, index), *(_unused(used, index) if used else ()), *index.unreadable]
+    warnings = [
+        *_lacking(lacking, wanted, index),
+        *_nearly(lacking, files),
+        *(_unused(used, index) if used else ()),
+        *index.unreadable,
+    ]
     return Located(slides, (), tuple(warnings))
 
 
@@ -201,6 +207,24 @@ def _lacking(lacking: Sequence[str], wanted: Sequence[str], index: SlideFolder) 
     return [
         f"none of the {len(wanted)} slides has a file in {index.folder}: looked for {some(lacking, 1)}; "
         f"{there}; correct {index.setting}, or cut the ids out with cohort.slide_pattern"
+    ]
+
+
+def _nearly(lacking: Sequence[str], found: Iterable[str]) -> list[str]:
+    """A line when ids without a file and ids ``found`` among the files are alike but for how they are written."""
+    by_id = by_likeness(found)
+    pairs = [
+        (name, by_id[like][0])
+        for like, names in by_likeness(lacking).items()
+        if like in by_id
+        for name in names
+    ]
+    if not pairs:
+        return []
+    told = some([f"{name!r} and {file!r}" for name, file in pairs])
+    return [
+        f"{len(pairs)} ids of the table differ from a file's in capital letters, spaces or leading zeros alone "
+        f"({told}); write them as the files are called"
     ]
 
 

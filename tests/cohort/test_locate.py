@@ -158,3 +158,18 @@ def test_tables_and_files_of_features_meet_at_the_slides_id(tmp_path: Path) -> N
     ]
     located = locate_by_slide(index, ["a", "b", "c.1"], None)
     assert [located.slides[slide][0].path for slide in ("a", "b", "c.1")] == list(index.files)
+
+
+def test_ids_that_lost_zeros_or_capitals_are_told_beside_the_files_they_are_like(tmp_path: Path) -> None:
+    touch(tmp_path, "007.svs", "P-a.svs", "x.svs")
+    located = locate_by_slide(index_slides(tmp_path), ["7", "p-A", "x", "y"], None)
+    assert located.warnings[1] == (
+        "2 ids of the table differ from a file's in capital letters, spaces or leading zeros alone ('7' and '007', "
+        "'p-A' and 'P-a'); write them as the files are called"
+    )
+    assert [located.slides[name][0].path is None for name in ("7", "p-A", "x", "y")] == [
+        True,
+        True,
+        False,
+        True,
+    ]

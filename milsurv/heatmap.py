@@ -21,6 +21,7 @@ from milsurv.cohort.cases import SlideRef
 from milsurv.errors import MilsurvError, SlideError, nearest, slide_reason
 from milsurv.executors.devices import choose_device, visible_gpus
 from milsurv.executors.local import LocalExecutor
+from milsurv.executors.memory import want_of_memory_named
 from milsurv.features.bag import Bag
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings
 from milsurv.features.store import read_attributes, read_bag, read_scales
@@ -250,9 +251,10 @@ def draw_heatmap(
         _require_places(opened, slide, coords)
         with slide_faults():
             thumbnail, downsample = opened.thumbnail(THUMBNAIL_PX)
-        found = measure_importance(
-            trained, opinion.models, bag, sides, slide.slide_id, ask_occlusion, progress
-        )
+        with want_of_memory_named(lambda: _too_large(slide, bag)):
+            found = measure_importance(
+                trained, opinion.models, bag, sides, slide.slide_id, ask_occlusion, progress
+            )
         maps = maps_of(found, coords, sides)
         heatmap = Heatmap(slide.slide_id, found.kind, opinion.told, thumbnail, downsample, opened.mpp, maps)
         px = min(trained.config.tiling.patch_px, MOST_GALLERY_PX)
@@ -272,6 +274,13 @@ def draw_heatmap(
             f"attention is nearly uniform (within 10 % of uniform) at {named}: these maps say little"
         )
     return _write(folder, heatmap, pixels, table, patch_colours(found), about, origin)
+
+
+def _too_large(slide: SlideRef, bag: Bag) -> str:
+    patches = sum(bag.sizes.values())
+    return (
+        f"slide {slide.slide_id}: memory does not hold a model with its {patches} patches; use --device cpu"
+    )
 
 
 def _bag(drawn: DrawnSlide) -> tuple[Bag, dict[int, float]]:

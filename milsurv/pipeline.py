@@ -25,7 +25,7 @@ from milsurv.evaluation.times import EvaluationTimes, evaluation_times
 from milsurv.executors.base import IN_OTHER_HANDS, Event, Executor, Unit
 from milsurv.executors.devices import choose_device, count_workers, slides_in_hand, visible_gpus
 from milsurv.executors.local import LocalExecutor
-from milsurv.features.extract import ExtractedSlide, ExtractionSettings
+from milsurv.features.extract import ExtractedSlide, ExtractionSettings, release_encoders
 from milsurv.features.importing import ImportSettings, require_equal_dims
 from milsurv.features.tally import EVENTS, Tally
 from milsurv.leakage import without_copies
@@ -185,7 +185,7 @@ def extract_features(
 
     with progress.stage(f"{settings.verb} features", len(todo), "slides") as stage:
         units = [settings.unit(slide, device) for slide in todo]
-        fresh = executor.run(units, on_event, slides_in_hand(device))
+        fresh = executor.run(units, on_event, slides_in_hand(device), release_encoders)
     outcomes |= {outcome.slide_id: outcome for outcome in fresh}
     _warn_of_slides(outcomes.values(), tally.folder / EVENTS, progress)
     if isinstance(settings, ImportSettings):

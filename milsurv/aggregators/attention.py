@@ -15,6 +15,8 @@ from milsurv.errors import MilsurvError
 
 BLOCK_ELEMENTS = 2**21
 """Attention weights that are computed at once: so many stay in a processor's cache."""
+MOST_GROUPS = 65_535
+"""Groups that attend at once: PyTorch's kernels put them into a dimension of CUDA's grid that has no more."""
 
 
 class MultiHeadAttention(nn.Module):
@@ -57,7 +59,7 @@ class MultiHeadAttention(nn.Module):
         key, value = (self._split_groups(part) for part in context_rows.chunk(2, dim=-1))
         seen = (key_groups >= 0)[:, None, None, :]
         dropout = self.dropout if self.training or self.dropout_in_eval else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=dropout)
+        attended = _attend_in_groups(query, key, value, seen, dropout)
         real = query_groups >= 0
         rows: Tensor = self.out(attended.transpose(1, 2).flatten(2)[real])
         return torch.empty_like(rows).index_copy(0, query_groups[real], rows)
@@ -98,6 +100,15 @@ class MultiHeadAttention(nn.Module):
 
     def _split_groups(self, tokens: Tensor) -> Tensor:
         return tokens.view(*tokens.shape[:-1], self.heads, -1).transpose(1, 2)
+
+
+def _attend_in_groups(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, dropout: float) -> Tensor:
+    """Attention of ``(groups, heads, n, width)`` tensors where ``seen``, :data:`MOST_GROUPS` groups at a time."""
+    if len(query) <= MOST_GROUPS:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=dropout)
+    split = (tensor.split(MOST_GROUPS) for tensor in (query, key, value, seen))
+    parts = zip(*split, strict=True)
+    return torch.cat([_attend_in_groups(q, k, v, mask, dropout) for q, k, v, mask in parts])
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +22,15 @@ class Backbone(ABC):
     dim: int
     """Width of an embedding."""
     input_px: int
-    """Side in pixels to which patches are resized for the network."""
+    """Side in pixels of what the network gets."""
+    resize_px: int | None = None
+    """Side in pixels to which a patch is resized before the ``input_px`` in its centre are cut out; None for no cut."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """How patches are resized, as the network's own preprocessing does it; with antialiasing."""
+    """How patches are resized; with antialiasing."""
     mean: tuple[float, float, float]
+    """Of red, green and blue from 0 to 1, subtracted from them."""
     std: tuple[float, float, float]
+    """What they are divided by then. All five are the preprocessing that the weights were published with."""
     licence: str
     gated: bool
     magnification: int
@@ -40,6 +45,17 @@ class Backbone(ABC):
     @abstractmethod
     def __init__(self, config: PluginConfig):
         """Keep the settings; no weights are read yet."""
+
+    @property
+    def transform(self) -> dict[str, Any]:
+        """What is done to patches before the network, JSON-able: part of the features' fingerprint."""
+        return {
+            "resize_px": self.resize_px or self.input_px,
+            "input_px": self.input_px,
+            "interpolation": self.interpolation,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
 
     @abstractmethod
     def weights_id(self) -> str:
@@ -56,8 +72,13 @@ class Backbone(ABC):
         """
 
 
+def resized_for_crop(input_px: int, share: float = 0.875) -> int:
+    """``resize_px`` of networks that see the central ``share`` of a picture, as timm counts it: 256 for 224 px."""
+    return math.floor(input_px / share)
+
+
 class PatchEncoder(nn.Module):
-    """Resizes uint8 patches to ``input_px``, normalises them and embeds them with ``network``.
+    """Resizes uint8 patches, cuts out their centre, normalises it and embeds it with ``network``, as ``backbone`` says.
 
     Resizing is done in float32: on a CPU PyTorch resizes nothing narrower.
     """
@@ -66,6 +87,7 @@ class PatchEncoder(nn.Module):
         super().__init__()
         self.network = network
         self.input_px = backbone.input_px
+        self.resize_px = backbone.resize_px or backbone.input_px
         self.interpolation = backbone.interpolation
         self.mean: Tensor
         self.std: Tensor
@@ -75,15 +97,17 @@ class PatchEncoder(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """uint8 ``(n, 3, h, w)`` -> ``(n, dim)``."""
         pixels = patches.float() / 255
-        if pixels.shape[-2:] != (self.input_px, self.input_px):
+        if pixels.shape[-2:] != (self.resize_px, self.resize_px):
             pixels = nn.functional.interpolate(
                 pixels,
-                size=(self.input_px, self.input_px),
+                size=(self.resize_px, self.resize_px),
                 mode=self.interpolation,
                 antialias=True,
                 align_corners=False,
             )
             if self.interpolation == "bicubic":  # which overshoots
                 pixels = pixels.clamp(0, 1)
+        edge = round((self.resize_px - self.input_px) / 2)
+        pixels = pixels[..., edge : edge + self.input_px, edge : edge + self.input_px]
         embeddings: Tensor = self.network((pixels.to(self.mean) - self.mean) / self.std)
         return embeddings

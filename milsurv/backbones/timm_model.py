@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import field_validator
 from timm.data.config import resolve_model_data_config
 from torch import nn
 
-from milsurv.backbones.base import Backbone, PatchEncoder, Precision
+from milsurv.backbones.base import Backbone, PatchEncoder, Precision, resized_for_crop
 from milsurv.backbones.recognition import explained
 from milsurv.backbones.weights import file_id, fill_network, read_state
 from milsurv.config import AbsolutePath
@@ -20,6 +21,7 @@ from milsurv.errors import WeightsError, first_line, nearest
 from milsurv.plugin.base import PluginConfig
 
 HUB = "hf-hub:"
+INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 class TimmModelConfig(PluginConfig):
@@ -56,6 +58,7 @@ class _Facts:
 
     dim: int
     input_px: int
+    resize_px: int
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -73,11 +76,13 @@ def _facts(model: str) -> _Facts:
             network = timm.create_model(model, pretrained=False, num_classes=0).eval()
     except Exception as error:
         raise WeightsError(
-            f"the description of {model} cannot be fetched from the hub ({type(error).__name__}: {first_line(error)})"
+            f"the description of {model} cannot be fetched from the hub, or not be read ({type(error).__name__}: "
+            f"{first_line(error)})"
         ) from error
     known: Any = network.pretrained_cfg
     training = "" if "." in model or model.startswith(HUB) else known.get("tag") or ""
     about: dict[str, Any] = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
+    transform = _transform(model, about)
     height, width = about["input_size"][1:]
     with torch.inference_mode():
         embedding = network(torch.empty(1, 3, height, width, device="meta"))
@@ -88,18 +93,50 @@ def _facts(model: str) -> _Facts:
     classifier = known.get("classifier") or ()
     return _Facts(
         dim=embedding.shape[-1],
-        input_px=height,
-        interpolation="bicubic" if about["interpolation"] == "bicubic" else "bilinear",
-        mean=tuple(about["mean"]),
-        std=tuple(about["std"]),
+        **transform,
         licence=known.get("license") or "unknown",
         classifier=(classifier,) if isinstance(classifier, str) else tuple(classifier),
         weights=f"{model}.{training}" if training else model,
     )
 
 
+def _transform(model: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What timm does to a picture before the model; its three ways to crop are one for square patches.
+
+    Raises WeightsError when milsurv cannot do the same.
+    """
+    try:
+        colours, height, width = about["input_size"]
+        share, interpolation = float(about["crop_pct"]), about["interpolation"]
+        mean, std = (tuple(map(float, about[name])) for name in ("mean", "std"))
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"the description of {model} cannot be read ({error})") from error
+    faults = {
+        f"pictures of {colours} colours and {height} × {width} px, and patches are square and of 3 colours": (
+            colours != 3 or height != width
+        ),
+        f"a crop_pct of {share:g}; it is to be above 0 and at most 1": not 0 < share <= 1,
+        f"the interpolation {interpolation!r}; milsurv has bilinear and bicubic": (
+            interpolation not in INTERPOLATIONS
+        ),
+        f"the mean {mean} and the deviation {std}; three numbers each from 0 to 1 are to be given": (
+            len(mean) != 3 or len(std) != 3 or not 0 <= min(mean) <= max(mean) <= 1 or not min(std) > 0
+        ),
+    }
+    for fault, found in faults.items():
+        if found:
+            raise WeightsError(f"the description of {model} asks for {fault}; write a backbone plugin for it")
+    return {
+        "input_px": height,
+        "resize_px": resized_for_crop(height, share),
+        "interpolation": interpolation,
+        "mean": mean,
+        "std": std,
+    }
+
+
 class TimmModel(Backbone):
-    """Any network of timm without its classifier, pooled and normalised as timm describes it."""
+    """Any network of timm without its classifier; resized, cropped, normalised and pooled as timm describes it."""
 
     Config = TimmModelConfig
     precision: Precision = "float32"
@@ -111,7 +148,7 @@ class TimmModel(Backbone):
         self.model = config.model
         self.weights = config.weights
         self._of = _facts(self.model)
-        for name in ("dim", "input_px", "interpolation", "mean", "std", "licence"):
+        for name in ("dim", "input_px", "resize_px", "interpolation", "mean", "std", "licence"):
             setattr(self, name, getattr(self._of, name))
 
     def weights_id(self) -> str:

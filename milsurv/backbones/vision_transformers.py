@@ -96,7 +96,10 @@ class ClassAndMeanToken(nn.Module):
 
 
 class GigaPath(PathologyTransformer):
-    """The tile encoder of Prov-GigaPath (Xu et al., Nature 2024), ViT-g/16: 1536 features a patch."""
+    """The tile encoder of Prov-GigaPath (Xu et al., Nature 2024), ViT-g/16: 1536 features a patch.
+
+    As its card says, it sees the middle 224 of 256 px.
+    """
 
     architecture = "vit_giant_patch14_dinov2"
     arguments = {  # noqa: RUF012
@@ -108,6 +111,7 @@ class GigaPath(PathologyTransformer):
     }
     repo = "prov-gigapath/prov-gigapath"
     dim = 1536
+    resize_px = 256
     interpolation = "bicubic"
     precision = "float16"
     licence = "Apache-2.0, for research alone"

@@ -58,11 +58,16 @@ class Executor(ABC):
 
     @abstractmethod
     def run(
-        self, units: Sequence[Unit], on_event: Callable[[Unit, Event], None], side_by_side: int = 1
+        self,
+        units: Sequence[Unit],
+        on_event: Callable[[Unit, Event], None],
+        side_by_side: int = 1,
+        after: Callable[[], None] | None = None,
     ) -> list[Any]:
         """The units' results, in their order. ``on_event`` is called in this process.
 
         A worker does ``side_by_side`` units at a time, each in a thread: for units that often wait for a device.
+        ``after``, a function of a module, is called in each worker when its units are done: it frees what they shared.
 
         An exception of a unit is raised here, and the other units are stopped. Units in other hands are passed over
         and tried again once the rest is done; ``on_event`` hears of each of them once.

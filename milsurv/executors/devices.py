@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import suppress
 from itertools import takewhile
-from pathlib import Path
 
 import torch
 
 from milsurv.config import RunConfig
 from milsurv.errors import MilsurvError
+from milsurv.executors.cgroups import cpu_limit
 
 MOST_WORKERS = 8
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
@@ -37,22 +36,9 @@ def count_workers(wanted: int | str, device: str) -> int:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def host_memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or less where its control group is limited."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError, ValueError):
-        group = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip()
-        return min(total, int(Path(f"/sys/fs/cgroup{group}/memory.max").read_text()))
-    return total
-
-
-def device_memory(device: str) -> int:
-    """Bytes of memory of a GPU."""
-    return int(torch.cuda.get_device_properties(device).total_memory)
+    """Cores that this process may use: the machine's, or fewer by its affinity or a limited control group."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, int(cpu_limit() or allowed)))
 
 
 def workers_on_device(workers: int, device: str) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 from milsurv.errors import MilsurvError
 from milsurv.executors.base import IN_OTHER_HANDS, Event, Executor, Unit
-from milsurv.executors.worker import Done, Idle, Shared, Told, pin_threads, serve
+from milsurv.executors.worker import Done, Idle, Shared, Told, followed_by, pin_threads, serve
 from milsurv.interrupts import blocked_interrupts, deferred_interrupts
 
 RETRY_SECONDS = 1.0
@@ -63,30 +63,39 @@ class LocalExecutor(Executor):
             pool.end()
 
     def run(
-        self, units: Sequence[Unit], on_event: Callable[[Unit, Event], None], side_by_side: int = 1
+        self,
+        units: Sequence[Unit],
+        on_event: Callable[[Unit, Event], None],
+        side_by_side: int = 1,
+        after: Callable[[], None] | None = None,
     ) -> list[Any]:
-        results = self._run_once(units, on_event, side_by_side)
+        results = self._run_once(units, on_event, side_by_side, after)
         told: set[int] = set()
         while waiting := [index for index, result in enumerate(results) if result == IN_OTHER_HANDS]:
             for index in set(waiting) - told:
                 on_event(units[index], {"event": IN_OTHER_HANDS})
             told.update(waiting)
             time.sleep(RETRY_SECONDS)
-            again = self._run_once([units[index] for index in waiting], on_event, side_by_side)
+            again = self._run_once([units[index] for index in waiting], on_event, side_by_side, after)
             for index, result in zip(waiting, again, strict=True):
                 results[index] = result
         return results
 
     def _run_once(
-        self, units: Sequence[Unit], on_event: Callable[[Unit, Event], None], side_by_side: int
+        self,
+        units: Sequence[Unit],
+        on_event: Callable[[Unit, Event], None],
+        side_by_side: int,
+        after: Callable[[], None] | None,
     ) -> list[Any]:
         if self._pool is None and self.workers == side_by_side == 1:
             pin_threads(self.threads)
-            return [_do_here(unit, on_event) for unit in units]
+            with followed_by(after):
+                return [_do_here(unit, on_event) for unit in units]
         if self._pool is None:
             self._pool = _Pool(self.workers, self.threads, self.gpus)
         try:
-            return self._pool.run(units, on_event, side_by_side)
+            return self._pool.run(units, on_event, side_by_side, after)
         except BaseException:
             self._let_go()  # lest they take units of another run
             raise
@@ -124,7 +133,11 @@ class _Pool:
         self._workers: list[_Worker] = []
 
     def run(
-        self, units: Sequence[Unit], on_event: Callable[[Unit, Event], None], side_by_side: int
+        self,
+        units: Sequence[Unit],
+        on_event: Callable[[Unit, Event], None],
+        side_by_side: int,
+        after: Callable[[], None] | None,
     ) -> list[Any]:
         """The units' results, in their order."""
         wanted = min(self._count, len(units))
@@ -134,7 +147,7 @@ class _Pool:
                 self._start()
         busy = {worker.connection: worker for worker in self._workers[:wanted]}
         for worker in busy.values():
-            _send(worker, (units, side_by_side))
+            _send(worker, (units, side_by_side, after))
         results: dict[int, Any] = {}
         while busy:
             for connection in wait(list(busy)):

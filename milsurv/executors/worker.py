@@ -7,9 +7,9 @@ import os
 import pickle
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
@@ -81,8 +81,20 @@ def serve(driver: Connection, shared: Shared, number: int) -> None:
     threading.Thread(target=_post, args=(outbox, driver, shared), daemon=True).start()
     with suppress(EOFError, OSError):
         while True:
-            units, side_by_side = driver.recv()
-            outbox.put(Idle(_work(units, side_by_side, shared, outbox)))
+            units, side_by_side, after = driver.recv()
+            with followed_by(after):
+                error = _work(units, side_by_side, shared, outbox)
+            outbox.put(Idle(error))
+
+
+@contextmanager
+def followed_by(after: Callable[[], None] | None) -> Iterator[None]:
+    """Call ``after`` when the block has ended, however it did."""
+    try:
+        yield
+    finally:
+        if after is not None:
+            after()
 
 
 def pin_threads(threads: int) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
+
+from milsurv.executors.memory import pinned_size
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,17 @@ class Bag:
     @property
     def nbytes(self) -> int:
         """Bytes of all its tensors."""
-        parts = (self.features, self.coords, self.grid)
-        return sum(tensor.nbytes for part in parts if part is not None for tensor in part.values())
+        return sum(tensor.nbytes for tensor in self._tensors())
+
+    @property
+    def pinned_nbytes(self) -> int:
+        """Bytes that :meth:`pinned` takes."""
+        return sum(pinned_size(tensor.nbytes) for tensor in self._tensors())
+
+    def _tensors(self) -> Iterator[Tensor]:
+        for part in (self.features, self.coords, self.grid):
+            if part is not None:
+                yield from part.values()
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Bag:
         """The bag on ``device``; ``dtype`` applies to the features alone. A GPU copies pinned memory without a wait."""

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from milsurv.backbones.base import Backbone, Precision
-from milsurv.errors import MilsurvError
+from milsurv.errors import MilsurvError, first_line
+from milsurv.executors.memory import out_of_memory, release_device_memory, want_of_memory_named
 
 QUEUED_BATCHES = 3
 """Batches of patches that wait for the network at most."""
@@ -147,7 +148,8 @@ class Encoder:
         if batch_size == "auto":
             batch_size = AUTOMATIC_BATCH["cpu" if device.type == "cpu" else "cuda"]
         self.batch_size = self._known_size = batch_size
-        network: Any = backbone.load(device, torch.float32).to(memory_format=torch.channels_last)
+        with want_of_memory_named(self._too_large):
+            network: Any = backbone.load(device, torch.float32).to(memory_format=torch.channels_last)
         self._network = torch.compile(network, dynamic=True) if compiled else network
         self._threads = threads
         self._pieces: deque[Piece] = deque()
@@ -161,11 +163,27 @@ class Encoder:
         atexit.register(self.close)
 
     def close(self) -> None:
-        """End the thread, after the batch in hand: Python may not end while it is in the network."""
+        """End the thread, after the batch in hand: Python may not end while it is in the network.
+
+        Nothing holds the network any more once the encoder itself is let go.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
+        atexit.unregister(self.close)
+
+    def _too_many(self) -> str:
+        return (
+            f"the host's memory does not hold a batch of {self.batch_size} patches; use a smaller "
+            "extraction.batch_size, fewer extraction.decoding_threads or fewer executor.workers"
+        )
+
+    def _too_large(self) -> str:
+        return (
+            f"the memory of {self.device} does not hold {self.name} and one patch; use a smaller backbone, another "
+            "device, or fewer executor.workers"
+        )
 
     @contextmanager
     def slide(
@@ -273,7 +291,8 @@ class Encoder:
 
     def _launch(self, pieces: list[Piece]) -> _Launched:
         try:
-            patches = self._together(pieces)
+            with want_of_memory_named(self._too_many):
+                patches = self._together(pieces)
             vectors = self.vectors(patches)
             expected = (len(patches), self.backbone.dim)
             if vectors.shape != expected:
@@ -283,7 +302,8 @@ class Encoder:
                 )
             if self.device.type == "cpu":
                 return _Launched(pieces, vectors.float())
-            host = torch.empty(vectors.shape, dtype=torch.float32, pin_memory=True)
+            with want_of_memory_named(self._too_many):
+                host = torch.empty(vectors.shape, dtype=torch.float32, pin_memory=True)
             host.copy_(vectors.float(), non_blocking=True)
             return _Launched(pieces, host, torch.cuda.current_stream(self.device).record_event())
         except BaseException as error:
@@ -316,16 +336,12 @@ class Encoder:
             pixels = patches.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # channels last
             vectors: Tensor = self._network(pixels)
             return vectors
-        except RuntimeError as error:
-            if not _out_of_memory(error):
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
                 raise
             if len(patches) == 1:
-                raise MilsurvError(
-                    f"the memory of {self.device} does not hold {self.name} and one patch; use a smaller backbone, "
-                    "another device, or fewer executor.workers"
-                ) from error
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+                raise MilsurvError(f"{self._too_large()} ({first_line(error)})") from error
+        release_device_memory()
         self.batch_size = min(self.batch_size, len(patches) // 2)
         return torch.cat([self._forward(some) for some in patches.split(self.batch_size)])
 
@@ -356,7 +372,3 @@ class Encoder:
 def _raise(slide: SlideFeatures) -> None:
     if slide.error is not None:
         raise slide.error
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

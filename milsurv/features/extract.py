@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,10 +18,11 @@ from milsurv._version import __version__
 from milsurv.artifacts import fingerprint
 from milsurv.backbones.base import Backbone, Precision
 from milsurv.cohort.cases import SlideRef
-from milsurv.config import Extraction, PluginSection, RunConfig
+from milsurv.config import PluginSection, RunConfig
 from milsurv.errors import TABLE_ADVICE, MilsurvError, SlideError, SlideFaultError, size, slide_reason
 from milsurv.executors.base import Event, Report, Unit
 from milsurv.executors.devices import choose_device, decoding_threads
+from milsurv.executors.memory import release_device_memory
 from milsurv.features.encoder import Encoder, choose_precision
 from milsurv.features.room import lacking_room
 from milsurv.features.store import ScaleFeatures, read_attributes, write_features
@@ -61,6 +62,8 @@ class ExtractionSettings:
     weights_id: str
     origins: dict[tuple[str, str], str]
     """Kind and name of the plugins at work -> the fingerprint of their source."""
+    transform: dict[str, Any]
+    """What the backbone does to patches, see ``Backbone.transform``."""
     precision: Precision
     """In which the network computes on the run's device."""
     dim: int
@@ -79,7 +82,15 @@ class ExtractionSettings:
         origins = {(kind, name): registry.origin(kind, name) for kind, name in names.items()}
         device = torch.device(choose_device(config.device))
         precision = choose_precision(config.extraction.precision, backbone.precision, device)
-        return cls(config, backbone.weights_id(), origins, precision, backbone.dim, backbone.trained_at)
+        return cls(
+            config,
+            backbone.weights_id(),
+            origins,
+            backbone.transform,
+            precision,
+            backbone.dim,
+            backbone.trained_at,
+        )
 
     @property
     def content(self) -> dict[str, Any]:
@@ -93,6 +104,7 @@ class ExtractionSettings:
                 "name": config.extracting_backbone.name,
                 **_without_weights(config.extracting_backbone),
                 "weights": self.weights_id,
+                "transform": self.transform,
             },
             "precision": self.precision,
             "dtype": config.extraction.dtype,
@@ -286,42 +298,42 @@ def _extract(
 
 
 _loading = threading.Lock()
+_loaded: dict[tuple[object, ...], Encoder] = {}
 
 
 def load_encoder(settings: ExtractionSettings, device: str) -> Encoder:
-    """The backbone with its network, loaded once per process."""
-    config = settings.config
-    with _loading:
-        return _cached_encoder(
-            config.plugins,
-            config.extracting_backbone.model_dump_json(),
-            device,
-            settings.precision,
-            config.extraction,
-            config.executor.threads,
-        )
-
-
-@cache
-def _cached_encoder(
-    plugins: tuple[Path, ...],
-    backbone: str,
-    device: str,
-    precision: Precision,
-    extraction: Extraction,
-    threads: int,
-) -> Encoder:
-    section = PluginSection.model_validate_json(backbone)
-    registry = get_registry(plugins)
-    return Encoder(
-        registry.create("backbone", section),
-        registry.describe("backbone", section.name),
-        torch.device(device),
-        precision,
-        extraction.batch_size,
-        compiled=extraction.compile,
-        threads=threads,
+    """The backbone with its network, loaded once per process until :func:`release_encoders` is called."""
+    config, section = settings.config, settings.config.extracting_backbone
+    key = (
+        config.plugins,
+        section.model_dump_json(),
+        device,
+        settings.precision,
+        config.extraction,
+        config.executor.threads,
     )
+    with _loading:
+        if key not in _loaded:
+            registry = get_registry(config.plugins)
+            _loaded[key] = Encoder(
+                registry.create("backbone", section),
+                registry.describe("backbone", section.name),
+                torch.device(device),
+                settings.precision,
+                config.extraction.batch_size,
+                compiled=config.extraction.compile,
+                threads=config.executor.threads,
+            )
+        return _loaded[key]
+
+
+def release_encoders() -> None:
+    """Let the networks that this process has loaded go, and their memory on the device: training needs it."""
+    with _loading:
+        for encoder in _loaded.values():
+            encoder.close()
+        _loaded.clear()
+    release_device_memory()
 
 
 def _embed(

@@ -55,12 +55,19 @@ def _patches(n: int) -> Tensor:
 
 
 def described(subject: BackboneSubject) -> None:
-    """Dimension, input size, normalisation, licence, gating and magnification are said before weights are read."""
+    """Dimension, preprocessing, licence, gating and magnification are said before weights are read."""
     backbone = subject.make()
     for name in ("dim", "input_px", "magnification"):
         value = getattr(backbone, name, None)
         if not isinstance(value, int) or value <= 0:
             raise BrokenPromise.of(f"{name} {value!r}", "a positive whole number")
+    resize_px, ways = backbone.resize_px, ("bilinear", "bicubic")
+    if resize_px is not None and not (isinstance(resize_px, int) and resize_px >= backbone.input_px):
+        raise BrokenPromise.of(
+            f"resize_px {resize_px!r}", f"None, or a whole number from input_px {backbone.input_px} on"
+        )
+    if backbone.interpolation not in ways:
+        raise BrokenPromise.of(f"interpolation {backbone.interpolation!r}", " or ".join(map(repr, ways)))
     for name, lowest in (("mean", 0.0), ("std", 1e-6)):
         values: Any = getattr(backbone, name, None)
         if not isinstance(values, tuple) or len(values) != 3 or not all(lowest <= v <= 1 for v in values):

@@ -14,7 +14,8 @@ import torch
 
 from milsurv.config_training import Executor
 from milsurv.errors import size
-from milsurv.executors.devices import device_memory, host_memory, workers_on_device
+from milsurv.executors.devices import workers_on_device
+from milsurv.executors.memory import free_device_memory, host_memory, pinned_size
 from milsurv.features.bag import Bag
 from milsurv.features.store import read_bag
 
@@ -22,7 +23,7 @@ READING_THREADS = 2
 READ_AHEAD = 4
 """Bags that are read before they are needed."""
 SHARE_OF_MEMORY = 0.5
-"""Of the host's memory, or a GPU's, that bags take when nothing else is said."""
+"""Of the host's memory, or of what is free of a GPU's, that bags take when nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +37,23 @@ class CachePlan:
 def plan_cache(files: Iterable[Path], settings: Executor, device: str, workers: int) -> tuple[CachePlan, str]:
     """The plan for a worker that reads all of ``files``, and what there is to say of it.
 
-    Workers of one GPU share its memory, all workers share the host's.
+    Workers of one GPU share what is free of its memory now, all workers share the host's. For a GPU bags are kept in
+    pinned memory on the host, which takes more than they hold.
     """
-    needed = sum(file.stat().st_size for file in files)
+    sizes = [file.stat().st_size for file in files]
+    needed = sum(sizes)
     if settings.cache == "none":
         return CachePlan("none", 0), f"{size(needed)}, read ahead from disk in each epoch"
     bound = None if settings.cache_gb is None else int(settings.cache_gb * 1e9)
     plan = CachePlan("host", _share(bound, host_memory(), workers))
-    where = "in memory"
-    if device != "cpu" and settings.cache != "host":
-        most = _share(bound, device_memory(device), workers_on_device(workers, device))
-        if needed <= most or settings.cache == "device":
-            plan, where = CachePlan("device", most), "on the GPU"
+    where, takes = "in memory", needed
+    if device != "cpu":
+        where, takes = "in pinned memory", sum(map(pinned_size, sizes))
+        most = _share(bound, free_device_memory(device, workers), workers_on_device(workers, device))
+        if settings.cache == "device" or (settings.cache == "auto" and needed <= most):
+            plan, where, takes = CachePlan("device", most), "on the GPU", needed
     each = f" by each of {workers} workers" if workers > 1 else ""
-    if needed <= plan.bytes:
+    if takes <= plan.bytes:
         return plan, f"{size(needed)}, read once and kept {where}{each}"
     kept = f"{size(plan.bytes)} are kept {where}{each}"
     return plan, f"{size(needed)}, of which {kept} and the rest is read ahead in each epoch"
@@ -67,6 +71,7 @@ class BagCache:
 
     def __init__(self, device: torch.device, plan: CachePlan):
         self._device = device
+        self._pins = device.type == "cuda"
         self._place = plan.place
         self._room = plan.bytes
         self._kept: dict[tuple[Path, int], Bag] = {}
@@ -89,8 +94,9 @@ class BagCache:
             bag = self._load(file) if coming is None else coming.result()
             if self._place == "device":
                 bag = bag.to(self._device)
-            if self._place != "none" and bag.nbytes <= self._room:
-                self._room -= bag.nbytes
+            takes = bag.pinned_nbytes if self._place == "host" and self._pins else bag.nbytes
+            if self._place != "none" and takes <= self._room:
+                self._room -= takes
                 self._kept[key] = bag
         self._read_ahead()
         return bag.to(self._device)
@@ -103,7 +109,7 @@ class BagCache:
 
     def _load(self, file: Path) -> Bag:
         bag = read_bag(file)
-        return bag.pinned() if self._device.type == "cuda" else bag
+        return bag.pinned() if self._pins else bag
 
 
 def _key(file: Path) -> tuple[Path, int]:

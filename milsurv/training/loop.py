@@ -18,6 +18,7 @@ from milsurv.config_training import Training
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.pairs import c_index
 from milsurv.executors.base import Report
+from milsurv.executors.memory import want_of_memory_named
 from milsurv.features.store import feature_dims
 from milsurv.losses.base import Loss
 from milsurv.plugin.registry import get_registry
@@ -101,7 +102,8 @@ class FoldTraining:
         if self.settings.standardize:
             files = files_of(self.rows)
             self.outputs.bags.expect(files)
-            self.model.fit_standardization(self.outputs.bags.read(file) for file in files)
+            with want_of_memory_named(self.outputs.too_large):
+                self.model.fit_standardization(self.outputs.bags.read(file) for file in files)
         return FoldState()
 
     def _require_choosing_events(self, loss: Loss) -> None:
@@ -128,7 +130,8 @@ class FoldTraining:
                 return
             row = {"epoch": epoch, "learning_rate": learning_rate(self.settings, epoch, 0)}
             try:
-                row |= self._train_epoch(epoch, report)
+                with want_of_memory_named(self.outputs.too_large):
+                    row |= self._train_epoch(epoch, report)
                 row |= self._validate(epoch)
                 self.state.record(row, self.model, self._scores(row))
                 self._unsaved = True

@@ -19,7 +19,7 @@ from milsurv.artifacts import atomic_path
 from milsurv.config import PluginSection
 from milsurv.documents import parse_json
 from milsurv.errors import MilsurvError, first_line, size
-from milsurv.executors.devices import host_memory
+from milsurv.executors.memory import host_memory
 from milsurv.features.bag import Bag
 from milsurv.losses.base import Loss
 from milsurv.plugin.registry import Registry

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from milsurv.config import RunConfig
 from milsurv.errors import MilsurvError
+from milsurv.executors.memory import want_of_memory_named
 from milsurv.features.bag import Bag
 from milsurv.losses.base import Loss
 from milsurv.plugin.registry import Registry
@@ -43,6 +44,8 @@ class Outputs:
         self.seed = seed
         self.on_bag: Callable[[], None] = lambda: None
         """Called before each bag."""
+        self.in_hand = "the features of its slides"
+        """The bag that the model has got last, for messages."""
         self.device = next(model.parameters()).device
         precision = getattr(torch, config.training.precision)
         self._autocast = torch.autocast(self.device.type, precision, enabled=precision != torch.float32)
@@ -51,7 +54,7 @@ class Outputs:
         """``(n, n_outputs)`` float32 of the model as it predicts, on the host."""
         self.model.eval()
         self.bags.expect(files_of(cases))
-        with torch.no_grad():
+        with torch.no_grad(), want_of_memory_named(self.too_large):
             return torch.stack([self.of_case(case, epoch=0) for case in cases]).cpu()
 
     def of_case(self, case: TrainingCase, epoch: int) -> Tensor:
@@ -64,24 +67,33 @@ class Outputs:
         self.on_bag()
         bag = self._read(slides, epoch)
         names = [slide for slide, _ in slides]
-        which = f"slide{'s' * (len(names) > 1)} {', '.join(names)}"
         sizes = ", ".join(f"{n} at {magnification}x" for magnification, n in bag.sizes.items())
+        self.in_hand = which = f"slide{'s' * (len(names) > 1)} {', '.join(names)} ({sizes} patches)"
         seed_draws(self.device, self.seed, epoch, *names)
         try:
             with self._autocast:
                 output: Tensor = self.model(bag)
         except Exception as error:
-            error.add_note(f"raised by {self.plugin('aggregator')} for {which} ({sizes} patches)")
+            error.add_note(f"raised by {self.plugin('aggregator')} for {which}")
             raise
         if output.shape != (self.loss.n_outputs,) or not bool(torch.isfinite(output).all()):
             wrong = f"values of shape {tuple(output.shape)}, not ({self.loss.n_outputs},)"
             if output.shape == (self.loss.n_outputs,):
                 wrong = f"values that are not finite in epoch {epoch} (try a lower training.learning_rate)"
             raise MilsurvError(
-                f"{self.where}: {self.plugin('aggregator')} gave for {which} ({sizes} patches) {wrong}: it breaks "
+                f"{self.where}: {self.plugin('aggregator')} gave for {which} {wrong}: it breaks "
                 "the promise 'any_number_of_patches'"
             )
         return output.float()
+
+    def too_large(self) -> str:
+        """That the bag in hand does not fit into memory, and what to do."""
+        return (
+            f"{self.where}: the memory of {self.device} does not hold {self.plugin('aggregator')} and {self.in_hand}; "
+            "use an aggregator that needs less (crossfusion: attention: local), fewer or coarser "
+            "tiling.magnifications, executor.cache: host, fewer executor.workers, or another device; in training also "
+            "training.max_patches or training.precision: bfloat16; what is finished is kept"
+        )
 
     def _read(self, slides: SlideFiles, epoch: int) -> Bag:
         settings = self.config.training

@@ -106,3 +106,40 @@ def test_without_dropout_equals_pytorch() -> None:
     torch.testing.assert_close(module(x, y), other(x, y, y)[0])
     weights = F.normalize(torch.rand(6, dtype=torch.float64), p=1, dim=0)
     torch.testing.assert_close(module.carry(weights, x, y), weights @ other(x, y, y)[1])
+
+
+@pytest.mark.parametrize("most", [1, 3, 7, 8])
+def test_many_groups_attend_in_parts_to_the_same_end(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs and gradients of seven groups, some with rows that are none, whatever goes into one kernel."""
+    generator = torch.Generator().manual_seed(3)
+    module = MultiHeadAttention(12, heads=3, dropout=0.0).double()
+    queries = torch.randn(13, 12, dtype=torch.float64, generator=generator).requires_grad_()
+    context = torch.randn(20, 12, dtype=torch.float64, generator=generator).requires_grad_()
+    query_groups = torch.cat([torch.arange(13), torch.tensor([-1])]).view(7, 2)
+    key_groups = torch.randint(-1, 20, (7, 5), generator=generator)
+    key_groups[:, 0] = key_groups[:, 0].clamp_min(0)
+
+    def outcome() -> list[Tensor]:
+        output = module.grouped(queries, context, query_groups, key_groups)
+        upstream = torch.arange(output.numel(), dtype=torch.float64).view(output.shape)
+        wanted = (queries, context, *module.parameters())
+        return [output, *torch.autograd.grad(output, wanted, upstream)]
+
+    whole = outcome()
+    seen: list[int] = []
+    kernel = F.scaled_dot_product_attention
+
+    def noted(query: Tensor, *arguments: Tensor, **settings: object) -> Tensor:
+        seen.append(len(query))
+        return kernel(query, *arguments, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(attention, "MOST_GROUPS", most)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", noted)
+    for part, expected in zip(outcome(), whole, strict=True):
+        torch.testing.assert_close(part, expected)
+    assert max(seen) <= most
+    assert sum(seen) == 7
+
+
+def test_no_kernel_gets_more_groups_than_cuda_counts() -> None:
+    assert attention.MOST_GROUPS <= 65_535

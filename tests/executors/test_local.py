@@ -108,6 +108,39 @@ def test_results_come_in_order_and_events_with_their_unit(workers: int, two_work
     assert squared == {f"unit {value}": value for value in range(6)}
 
 
+HELD: list[int] = []
+"""What units of one process share, until :func:`let_go`."""
+
+
+def hold(report: Report, value: int) -> int:
+    HELD.append(value)
+    report({"event": "held"})
+    return len(HELD)
+
+
+def let_go() -> None:
+    HELD.clear()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_units_share_is_let_go_in_every_worker_after_the_last(workers: int) -> None:
+    units = _units(hold, [{"value": value} for value in range(3)])
+    with LocalExecutor(workers, threads=1) as executor:
+        for _ in range(2):
+            held = executor.run(units, lambda *_: None, after=let_go)
+            assert sorted(held)[0] == 1
+            assert max(held) <= 3
+            assert sum(1 for count in held if count == 1) <= workers
+    assert not HELD
+
+
+def test_what_units_share_is_let_go_when_one_fails() -> None:
+    HELD.append(1)
+    with LocalExecutor(1, threads=1) as executor, pytest.raises(CohortError):
+        executor.run(_units(fail, [{"problems": ["one"]}]), lambda *_: None, after=let_go)
+    assert not HELD
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_units_error_is_raised_whole(workers: int) -> None:
     with LocalExecutor(workers, threads=1) as executor, pytest.raises(CohortError) as caught:

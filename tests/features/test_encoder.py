@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import gc
 import random
 import shutil
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -135,6 +137,46 @@ def test_batches_that_do_not_fit_are_halved_and_nothing_is_lost() -> None:
     backbone.batches.clear()
     _embed(encoder, {20: 9}, 1)
     assert max(backbone.batches) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        MemoryError(),
+    ],
+    ids=lambda error: str(error)[:30],
+)
+def test_whatever_says_that_memory_is_short_halves_the_batch(error: Exception) -> None:
+    def short(vectors: Tensor) -> Tensor:
+        if len(vectors) > 3:
+            raise error
+        return vectors
+
+    encoder = _encoder(Colours(short))
+    _embed(encoder, {20: 29}, 0)
+    assert encoder.batch_size == 2
+
+
+def test_a_network_that_does_not_fit_is_said() -> None:
+    class Large(Colours):
+        def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:  # noqa: ARG002
+            return nn.Linear(2**30, 2**30)
+
+    with pytest.raises(MilsurvError, match=r"does not hold large and one patch; .* \(.*allocate memory"):
+        Encoder(Large(), "large", CPU, "float32", 8)
+
+
+def test_an_encoder_that_is_let_go_frees_its_network() -> None:
+    encoder = _encoder(Colours())
+    _embed(encoder, {20: 5}, 0)
+    network = weakref.ref(encoder._network)
+    encoder.close()
+    del encoder
+    gc.collect()
+    assert network() is None
 
 
 def test_where_not_even_one_patch_fits_it_is_said() -> None:

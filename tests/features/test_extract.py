@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,7 +14,13 @@ import pytest
 import torch
 
 from milsurv.executors.base import Event
-from milsurv.features.extract import ExtractionSettings, extract_slide, extracted
+from milsurv.features.extract import (
+    ExtractionSettings,
+    extract_slide,
+    extracted,
+    load_encoder,
+    release_encoders,
+)
 from milsurv.features.store import read_attributes, read_bag
 from milsurv.loading import load_config
 from tests.conftest import WriteConfig
@@ -48,6 +57,27 @@ def test_features_are_those_of_the_patches_that_openslide_shows(
                 np.testing.assert_allclose(
                     bag.features[magnification][row, :3].numpy(), pooled.mean((0, 1)), atol=2 / 255
                 )
+
+
+def test_another_transform_asks_for_features_anew(write_config: WriteConfig) -> None:
+    settings = _settings(write_config())
+    assert settings.content["backbone"]["transform"]["resize_px"] == 64
+    changed = {**settings.transform, "resize_px": 73}
+    assert replace(settings, transform=changed).folder != settings.folder
+
+
+def test_encoders_are_loaded_once_and_let_go_when_asked(write_config: WriteConfig) -> None:
+    settings = _settings(write_config())
+    encoder = load_encoder(settings, "cpu")
+    assert load_encoder(settings, "cpu") is encoder
+    gone = weakref.ref(encoder)
+    release_encoders()
+    del encoder
+    gc.collect()
+    assert gone() is None
+    release_encoders()
+    assert load_encoder(settings, "cpu") is not None
+    release_encoders()
 
 
 def test_a_slide_is_extracted_once_until_the_slide_or_a_setting_changes(

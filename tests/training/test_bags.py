@@ -11,7 +11,8 @@ import torch
 
 from milsurv.config_training import Executor
 from milsurv.errors import MilsurvError
-from milsurv.executors.devices import host_memory
+from milsurv.executors.memory import host_memory, pinned_size
+from milsurv.features.bag import Bag
 from milsurv.features.store import ScaleFeatures, read_bag, write_features
 from milsurv.training.bags import BagCache, CachePlan, plan_cache
 
@@ -91,3 +92,28 @@ def test_the_plan_says_where_bags_are_kept(files: list[Path]) -> None:
     plan, told = plan_cache(files, Executor(cache="none"), "cpu", 1)
     assert plan == CachePlan("none", 0)
     assert told.endswith("read ahead from disk in each epoch")
+
+
+def test_the_plan_for_a_gpu_counts_what_is_free_and_what_pinned_blocks_take(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU's free memory is said by a stand-in; all else is as on a machine with one."""
+    sizes = [file.stat().st_size for file in files]
+    pinned = sum(map(pinned_size, sizes))
+    assert sum(sizes) < pinned
+    free = 4 * sum(sizes)
+    monkeypatch.setattr("milsurv.training.bags.free_device_memory", lambda *_: free)
+    plan, told = plan_cache(files, Executor(), "cuda:0", 1)
+    assert plan == CachePlan("device", free // 2)
+    assert told.endswith("read once and kept on the GPU")
+    free = sum(sizes)
+    plan, told = plan_cache(files, Executor(), "cuda:0", 1)
+    assert (plan.place, "in pinned memory" in told) == ("host", True)
+    between = (sum(sizes) + pinned) / 2e9
+    plan, told = plan_cache(files, Executor(cache="host", cache_gb=between), "cuda:0", 1)
+    assert "the rest is read ahead" in told
+
+
+def test_a_bag_knows_what_it_takes_when_it_is_pinned() -> None:
+    bag = Bag({20: torch.zeros(3, 5, dtype=torch.float16)}, {20: torch.zeros(3, 2, dtype=torch.int64)})
+    assert (bag.nbytes, bag.pinned_nbytes) == (30 + 48, 32 + 64)

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -396,6 +397,40 @@ def test_what_an_aggregator_raises_names_the_slide(make_job: MakeJob) -> None:
     (note,) = caught.value.__notes__
     assert note.startswith("raised by aggregator 'crossfusion' of milsurv")
     assert "(16 at 20x, 4 at 10x, 1 at 5x patches)" in note
+
+
+def test_want_of_memory_is_one_line_with_the_slide_and_what_to_do(make_job: MakeJob) -> None:
+    """In the forward pass of training, in its backward pass, and where cases are only predicted."""
+
+    class Short(_Outputs):
+        def forward(self, _bag: Bag) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.\nSee documentation")
+
+    class ShortBackward(torch.autograd.Function):
+        @staticmethod
+        def forward(_ctx: Any, values: torch.Tensor) -> torch.Tensor:
+            return values.clone()
+
+        @staticmethod
+        def backward(_ctx: Any, *_gradients: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    training = FoldTraining(make_job())
+    whole = training.model.aggregator
+    training.model.aggregator = Short(torch.zeros(3))  # type: ignore[assignment]
+    with pytest.raises(MilsurvError) as caught:
+        next(training.epochs(_ignore))
+    said = str(caught.value)
+    assert "\n" not in said
+    assert "(16 at 20x, 4 at 10x, 1 at 5x patches)" in said
+    assert "training.max_patches" in said
+    assert said.endswith("(CUDA out of memory. Tried to allocate 9.00 GiB.)")
+    with pytest.raises(MilsurvError, match="the memory of cpu does not hold aggregator 'crossfusion'"):
+        training.outputs.of_cases(training.rows[:1])
+    training.model.aggregator = whole
+    whole.register_forward_hook(lambda _module, _bags, output: ShortBackward.apply(output))
+    with pytest.raises(MilsurvError, match="CUBLAS_STATUS_ALLOC_FAILED"):
+        next(training.epochs(_ignore))
 
 
 class _Wrong(NLL):

@@ -29,7 +29,10 @@ class TowerConfig(PluginConfig):
 
 
 class Tower(Backbone):
-    """The vision tower of a released vision-language model."""
+    """The vision tower of a released vision-language model.
+
+    Both releases resize the shorter side to what the tower takes, bicubic, and crop to a square: patches are square.
+    """
 
     release: ClassVar[Release]
     interpolation = "bicubic"

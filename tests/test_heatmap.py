@@ -28,7 +28,7 @@ from milsurv.training.model import load_model
 from milsurv.training_cases import Acquaintance
 from tests.conftest import COLOUR_BACKBONE, small_config
 from tests.features.make_foreign import import_config, write_table, write_trident_cohort
-from tests.slides.make_slides import with_tissue
+from tests.slides.make_slides import with_tissue, write_scn
 
 QUIET = RunProgress(quiet=True)
 KNOWN = "P03-1"
@@ -155,6 +155,23 @@ def test_a_new_slide_is_extracted_as_training_did_and_seen_by_all(
     assert drawn.known == Acquaintance((0, 1, 2))
     assert "mean of all 6 models, which did not learn from this slide" in Opinion.of(mine, drawn.known).told
     assert written(draw_heatmap(mine, drawn, tmp_path / "out", QUIET)) == FILES
+
+
+def test_the_geojson_of_a_slide_with_bounds_counts_from_qupaths_corner(
+    trained: TrainedModel, tmp_path: Path
+) -> None:
+    mine = load(trained.folder, f"workspace={tmp_path / 'workspace'}")
+    at, side = (320, 192), 512
+    slide = write_scn(tmp_path / "a.scn", with_tissue(side, side, [(0, 0, side, side)]), at=at, slide_px=1024)
+    draw_heatmap(mine, find_slide(mine, str(slide), QUIET), tmp_path / "out", QUIET)
+    in_level_0 = pd.read_csv(tmp_path / "out" / "patches.csv")
+    content = json.loads((tmp_path / "out" / "patches.geojson").read_text())
+    assert content["milsurv"]["origin"] == list(at)
+    corners = np.array([feature["geometry"]["coordinates"][0][0] for feature in content["features"]])
+    assert (corners + at).tolist() == in_level_0[["x", "y"]].to_numpy().tolist()
+    finest = corners[in_level_0["magnification"] == 20]
+    assert (finest.min(axis=0) == 0).all()
+    assert (finest.max(axis=0) == side - 64).all()
 
 
 def test_a_slide_that_every_model_knows_is_drawn_and_says_so(trained: TrainedModel, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class GeoJsonTissue(TissueSegmenter):
             raise SlideError(
                 f"tissue: {file} holds no tissue: annotations of the class Ignore* cover all others"
             )
-        return TissueMask(tissue & ~cut_out, downsample, tuple(f"{file.name}: {text}" for text in warnings))
+        return TissueMask(tissue & ~cut_out, downsample, tuple(f"its GeoJSON: {text}" for text in warnings))
 
     def _origin(self, found: Annotations, slide: Slide) -> tuple[float, float]:
         """The level-0 pixel that is (0, 0) in the file."""

@@ -183,7 +183,7 @@ def test_what_reaches_beyond_the_slide_or_is_no_area_is_told(slide_file: Path, t
     beside = [feature(SQUARE), {"type": "Feature", "geometry": point, "properties": {}}]
     found = segment(slide_file, tmp_path, beside)
     np.testing.assert_array_equal(found.mask, plain.mask)
-    assert found.warnings == ("a b.geojson: passed over 1 point; only annotations with an area are tissue",)
+    assert found.warnings == ("its GeoJSON: passed over 1 point; only annotations with an area are tissue",)
     far = [[[1100, 700], [1500, 700], [1500, 900], [1100, 900]]]
     beyond = segment(slide_file, tmp_path, [feature(SQUARE), feature(far)])
     (warning,) = beyond.warnings

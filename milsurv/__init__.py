@@ -15,8 +15,8 @@ from milsurv.plugin.spec import Register, hookimpl
 
 if TYPE_CHECKING:
     from milsurv.aggregators.base import Aggregator, require_magnification
-    from milsurv.backbones.base import Backbone, PatchEncoder
-    from milsurv.backbones.hub import fetch_weights
+    from milsurv.backbones.base import Backbone, FoundWeights, PatchEncoder
+    from milsurv.backbones.hub import fetch_weights, find_weights
     from milsurv.backbones.weights import file_id, fill_network, read_state
     from milsurv.features.bag import Bag
     from milsurv.finished_run import FinishedRun, load_run
@@ -30,6 +30,7 @@ _LAZY = {
     "Backbone": "milsurv.backbones.base",
     "Bag": "milsurv.features.bag",
     "FinishedRun": "milsurv.finished_run",
+    "FoundWeights": "milsurv.backbones.base",
     "Loss": "milsurv.losses.base",
     "PatchEncoder": "milsurv.backbones.base",
     "PluginConfig": "milsurv.plugin.base",
@@ -40,6 +41,7 @@ _LAZY = {
     "fetch_weights": "milsurv.backbones.hub",
     "file_id": "milsurv.backbones.weights",
     "fill_network": "milsurv.backbones.weights",
+    "find_weights": "milsurv.backbones.hub",
     "load_run": "milsurv.finished_run",
     "read_state": "milsurv.backbones.weights",
     "require_magnification": "milsurv.aggregators.base",
@@ -50,6 +52,7 @@ __all__ = [
     "Backbone",
     "Bag",
     "FinishedRun",
+    "FoundWeights",
     "Loss",
     "MilsurvError",
     "PatchEncoder",
@@ -65,6 +68,7 @@ __all__ = [
     "fetch_weights",
     "file_id",
     "fill_network",
+    "find_weights",
     "hookimpl",
     "load_run",
     "read_state",

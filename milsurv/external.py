@@ -25,14 +25,8 @@ from milsurv.evaluation.times import EvaluationTimes, evaluation_times
 from milsurv.executors.devices import choose_device, count_workers, visible_gpus
 from milsurv.executors.local import LocalExecutor
 from milsurv.features.extract import ExtractedSlide
-from milsurv.pipeline import (
-    RunResult,
-    as_training_case,
-    extract_features,
-    feature_settings,
-    prepare_cohort,
-    usable_cases,
-)
+from milsurv.pipeline import RunResult, extract_features, prepare_cohort
+from milsurv.planning import as_training_case, feature_settings, usable_cases
 from milsurv.prediction import predict_cases, require_own_features
 from milsurv.progress import RunProgress
 from milsurv.report.html import write_report

@@ -3,43 +3,44 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from milsurv.artifacts import fingerprint, write_text
 from milsurv.claims import remove_abandoned
-from milsurv.cohort.cases import Case, Cohort, SlideRef, Split
+from milsurv.cohort.cases import Cohort, SlideRef
 from milsurv.cohort.reasons import few_lines
-from milsurv.cohort.splits import make_splits
 from milsurv.cohort.synthetic import GENERATOR_VERSION, draw, plan_cohort, slide_path
-from milsurv.cohort.table import read_cohort
-from milsurv.config import Evaluation, RunConfig, SyntheticCohort, TableCohort
-from milsurv.errors import CohortError, MilsurvError
-from milsurv.evaluation.clinical import attribute_table, variables
-from milsurv.evaluation.subgroups import attributes_of, subgroups
-from milsurv.evaluation.times import EvaluationTimes, evaluation_times
+from milsurv.config import RunConfig, SyntheticCohort, TableCohort
 from milsurv.executors.base import IN_OTHER_HANDS, Event, Executor, Unit
 from milsurv.executors.devices import choose_device, count_workers, slides_in_hand, visible_gpus
 from milsurv.executors.local import LocalExecutor
-from milsurv.features.extract import ExtractedSlide, ExtractionSettings, release_encoders
+from milsurv.features.extract import ExtractedSlide, release_encoders
 from milsurv.features.importing import ImportSettings, require_equal_dims
+from milsurv.features.store import feature_dims
 from milsurv.features.tally import EVENTS, Tally
-from milsurv.leakage import without_copies
 from milsurv.measuring import measure
+from milsurv.planning import (
+    as_training_case,
+    cohort_of,
+    feature_settings,
+    fold_jobs,
+    plan_folds,
+    require_fold,
+)
 from milsurv.plugin.lifecycle import HookFailure, LifeCycle
 from milsurv.plugin.registry import Registry
 from milsurv.progress import RunProgress, Stage
 from milsurv.report.html import write_report
 from milsurv.report.views import views_of_fold
-from milsurv.run_folder import OF_IMPORTED_FEATURES, FeatureSettings, RunContent, RunFolder
+from milsurv.run_folder import FeatureSettings, RunContent, RunFolder
 from milsurv.training.bags import CachePlan, plan_cache, shared_cache
-from milsurv.training.data import TrainingCase
+from milsurv.training.data import TrainingCase, files_of
 from milsurv.training.job import PREDICTIONS, FoldJob
-from milsurv.training.loop import train_fold
+from milsurv.training.loop import fit_loss, train_fold
 from milsurv.training.results import read_predictions
 
 
@@ -66,58 +67,48 @@ def run(
     for part in ("cohorts", "features", "runs", "evaluations"):
         remove_abandoned(config.workspace / part)
     if config.splits.files is None:
-        _require_fold(only_fold, range(config.splits.count))
+        require_fold(only_fold, range(config.splits.count))
     workers = count_workers(config.executor.workers, device)
     with LocalExecutor(workers, config.executor.threads, visible_gpus(device)) as executor:
         settings = feature_settings(config, registry)
         cohort = prepare_cohort(config, settings, executor, progress)
         slides = [slide for case in cohort.cases for slide in case.slides]
         outcomes = extract_features(slides, settings, registry, executor, progress, device)
-        usable = usable_cases(cohort, outcomes)
-        require_columns(usable, config.evaluation)
-        splits, warnings = split_cases(usable, config, progress, only_fold)
-        times = evaluation_times(
-            [c.time for c in usable.cases], [c.event for c in usable.cases], config.evaluation
-        )
+        plan = plan_folds(cohort, outcomes, config, only_fold)
+        for warning in plan.warnings:
+            progress.warn(warning)
         content = RunContent(
-            config, registry, settings, cohort, usable, outcomes, tuple(splits), tuple(warnings)
+            config, registry, settings, cohort, plan.usable, outcomes, plan.splits, plan.warnings
         )
-        folder = RunFolder.lay_out(content, times)
-        jobs = fold_jobs(content, folder, times, device, plan_bags(content, device, workers, progress))
+        folder = RunFolder.lay_out(content, plan.times)
+        cases = [as_training_case(case, settings) for case in plan.usable.cases]
+        cache = plan_bags(cases, config, device, workers, progress)
+        jobs = fold_jobs(content, cases, folder, plan.times, device, cache)
         if taken := folder.take_over(jobs, content):
             progress.say(
                 f"{taken} of {len(jobs)} folds go on from where another evaluation of this training was"
             )
         todo = [job for job in jobs if only_fold in (None, job.fold)]
+        for job in todo:
+            fit_loss(job, registry)  # a fold that cannot train is told before the first one trains
         life_cycle = tell_plugins(registry, folder, progress)
         train(todo, folder, executor, progress, life_cycle, config)
     progress.say("measuring, writing the report")
-    metrics = measure(jobs, content, times, folder)
+    metrics = measure(jobs, content, plan.times, folder)
     finished = all(job.finished for job in jobs)
     report = finish(content, folder, metrics, life_cycle) if finished else None
     left_out = sum(outcome.reason is not None for outcome in outcomes.values())
-    return RunResult(folder.path, metrics, report, left_out, usable)
-
-
-def feature_settings(config: RunConfig, registry: Registry) -> FeatureSettings:
-    """How the features come about: extracted from slides, or imported."""
-    if config.features is not None:
-        return ImportSettings.of(config, config.features)
-    return ExtractionSettings.of(config, registry)
+    return RunResult(folder.path, metrics, report, left_out, plan.usable)
 
 
 def prepare_cohort(
     config: RunConfig, settings: FeatureSettings, executor: Executor, progress: RunProgress
 ) -> Cohort:
     """Read the cohort's table and find its slides or their features; a synthetic cohort is made first."""
-    asked = config.evaluation.columns
-    if isinstance(config.cohort, TableCohort):
-        files = settings.source.index() if isinstance(settings, ImportSettings) else None
-        cohort = read_cohort(config.cohort, files=files, attributes=asked)
-        cohort = without_copies(cohort, settings.likeness, config.cohort.on_invalid == "drop")
-    else:
-        table = _make_synthetic(config.cohort, config.workspace, executor, progress)
-        cohort = read_cohort(table, true_risk="true_risk", synthetic=True, attributes=asked)
+    table = config.cohort
+    if isinstance(table, SyntheticCohort):
+        table = _make_synthetic(table, config.workspace, executor, progress)
+    cohort = cohort_of(config, table, settings)
     for line in cohort.missing:
         progress.say(line)
     for warning in cohort.warnings:
@@ -189,7 +180,8 @@ def extract_features(
     outcomes |= {outcome.slide_id: outcome for outcome in fresh}
     _warn_of_slides(outcomes.values(), tally.folder / EVENTS, progress)
     if isinstance(settings, ImportSettings):
-        require_equal_dims(settings, [o.slide_id for o in outcomes.values() if o.reason is None])
+        used = [outcome.slide_id for outcome in outcomes.values() if outcome.reason is None]
+        require_equal_dims({slide_id: feature_dims(settings.path(slide_id)) for slide_id in used})
     return outcomes
 
 
@@ -210,99 +202,13 @@ def _count(stage: Stage, done: str, unit: Unit, event: Event, note: object = "")
     stage.advance(event["event"] == done, note)
 
 
-def usable_cases(cohort: Cohort, outcomes: dict[str, ExtractedSlide]) -> Cohort:
-    """The cases with the slides that have features, both by id. Raises CohortError when none is left."""
-    cases = []
-    for case in sorted(cohort.cases, key=lambda case: case.case_id):
-        slides = [slide for slide in case.slides if outcomes[slide.slide_id].reason is None]
-        if slides:
-            by_id = sorted(slides, key=lambda slide: slide.slide_id)
-            cases.append(replace(case, slides=tuple(by_id)))
-    if not cases:
-        raise CohortError([_no_slide(list(outcomes.values()))])
-    return replace(cohort, cases=tuple(cases))
-
-
-def _no_slide(outcomes: Sequence[ExtractedSlide]) -> str:
-    reasons = sorted({str(outcome.reason) for outcome in outcomes})
-    told = f"no case has a usable slide; the reasons: {'; '.join(reasons[:5]) or 'no slides'}"
-    counts = Counter(outcome.fault for outcome in outcomes if outcome.fault)
-    for fault, count in counts.most_common(1):
-        if count > 1:
-            told += (
-                f"; {count} of {len(outcomes)} failed in the same unexpected way ({fault}), which points to a fault of "
-                f"milsurv, of a plugin, or of this installation: the traceback is in {EVENTS} beside the features"
-            )
-    return told
-
-
-def require_columns(cohort: Cohort, settings: Evaluation) -> None:
-    """Raise MilsurvError, before anything is trained, when a column cannot serve the evaluation."""
-    subgroups(attributes_of(cohort), settings.subgroups)
-    variables(attribute_table(cohort, settings.clinical))
-
-
-def split_cases(
-    cohort: Cohort, config: RunConfig, progress: RunProgress, only_fold: int | None
-) -> tuple[list[Split], list[str]]:
-    """Who trains, who chooses the epoch, who is reported; and warnings."""
-    pattern = config.cohort.case_pattern if isinstance(config.cohort, TableCohort) else None
-    splits, warnings = make_splits(cohort, config.splits, pattern)
-    for warning in warnings:
-        progress.warn(warning)
-    _require_fold(only_fold, [split.fold for split in splits])
-    if config.training.selection in ("last_epoch", "reported_fold"):
-        splits = [replace(split, train=split.train + split.validation, validation=()) for split in splits]
-    return splits, warnings
-
-
-def _require_fold(only_fold: int | None, folds: Sequence[int]) -> None:
-    if only_fold is not None and only_fold not in folds:
-        raise MilsurvError(f"--fold {only_fold}: there are folds {', '.join(map(str, folds))}")
-
-
-def plan_bags(content: RunContent, device: str, workers: int, progress: RunProgress) -> CachePlan:
+def plan_bags(
+    cases: Sequence[TrainingCase], config: RunConfig, device: str, workers: int, progress: RunProgress
+) -> CachePlan:
     """Where each worker keeps the bags that its folds train on."""
-    files = [content.settings.path(s.slide_id) for case in content.usable.cases for s in case.slides]
-    plan, told = plan_cache(files, content.config.executor, device, workers)
+    plan, told = plan_cache(files_of(cases), config.executor, device, workers)
     progress.say(f"bags: {told}")
     return plan
-
-
-def as_training_case(case: Case, settings: FeatureSettings) -> TrainingCase:
-    """The case with its slides' feature files."""
-    slides = tuple((slide.slide_id, settings.path(slide.slide_id)) for slide in case.slides)
-    return TrainingCase(case.case_id, case.time, case.event, slides)
-
-
-def fold_jobs(
-    content: RunContent, folder: RunFolder, times: EvaluationTimes, device: str, cache: CachePlan
-) -> list[FoldJob]:
-    """A unit's task for each seed and fold."""
-    config, settings = content.config, content.settings
-    origins = {key: origin for key, origin in content.origins.items() if key[0] in OF_IMPORTED_FEATURES}
-    by_id = {case.case_id: as_training_case(case, settings) for case in content.usable.cases}
-
-    def chosen(ids: Sequence[str]) -> tuple[TrainingCase, ...]:
-        return tuple(by_id[case_id] for case_id in ids)
-
-    return [
-        FoldJob(
-            config=config,
-            seed=seed,
-            fold=split.fold,
-            folder=folder.of_fold(seed, split.fold),
-            train=chosen(split.train),
-            validation=chosen(split.validation),
-            test=chosen(split.test),
-            times=times.all,
-            device=device,
-            cache=cache,
-            origins=origins,
-        )
-        for seed in config.seeds
-        for split in content.splits
-    ]
 
 
 def tell_plugins(registry: Registry, folder: RunFolder, progress: RunProgress) -> LifeCycle:

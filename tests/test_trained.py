@@ -11,7 +11,7 @@ import yaml
 
 from milsurv.checksums import write_checked
 from milsurv.errors import MilsurvError
-from milsurv.pipeline import feature_settings
+from milsurv.planning import feature_settings
 from milsurv.run_folder import METRICS
 from milsurv.trained import load_trained
 from milsurv.training_cases import FOLLOW_UP, SLIDES

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,6 +15,16 @@ from torch import Tensor, nn
 from milsurv.plugin.base import PluginConfig
 
 Precision = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class FoundWeights:
+    """Where a backbone's weights are before they are loaded."""
+
+    file: Path | None = None
+    """On this machine; None when they are not, or when the backbone does not say."""
+    note: str | None = None
+    """What loading them does besides, such as a download; None for nothing."""
 
 
 class Backbone(ABC):
@@ -63,6 +75,13 @@ class Backbone(ABC):
 
         Raises WeightsError when a weights file is named that is not there.
         """
+
+    def find_weights(self) -> FoundWeights:
+        """Where :meth:`load` will take the weights from; nothing is downloaded or read. Default: not known.
+
+        Raises WeightsError when it is clear that they cannot be had.
+        """
+        return FoundWeights()
 
     @abstractmethod
     def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from milsurv.backbones.base import FoundWeights
 from milsurv.backbones.timm_hub import TimmBackbone
 from milsurv.backbones.weights import file_id
 from milsurv.config import AbsolutePath
@@ -67,6 +68,9 @@ class CTransPath(TimmBackbone):
 
     def weights_id(self) -> str:
         return file_id(self.source())
+
+    def find_weights(self) -> FoundWeights:
+        return FoundWeights(self.source())
 
     def source(self) -> Path:
         if self.weights is None:

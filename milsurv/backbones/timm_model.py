@@ -13,7 +13,8 @@ from pydantic import field_validator
 from timm.data.config import resolve_model_data_config
 from torch import nn
 
-from milsurv.backbones.base import Backbone, PatchEncoder, Precision, resized_for_crop
+from milsurv.backbones.base import Backbone, FoundWeights, PatchEncoder, Precision, resized_for_crop
+from milsurv.backbones.hub import find_weights
 from milsurv.backbones.recognition import explained
 from milsurv.backbones.weights import file_id, fill_network, read_state
 from milsurv.config import AbsolutePath
@@ -66,6 +67,8 @@ class _Facts:
     classifier: tuple[str, ...]
     weights: str
     """The model with the training that timm takes by default, which another version of timm may change."""
+    repo: str
+    """Of the hub, ``owner/name[@revision]``; empty when timm has the weights from elsewhere."""
 
 
 @cache
@@ -97,6 +100,7 @@ def _facts(model: str) -> _Facts:
         licence=known.get("license") or "unknown",
         classifier=(classifier,) if isinstance(classifier, str) else tuple(classifier),
         weights=f"{model}.{training}" if training else model,
+        repo=model.removeprefix(HUB) if model.startswith(HUB) else known.get("hf_hub_id") or "",
     )
 
 
@@ -153,6 +157,14 @@ class TimmModel(Backbone):
 
     def weights_id(self) -> str:
         return f"timm:{self._of.weights}" if self.weights is None else file_id(self.weights)
+
+    def find_weights(self) -> FoundWeights:
+        if self.weights is not None:
+            return FoundWeights(self.weights)
+        repo, _, revision = self._of.repo.partition("@")
+        if not repo:
+            return FoundWeights()
+        return find_weights(repo, revision or "main", gated=self.model.startswith(HUB))
 
     def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         return PatchEncoder(self._network(), self).to(device, dtype).eval()

@@ -94,12 +94,17 @@ def check(
     config: ConfigArgument,
     overrides: SetOption = None,
     workspace: WorkspaceOption = None,
+    device: DeviceOption = None,
+    fold: Annotated[int | None, typer.Option(metavar="K", help="Check for a run of this fold alone.")] = None,
     plugin: PluginOption = None,
 ) -> None:
-    """Find what is wrong with a run before it starts: settings, plugins, table, slides, splits, disk space."""
+    """Find what is wrong with a run before it starts: settings, plugins, table, slides, weights, folds, disk space.
+
+    Every slide or feature file is opened, a few are read, and a few cases go through one step of training.
+    """
     from milsurv.cli.check import check_command
 
-    raise typer.Exit(check_command(config, join_overrides(overrides, workspace, None), plugin or []))
+    raise typer.Exit(check_command(config, join_overrides(overrides, workspace, device), plugin or [], fold))
 
 
 @app.command()

@@ -10,11 +10,11 @@ from milsurv.loading import load_config
 from milsurv.progress import RunProgress
 
 
-def check_command(source: str, overrides: Sequence[str], plugins: Sequence[Path]) -> int:
+def check_command(source: str, overrides: Sequence[str], plugins: Sequence[Path], fold: int | None) -> int:
     """Exit status: 0 when the run can start, 2 when something must be mended first."""
     progress = RunProgress()
     config, registry = load_config(source, overrides, plugins)
-    findings = check_run(config, registry)
+    findings = check_run(config, registry, fold)
     for fact in findings.facts:
         progress.say(fact)
     for warning in findings.warnings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +20,10 @@ from milsurv.config import FeatureImport, RunConfig
 from milsurv.errors import TABLE_ADVICE, MilsurvError, SlideError
 from milsurv.executors.base import Event, Report, Unit
 from milsurv.features.extract import ExtractedSlide, left_out, traceback_of
-from milsurv.features.foreign import ForeignPatches, hash_of_features, read_foreign
+from milsurv.features.foreign import ForeignPatches, hash_of_features, read_foreign, read_shape
 from milsurv.features.lattice import rebuild_grid
 from milsurv.features.layouts import FeatureFolders, find_folders
-from milsurv.features.store import ScaleFeatures, feature_dims, read_attributes, write_features
+from milsurv.features.store import ScaleFeatures, read_attributes, write_features
 from milsurv.plugin.registry import Registry
 from milsurv.plugin.sources import framework_fingerprint
 from milsurv.slides.opening import slide_faults
@@ -112,6 +112,10 @@ class ImportSettings:
                 f"has no {', '.join(f'{m}x' for m in lacking)} features: no file for it in {folders}"
             )
         return found
+
+    def shapes(self, file: Path) -> dict[int, tuple[int, int]]:
+        """Magnification -> ``(n, d)`` of the slide's features, from the headers of its files. Raises SlideError."""
+        return {m: read_shape(path, self.section.layout, m) for m, path in self.files(file).items()}
 
 
 def imported(settings: ImportSettings, slide_id: str, file: Path, mpp: float | None) -> ExtractedSlide | None:
@@ -217,15 +221,15 @@ def _patch_mpp(patches: ForeignPatches, mpp: float | None) -> float | None:
     return patches.side * mpp / patches.patch_px if mpp else None
 
 
-def require_equal_dims(settings: ImportSettings, slide_ids: Iterable[str]) -> None:
-    """Raises MilsurvError when slides have features of different lengths at one magnification.
+def require_equal_dims(dims: Mapping[str, Mapping[int, int]]) -> None:
+    """Raises MilsurvError when slides (id -> magnification -> length) have features of different lengths.
 
     They come from different encoders then, and which of them was meant nobody but the user knows: to leave out the
     slides of the rarer one could lose half of the cohort for a mistake that is quickly mended.
     """
     by_dim: dict[int, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for slide_id in slide_ids:
-        for magnification, dim in feature_dims(settings.path(slide_id)).items():
+    for slide_id, by_magnification in dims.items():
+        for magnification, dim in by_magnification.items():
             by_dim[magnification][dim].append(slide_id)
     for magnification, slides in by_dim.items():
         if len(slides) > 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -21,7 +22,7 @@ from milsurv.executors.base import Report
 from milsurv.executors.memory import want_of_memory_named
 from milsurv.features.store import feature_dims
 from milsurv.losses.base import Loss
-from milsurv.plugin.registry import get_registry
+from milsurv.plugin.registry import Registry, get_registry
 from milsurv.training.bags import shared_cache
 from milsurv.training.checkpoint import FoldState, load_state, save_state
 from milsurv.training.data import TrainingCase, balancing_weights, files_of, follow_up
@@ -34,6 +35,7 @@ from milsurv.training.seeds import generator_of, seed_draws
 
 MOST_TIME_SAVING = 0.02
 """Share of the time that may go into saving the state."""
+REHEARSED_CASES = 2
 
 
 def train_fold(report: Report, job: FoldJob) -> None:
@@ -61,6 +63,47 @@ def _train(report: Report, job: FoldJob) -> None:
     write_models(training.job, training.outputs, history, training.state.best)
 
 
+def fit_loss(job: FoldJob, registry: Registry) -> Loss:
+    """The fold's loss, fitted on its training cases.
+
+    Raises MilsurvError, naming the fold, when it cannot be fitted on them, or nobody's events could choose the epoch.
+    """
+    loss: Loss = registry.create("loss", job.config.loss)
+    try:
+        loss.fit(*follow_up(job.rows))
+    except MilsurvError as error:
+        raise MilsurvError(f"fold {job.fold}: {error}") from error
+    by_c_index = job.config.training.select_by == "c_index"
+    if loss.couples_cases or by_c_index:
+        for chooser, rows in job.choosers.items():
+            if not any(row.event for row in rows):
+                cases = chooser.removesuffix("_fold").replace("_", " ")
+                by = "C-index" if by_c_index else f"loss '{job.config.loss.name}'"
+                raise MilsurvError(
+                    f"fold {job.fold}: no {cases} case has an event, so the epoch cannot be chosen by their {by}; "
+                    "raise splits.validation or set training.selection: last_epoch"
+                )
+    return loss
+
+
+def rehearse(job: FoldJob) -> None:
+    """One step of the fold's training with a few cases, and their prediction; nothing is written.
+
+    Raises MilsurvError as the training would.
+    """
+    torch.use_deterministic_algorithms(job.config.training.deterministic)
+    settings = job.config.training.model_copy(update={"compile": False})
+    training = FoldTraining(replace(job, config=job.config.model_copy(update={"training": settings})))
+    rows, of = training.rows, training.outputs
+    few = [rows[i] for i in training.order(epoch=1)[:REHEARSED_CASES]]
+    training.model.train()
+    training.step(few, epoch=1)
+    outputs = of.of_cases(few)
+    of.risk(outputs)
+    of.loss.fit_baseline(outputs[:1].repeat(len(rows), 1), *follow_up(rows))
+    of.survival(outputs, job.times)
+
+
 class FoldTraining:
     """A fold in training, saved in ``state_file``, for ``epochs`` epochs at most: model, optimiser, best epochs."""
 
@@ -71,9 +114,7 @@ class FoldTraining:
         self.rows = job.rows
         self.choosers = job.choosers
         registry = get_registry(job.config.plugins)
-        loss: Loss = registry.create("loss", job.config.loss)
-        loss.fit(*follow_up(self.rows))
-        self._require_choosing_events(loss)
+        loss = fit_loss(job, registry)
         dims = feature_dims(files_of(self.rows)[0])
         seed_draws(torch.device(job.device), job.seed, job.fold, "initial weights")
         self.model: SurvivalModel = build_model(registry, job.config.aggregator, dims, loss.n_outputs)
@@ -106,19 +147,6 @@ class FoldTraining:
                 self.model.fit_standardization(self.outputs.bags.read(file) for file in files)
         return FoldState()
 
-    def _require_choosing_events(self, loss: Loss) -> None:
-        by_c_index = self.settings.select_by == "c_index"
-        if not (loss.couples_cases or by_c_index):
-            return
-        for chooser, rows in self.choosers.items():
-            if not any(row.event for row in rows):
-                cases = chooser.removesuffix("_fold").replace("_", " ")
-                by = "C-index" if by_c_index else f"loss '{self.job.config.loss.name}'"
-                raise MilsurvError(
-                    f"fold {self.job.fold}: no {cases} case has an event, so the epoch cannot be chosen by their {by}; "
-                    "raise splits.validation or set training.selection: last_epoch"
-                )
-
     def epochs(self, report: Report) -> Iterator[dict[str, float]]:
         """Train epoch by epoch; yields the rows of ``history.csv``.
 
@@ -143,7 +171,7 @@ class FoldTraining:
             yield row
 
     def _train_epoch(self, epoch: int, report: Report) -> dict[str, float]:
-        rows = [self.rows[i] for i in self._order(epoch)]
+        rows = [self.rows[i] for i in self.order(epoch)]
         size = self.settings.batch_cases
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
         done = len(self.state.losses)
@@ -153,7 +181,7 @@ class FoldTraining:
         for step, batch in enumerate(batches[done:], done):
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.settings, epoch, step / len(batches))
-            self._step(batch, epoch)
+            self.step(batch, epoch)
             self._save_now_and_then()
             report({"event": "cases", "count": len(batch)})
         risk = self.outputs.risk(torch.cat(self.state.outputs))
@@ -162,7 +190,8 @@ class FoldTraining:
             "train_c_index": c_index(*follow_up(rows), risk),
         }
 
-    def _step(self, batch: Sequence[TrainingCase], epoch: int) -> None:
+    def step(self, batch: Sequence[TrainingCase], epoch: int) -> None:
+        """One step of the optimiser."""
         self.optimizer.zero_grad()
         outputs, loss = self._accumulate(batch, epoch)
         self.scaler.unscale_(self.optimizer)
@@ -217,7 +246,7 @@ class FoldTraining:
             "training.learning_rate or training.clip_norm: 1; the state before this step is kept"
         )
 
-    def _order(self, epoch: int) -> list[int]:
+    def order(self, epoch: int) -> list[int]:
         """Which rows an epoch takes, and in which order."""
         generator = generator_of(self.job.seed, self.job.fold, epoch)
         if self.settings.sampling == "uniform":

@@ -8,17 +8,19 @@ import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
-from milsurv.backbones.hub import fetch_weights
+from milsurv.backbones.base import FoundWeights
+from milsurv.backbones.hub import fetch_weights, find_weights
 from milsurv.errors import WeightsError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FETCH = """
 import sys
-from milsurv.backbones.hub import fetch_weights
+from milsurv.backbones.base import FoundWeights
+from milsurv.backbones.hub import fetch_weights, find_weights
 from milsurv.errors import WeightsError
 try:
     fetch_weights("owner/name", "main", gated=sys.argv[1] == "gated")
@@ -127,3 +129,85 @@ def test_a_refusal_of_the_hub_says_how_to_get_access(tmp_path: Path, gated_hub: 
     message = _message(tmp_path, "gated", HF_ENDPOINT=gated_hub, NO_PROXY="127.0.0.1")
     _is_advice_on_a_gated_model(message)
     assert "GatedRepoError" in message
+
+
+class _Open(_Gated):
+    """Has ``pytorch_model.bin`` alone, of 12 MB."""
+
+    def do_HEAD(self) -> None:
+        there = self.path.endswith("pytorch_model.bin")
+        self.send_response(200 if there else 404)
+        if there:
+            self.send_header("ETag", '"abc"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("Content-Length", "12000000")
+        else:
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+class _Silent(_Gated):
+    """Never answers."""
+
+    def do_HEAD(self) -> None:
+        ENDED.wait()
+
+
+ENDED = Event()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, snapshot: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A hub of this process, its handler the test's parameter, and the folder of a commit in the cache."""
+    ENDED.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), request.param) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(
+            "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
+            address + "/{repo_id}/resolve/{revision}/{filename}",
+        )
+        yield snapshot
+        ENDED.set()
+        server.shutdown()
+
+
+@pytest.mark.parametrize("hub", [_Open], indirect=True)
+def test_what_would_be_downloaded_is_told_and_not_downloaded(hub: Path) -> None:
+    found = find_weights("owner/name", "main", gated=False)
+    assert found == FoundWeights(
+        note="pytorch_model.bin of owner/name (12 MB) is downloaded from the hub before the first slide"
+    )
+    assert list(hub.iterdir()) == []
+    with pytest.raises(WeightsError, match=r"cannot be fetched from the hub .*EntryNotFound"):
+        find_weights("owner/name", "main", gated=False, files=("model.safetensors",))
+    (hub / "model.safetensors").write_bytes(b"weights")
+    assert find_weights("owner/name", "main", gated=False) == FoundWeights(hub / "model.safetensors")
+
+
+@pytest.mark.parametrize("hub", [_Gated], indirect=True)
+def test_a_model_without_access_is_known_before_anything_is_fetched(hub: Path) -> None:
+    with pytest.raises(WeightsError) as refused:
+        find_weights("owner/name", "main", gated=True)
+    _is_advice_on_a_gated_model(str(refused.value))
+    assert list(hub.iterdir()) == []
+
+
+@pytest.mark.parametrize("hub", [_Silent], indirect=True)
+def test_a_hub_that_does_not_answer_is_not_waited_for(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    monkeypatch.setattr("milsurv.backbones.hub.PROBE_SECONDS", 0.2)
+    with pytest.raises(WeightsError, match=r"cannot be fetched from the hub \(.*[Tt]imeout"):
+        find_weights("owner/name", "main", gated=False)
+
+
+def test_without_a_network_what_is_not_in_the_cache_cannot_be_had(snapshot: Path) -> None:
+    with pytest.raises(WeightsError) as fetched:
+        fetch_weights("owner/name", "main", gated=True)
+    with pytest.raises(WeightsError) as found:
+        find_weights("owner/name", "main", gated=True)
+    assert str(found.value) == str(fetched.value)
+    (snapshot / "pytorch_model.bin").write_bytes(b"weights")
+    assert find_weights("owner/name", "main", gated=True).file == snapshot / "pytorch_model.bin"

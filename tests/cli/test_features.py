@@ -167,7 +167,9 @@ def test_features_of_two_encoders_stop_the_run_before_training(tmp_path: Path) -
     ids = slide_ids()
     write_table(tmp_path / "table.csv", ids)
     for number, slide in enumerate(ids):
-        write_pt(tmp_path / "clam" / "pt_files" / f"{slide}.pt", torch.ones(3, 4 + number // 11))
+        write_pt(
+            tmp_path / "clam" / "pt_files" / f"{slide}.pt", torch.full((3, 4 + number // 11), 1.0 + number)
+        )
     tiling = {"magnifications": [20]}
     config = _write_config(
         tmp_path, "clam", str(tmp_path / "clam"), tiling=tiling, aggregator={"name": "abmil"}

@@ -211,7 +211,7 @@ def test_a_gradient_that_is_not_finite_stops_the_fold_and_keeps_the_state_before
     training._save()
     before = (job.folder / STATE).read_bytes()
     training.model.aggregator = _SteepAtZero()  # type: ignore[assignment]
-    case = training.job.train[training._order(2)[0]]
+    case = training.job.train[training.order(2)[0]]
     with pytest.raises(
         MilsurvError,
         match=rf"gradient is not finite in epoch 2 after cases {case.case_id} \({case.slides[0][0]}",
@@ -324,7 +324,7 @@ def test_the_state_is_one_readable_file(make_job: MakeJob) -> None:
     job = make_job()
     training = FoldTraining(job)
     list(training.epochs(_ignore))
-    training._step(training.rows[:5], epoch=5)
+    training.step(training.rows[:5], epoch=5)
     training._save()
     tensors, about = load_tensors(job.folder / STATE)
     assert about["epoch"] == 4
@@ -480,12 +480,12 @@ def test_balanced_sampling_draws_each_stratum_alike(make_job: MakeJob) -> None:
     training = FoldTraining(job)
     edges = np.quantile([case.time for case in job.train if case.event], [0.25, 0.5, 0.75])
     strata = [(int(np.searchsorted(edges, case.time, side="right")), case.event) for case in job.train]
-    drawn = [strata[i] for epoch in range(600) for i in training._order(epoch)]
+    drawn = [strata[i] for epoch in range(600) for i in training.order(epoch)]
     shares = {stratum: drawn.count(stratum) / len(drawn) for stratum in set(strata)}
     assert shares == pytest.approx(dict.fromkeys(shares, 1 / len(shares)), abs=0.02)
-    assert training._order(3) == FoldTraining(job)._order(3)
-    assert len(training._order(3)) == len(job.train)
-    assert sorted(FoldTraining(make_job())._order(3)) == list(range(len(job.train)))
+    assert training.order(3) == FoldTraining(job).order(3)
+    assert len(training.order(3)) == len(job.train)
+    assert sorted(FoldTraining(make_job()).order(3)) == list(range(len(job.train)))
 
 
 def test_balanced_sampling_is_refused_with_a_loss_that_couples_cases(make_job: MakeJob) -> None:

@@ -138,7 +138,7 @@ def test_the_scale_of_float16_is_saved_and_halved_when_a_gradient_overflows(make
     training = FoldTraining(job)
     training.scaler.load_state_dict({**training.scaler.state_dict(), "scale": 1e38})
     before = [p.detach().clone() for p in training.model.parameters()]
-    training._step(training.rows[:5], epoch=1)
+    training.step(training.rows[:5], epoch=1)
     assert all(torch.equal(p, old) for p, old in zip(training.model.parameters(), before, strict=True))
     training._save()
     assert load_tensors(job.folder / STATE)[1]["scaler"]["scale"] == pytest.approx(0.5e38, rel=1e-3)

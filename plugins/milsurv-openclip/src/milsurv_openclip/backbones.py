@@ -15,7 +15,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from milsurv import Backbone, PatchEncoder, PluginConfig, file_id, read_state
+from milsurv import Backbone, FoundWeights, PatchEncoder, PluginConfig, file_id, read_state
 from milsurv_openclip.weights import Release
 
 
@@ -46,6 +46,9 @@ class Tower(Backbone):
 
     def weights_id(self) -> str:
         return self.release.id if self.weights is None else file_id(self.weights)
+
+    def find_weights(self) -> FoundWeights:
+        return self.release.find() if self.weights is None else FoundWeights(self.weights)
 
     def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         return PatchEncoder(self.network(), self).to(device, dtype).eval()

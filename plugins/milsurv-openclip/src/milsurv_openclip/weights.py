@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from milsurv import WeightsError, fetch_weights, fill_network
+from milsurv import FoundWeights, WeightsError, fetch_weights, fill_network, find_weights
 
 VISION = "visual."
 """How the names of the vision tower's tensors begin in a checkpoint."""
@@ -35,6 +35,10 @@ class Release:
     def fetch(self) -> Path:
         """The file in the hub's cache, downloaded when it is not there yet. Raises WeightsError as fetch_weights."""
         return fetch_weights(self.repo, self.revision, self.gated, files=(self.file,))
+
+    def find(self) -> FoundWeights:
+        """Where :meth:`fetch` would find the file. Raises WeightsError as find_weights."""
+        return find_weights(self.repo, self.revision, self.gated, files=(self.file,))
 
     def fill(self, tower: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
         """Put the checkpoint's vision tensors, ``visual.*``, into ``tower``; text tensors are left alone.

@@ -10,7 +10,6 @@ Claims only save double work. What they guard is written whole or not at all, so
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import secrets
@@ -21,6 +20,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from milsurv.errors import MilsurvError, full_disk_named
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
 
 PREFIX, CLAIM, TEMPORARY = ".milsurv-", ".claim", ".tmp"
 """What names of claims and temporary files begin and end with: other hidden files are somebody else's."""
@@ -41,14 +45,12 @@ def claim(artifact: Path) -> Iterator[bool]:
     with ExitStack() as held:
         with full_disk_named(artifact):
             artifact.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = _take(path, held)
-        if descriptor is not None:
-            held.callback(_remove, path, descriptor)  # while it is locked, so that nobody else's is removed
-        yield descriptor is not None
+            claimed = _take(path, held)
+        yield claimed
 
 
-def _take(path: Path, held: ExitStack) -> int | None:
-    """The claim's descriptor, which ``held`` closes; None when another process has the claim."""
+def _take(path: Path, held: ExitStack) -> bool:
+    """Whether the claim is taken, until ``held`` ends; False when another process has it."""
     while True:
         try:
             descriptor, fresh = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
@@ -59,27 +61,29 @@ def _take(path: Path, held: ExitStack) -> int | None:
                 continue
         locked = _try_lock(descriptor)
         if locked is None and (fresh or _age(path.parent, descriptor) > LEASE):
-            os.utime(descriptor)
+            _touch(path, descriptor)
+            held.callback(_remove, path, os.fstat(descriptor))  # once it is closed: Windows removes no open file
             held.callback(os.close, descriptor)
-            held.enter_context(_heartbeat(descriptor))
-            return descriptor
+            held.enter_context(_heartbeat(path, descriptor))
+            return True
         if locked and _is_at(descriptor, path):
             held.callback(os.close, descriptor)
-            return descriptor
+            held.callback(_remove, path, os.fstat(descriptor))  # while it is locked: nobody else's is removed
+            return True
         os.close(descriptor)
         if not locked:
-            return None
+            return False
 
 
 @contextmanager
-def _heartbeat(descriptor: int) -> Iterator[None]:
+def _heartbeat(path: Path, descriptor: int) -> Iterator[None]:
     """Touch the file now and then, from a thread, until the block ends."""
     over = threading.Event()
 
     def beat() -> None:
         while not over.wait(HEARTBEAT):
             with suppress(OSError):
-                os.utime(descriptor)
+                _touch(path, descriptor)
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -110,13 +114,13 @@ def remove_abandoned(folder: Path) -> None:
                 path.unlink(missing_ok=True)
     for path in folder.rglob(f"{PREFIX}*{CLAIM}"):
         with suppress(OSError), ExitStack() as held:
-            descriptor = _take(path, held)
-            if descriptor is not None:
-                _remove(path, descriptor)
+            _take(path, held)
 
 
 def _try_lock(descriptor: int) -> bool | None:
     """Whether the file is now locked; None where the file system has no flock."""
+    if fcntl is None:
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -136,9 +140,14 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _remove(path: Path, descriptor: int) -> None:
-    if _is_at(descriptor, path):
-        path.unlink(missing_ok=True)
+def _touch(path: Path, descriptor: int) -> None:
+    os.utime(descriptor if os.utime in os.supports_fd else path)
+
+
+def _remove(path: Path, claim: os.stat_result) -> None:
+    with suppress(FileNotFoundError, PermissionError):  # on Windows, while another process looks at it
+        if os.path.samestat(claim, path.stat()):
+            path.unlink()
 
 
 def _age(folder: Path, descriptor: int) -> float:

@@ -210,7 +210,7 @@ class RunConfig(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     workspace: AbsolutePath = Field(default=Path("milsurv-workspace"), validate_default=True)
     plugins: tuple[AbsolutePath, ...] = ()
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = "auto"
     seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1)
     max_failed_slides: NonNegativeInt | None = None
     """Exit status 1 when more slides than this are left out; null: any number."""
@@ -227,6 +227,13 @@ class RunConfig(Section):
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     executor: Executor = Executor()
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d{0,2}))?", device, re.ASCII):
+            raise ValueError("must be auto, cpu, cuda, or one GPU such as cuda:1")
+        return device
 
     @field_validator("seeds")
     @classmethod

@@ -19,7 +19,7 @@ def check_command(source: str, overrides: Sequence[str], plugins: Sequence[Path]
         progress.say(fact)
     for warning in findings.warnings:
         progress.warn(warning)
-    for problem in findings.problems:
+    for problem in dict.fromkeys(findings.problems):
         progress.error(problem)
     if findings.problems:
         return 2

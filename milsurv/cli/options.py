@@ -66,5 +66,5 @@ def join_overrides(overrides: list[str] | None, workspace: Path | None, device: 
     options = {"workspace": workspace, "device": device}
     return [
         *(overrides or []),
-        *(f"{key}={json.dumps(str(value))}" for key, value in options.items() if value),
+        *(f"{key}={json.dumps(str(value))}" for key, value in options.items() if value is not None),
     ]

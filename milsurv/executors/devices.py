@@ -17,13 +17,29 @@ VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 def choose_device(wanted: str) -> str:
-    """The device to compute on; ``auto`` takes a GPU when there is one."""
-    available = torch.cuda.is_available()
+    """The device to compute on; ``auto`` takes a GPU when there is one. Raises MilsurvError for a GPU that is not."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "auto":
-        return "cuda" if available else "cpu"
-    if wanted.startswith("cuda") and not available:
-        raise MilsurvError(f"device '{wanted}' is asked for, but torch finds no GPU here; use --device cpu")
+        return "cuda" if gpus else "cpu"
+    require_gpu(wanted, gpus)
     return wanted
+
+
+def require_gpu(wanted: str, gpus: int) -> None:
+    """Raise MilsurvError when ``wanted`` names a GPU that is not among those so many."""
+    name, _, number = wanted.partition(":")
+    if name != "cuda" or int(number or 0) < gpus:
+        return
+    limited = os.environ.get(VISIBLE_GPUS)
+    because = "" if limited is None else f" (with {VISIBLE_GPUS}={limited})"
+    if not gpus:
+        raise MilsurvError(
+            f"device '{wanted}' is asked for, but torch finds no GPU here{because}; use --device cpu"
+        )
+    there = "cuda:0 alone" if gpus == 1 else f"cuda:0 to cuda:{gpus - 1}"
+    raise MilsurvError(
+        f"device '{wanted}' is asked for, but torch finds {there}{because}; use one of these, or cpu"
+    )
 
 
 def count_workers(wanted: int | str, device: str) -> int:

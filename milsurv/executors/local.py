@@ -145,13 +145,12 @@ class _Pool:
         with blocked_interrupts():
             while len(self._workers) < wanted:
                 self._start()
-        busy = {worker.connection: worker for worker in self._workers[:wanted]}
+        busy: dict[Any, _Worker] = {worker.connection: worker for worker in self._workers[:wanted]}
         for worker in busy.values():
             _send(worker, (units, side_by_side, after))
         results: dict[int, Any] = {}
         while busy:
             for connection in wait(list(busy)):
-                assert isinstance(connection, Connection)
                 match _receive(busy[connection]):
                     case Told(index, event):
                         on_event(units[index], event)

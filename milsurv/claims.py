@@ -62,7 +62,9 @@ def _take(path: Path, held: ExitStack) -> bool:
         locked = _try_lock(descriptor)
         if locked is None and (fresh or _age(path.parent, descriptor) > LEASE):
             _touch(path, descriptor)
-            held.callback(_remove, path, os.fstat(descriptor))  # once it is closed: Windows removes no open file
+            held.callback(
+                _remove, path, os.fstat(descriptor)
+            )  # once it is closed: Windows removes no open file
             held.callback(os.close, descriptor)
             held.enter_context(_heartbeat(path, descriptor))
             return True

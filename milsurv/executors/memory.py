@@ -30,9 +30,14 @@ PERHAPS_OUT_OF_MEMORY = (
 TIGHT = 2**30
 """Bytes free on a GPU below which its libraries may lack room for their workspaces."""
 
+UNTOLD_MEMORY = 8 * 2**30
+"""Bytes that are taken for a machine's memory where Python does not tell it, on Windows."""
+
 
 def host_memory() -> int:
     """Bytes of memory that this process may use: the machine's, or less where a control group is limited."""
+    if not hasattr(os, "sysconf"):
+        return UNTOLD_MEMORY
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(total, memory_limit() or total)
 

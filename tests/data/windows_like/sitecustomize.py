@@ -11,7 +11,7 @@ from typing import Any
 sys.modules["fcntl"] = None  # type: ignore[assignment]
 sys.modules["resource"] = None  # type: ignore[assignment]
 for module, names in (
-    (os, ("sched_getaffinity", "sysconf", "fchmod", "getuid", "mkfifo")),
+    (os, ("sched_getaffinity", "sysconf", "fchmod", "mkfifo")),
     (signal, ("pthread_sigmask", "SIGHUP")),
 ):
     for name in names:
@@ -24,6 +24,8 @@ _unlink, _replace, _utime = os.unlink, os.replace, os.utime
 def _refuse_open(path: Any) -> None:
     """Windows moves and removes no file that is open."""
     wanted = os.path.realpath(os.fspath(path))
+    if Path(wanted).name.startswith("pym-"):  # memory that multiprocessing shares in another way on Windows
+        return
     for descriptor in Path("/proc/self/fd").iterdir():
         if os.path.realpath(descriptor) == wanted:
             raise PermissionError(13, "The process cannot access the file", path)

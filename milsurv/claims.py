@@ -23,8 +23,10 @@ from milsurv.errors import MilsurvError, full_disk_named
 
 try:
     import fcntl
-except ImportError:  # on Windows
-    fcntl = None  # type: ignore[assignment]
+except ImportError:
+    FLOCK = False
+else:
+    FLOCK = True
 
 PREFIX, CLAIM, TEMPORARY = ".milsurv-", ".claim", ".tmp"
 """What names of claims and temporary files begin and end with: other hidden files are somebody else's."""
@@ -121,7 +123,7 @@ def remove_abandoned(folder: Path) -> None:
 
 def _try_lock(descriptor: int) -> bool | None:
     """Whether the file is now locked; None where the file system has no flock."""
-    if fcntl is None:
+    if not FLOCK:  # on Windows
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

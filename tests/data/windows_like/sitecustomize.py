@@ -48,6 +48,11 @@ def utime(path: Any, *arguments: Any, **options: Any) -> None:
     _utime(path, *arguments, **options)
 
 
-os.unlink = os.remove = unlink
-os.replace = os.rename = replace
-os.utime = utime
+for name, function in (
+    ("unlink", unlink),
+    ("remove", unlink),
+    ("replace", replace),
+    ("rename", replace),
+    ("utime", utime),
+):
+    setattr(os, name, function)

@@ -12,6 +12,9 @@ MOUNT = Path("/sys/fs/cgroup")
 MEMORY_FILES = ("memory.max", "memory.high", "memory.limit_in_bytes")
 """Of version 2, where beyond ``high`` a process is slowed down until it hardly moves, and of version 1."""
 
+UNLIMITED = 2**62
+"""Version 1 writes the largest number there is, rounded down to whole pages, where nothing is limited."""
+
 
 def memory_limit(own: Path = OWN_GROUPS, mount: Path = MOUNT) -> int | None:
     """Bytes of memory that this process's control group and all those above it allow; None without a limit.
@@ -24,7 +27,7 @@ def memory_limit(own: Path = OWN_GROUPS, mount: Path = MOUNT) -> int | None:
         limit
         for folder in _groups("memory", own, mount)
         for name in MEMORY_FILES
-        if (limit := _number(folder / name)) is not None and limit > 0
+        if (limit := _number(folder / name)) is not None and 0 < limit < UNLIMITED
     ]
     return min(limits, default=None)
 

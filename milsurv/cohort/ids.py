@@ -21,6 +21,8 @@ SLIDE_SUFFIXES = (
     ".czi",
 )
 """What a slide file's name ends with, in small or capital letters."""
+LONGEST_ID = 200
+"""Bytes of a slide id: file systems take names of 255, and figures and maps add to it."""
 FEATURE_SUFFIXES = (".h5", ".pt")
 """What the name of a file with a slide's features ends with; tables of slides may list these."""
 
@@ -36,6 +38,8 @@ def cut_id(value: str, pattern: str | None, setting: str) -> str:
     ``setting`` is the pattern's name in the configuration, for the message of the `IdError`.
     """
     value = unicodedata.normalize("NFC", value)
+    if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in value):
+        raise IdError(f"{value!r} holds a control character, which no id may hold; remove it from the table")
     if pattern is None:
         return value
     match = re.search(pattern, value)
@@ -57,6 +61,11 @@ def cut_slide_id(name: str, pattern: str | None) -> str:
         )
     if slide_id in ("", ".", "..") or not slide_id.isprintable():
         raise IdError(f"slide id {slide_id!r} cannot be a file name")
+    if len(slide_id.encode()) > LONGEST_ID:
+        raise IdError(
+            f"slide id {slide_id[:20]!r}… has {len(slide_id.encode())} bytes, too many for a file name; cut it with "
+            f"cohort.slide_pattern to {LONGEST_ID} or fewer"
+        )
     return slide_id
 
 

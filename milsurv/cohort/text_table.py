@@ -12,6 +12,7 @@ from itertools import islice, takewhile
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet
 
 from milsurv.cohort.file_formats import require_format
 from milsurv.config_cohort import plain
@@ -21,6 +22,8 @@ Clean = Callable[[int, Mapping[str, str]], "Row"]
 """Makes a row of its number and its values."""
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 SUFFIXES = (*SEPARATORS, ".parquet")
+MOST_CELLS = 100_000_000
+"""Of a Parquet table: a few bytes of it can stand for any number of rows."""
 USUAL_MISSING = frozenset(
     {
         *("na", "n/a", "n.a.", "#n/a", "<na>", "nan", "nat", "null", "none", "missing", "unknown", "unk"),
@@ -169,8 +172,11 @@ def _row(number: int, columns: tuple[str, ...], values: list[str], clean: Clean)
 
 def _read_parquet(path: Path, clean: Clean) -> TextTable:
     try:
+        told = pyarrow.parquet.read_metadata(path)
+        if told.num_rows * told.num_columns > MOST_CELLS:
+            raise ValueError(f"it says that it has {told.num_rows} rows of {told.num_columns} columns")
         frame = pd.read_parquet(path)
-    except (OSError, ValueError, NotImplementedError) as error:
+    except (OSError, ValueError, NotImplementedError, OverflowError, MemoryError) as error:
         reason = str(error).splitlines()[0]
         raise CohortError([f"{path}: not a readable Parquet file ({reason}); write it again"]) from None
     if any(name is not None for name in frame.index.names):

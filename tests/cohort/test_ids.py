@@ -1,0 +1,27 @@
+"""Ids that no table may have, because no file can be named after them or no screen shows them."""
+
+from __future__ import annotations
+
+import pytest
+
+from milsurv.cohort.ids import LONGEST_ID, IdError, cut_id, cut_slide_id
+
+
+@pytest.mark.parametrize("value", ["A\0B", "A\x1b[31m", "A\nB", "\x7f", "A\ud800"])
+def test_control_characters_are_refused(value: str) -> None:
+    for cut in (lambda: cut_id(value, None, "case_pattern"), lambda: cut_slide_id(value, None)):
+        with pytest.raises(IdError, match="control character") as caught:
+            cut()
+        assert str(caught.value).isprintable()
+
+
+def test_an_id_too_long_for_a_file_name_is_refused() -> None:
+    assert cut_slide_id("é" * (LONGEST_ID // 2), None) == "é" * (LONGEST_ID // 2)
+    with pytest.raises(IdError, match="201 bytes, too many for a file name; cut it with"):
+        cut_slide_id("x" * (LONGEST_ID + 1), None)
+
+
+@pytest.mark.parametrize("value", ["..", ".", "a/b", "a\\b", ".svs"])
+def test_what_is_no_file_name_is_refused(value: str) -> None:
+    with pytest.raises(IdError):
+        cut_slide_id(value, None)

@@ -16,7 +16,7 @@ import pyarrow.parquet
 
 from milsurv.cohort.file_formats import require_format
 from milsurv.config_cohort import plain
-from milsurv.errors import CohortError
+from milsurv.errors import CohortError, first_line
 
 Clean = Callable[[int, Mapping[str, str]], "Row"]
 """Makes a row of its number and its values."""
@@ -176,8 +176,8 @@ def _read_parquet(path: Path, clean: Clean) -> TextTable:
         if told.num_rows * told.num_columns > MOST_CELLS:
             raise ValueError(f"it says that it has {told.num_rows} rows of {told.num_columns} columns")
         frame = pd.read_parquet(path)
-    except (OSError, ValueError, NotImplementedError, OverflowError, MemoryError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # its metadata is pandas' own JSON, in which anything may stand
+        reason = first_line(error)
         raise CohortError([f"{path}: not a readable Parquet file ({reason}); write it again"]) from None
     if any(name is not None for name in frame.index.names):
         frame = frame.reset_index()

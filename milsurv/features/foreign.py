@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import h5py
 import numpy as np
@@ -16,10 +15,11 @@ from numpy.typing import NDArray
 
 from milsurv.backbones.weights import load_pickled, require_held
 from milsurv.errors import SlideError, first_line
-from milsurv.features.hdf5 import RefusedError, member, require_bounded
+from milsurv.features.hdf5 import RefusedError, fatal, member, require_bounded
 from milsurv.features.layouts import TRIDENT_FOLDER
 
 Unit = Literal["px", "µm"]
+T = TypeVar("T")
 HASHED_ROWS = 16
 """Rows at the beginning, in the middle and at the end of features that are compared between files."""
 SHOWN_KEYS = 5
@@ -50,12 +50,15 @@ def read_shape(file: Path, layout: str, magnification: int) -> tuple[int, int]:
     if file.suffix.lower() == ".pt":
         n, d = _tensor(file, mmap=True).shape
         return n, d
-    with _opened(file) as opened:
+
+    def read(opened: h5py.File) -> tuple[int, int]:
         shape = _matrix(_features(opened, layout, file).shape, file)
         coords = _coords(opened, shape[0], file)
         if layout != "stamp":
             _require_magnification(coords, file, magnification)
         return shape
+
+    return _from_hdf5(file, read)
 
 
 def hash_of_features(file: Path, layout: str) -> str:
@@ -66,9 +69,12 @@ def hash_of_features(file: Path, layout: str) -> str:
     if file.suffix.lower() == ".pt":
         tensor = _tensor(file, mmap=True)
         return _hash(tuple(tensor.shape), lambda rows: tensor[rows].float().numpy())
-    with _opened(file) as opened:
+
+    def read(opened: h5py.File) -> str:
         dataset = _features(opened, layout, file)
         return _hash(_matrix(dataset.shape, file), lambda rows: dataset[..., rows, :])
+
+    return _from_hdf5(file, read)
 
 
 def _hash(shape: tuple[int, ...], read: Callable[[slice], NDArray[Any]]) -> str:
@@ -85,7 +91,8 @@ def read_foreign(file: Path, layout: str, magnification: int) -> ForeignPatches:
         tensor = _tensor(file)
         kept = tensor if tensor.dtype == torch.float16 else tensor.float()
         return ForeignPatches(_finite(kept.numpy(), file))
-    with _opened(file) as opened:
+
+    def read(opened: h5py.File) -> ForeignPatches:
         dataset = _features(opened, layout, file)
         shape = _matrix(dataset.shape, file)
         values = dataset[()].reshape(shape)
@@ -96,12 +103,20 @@ def read_foreign(file: Path, layout: str, magnification: int) -> ForeignPatches:
             return _stamp(opened, features, places)
         return _pixels(opened, file, features, places, magnification)
 
+    return _from_hdf5(file, read)
 
-@contextmanager
-def _opened(file: Path) -> Iterator[h5py.File]:
-    try:
+
+def _from_hdf5(file: Path, read: Callable[[h5py.File], T]) -> T:
+    """What ``read`` takes from the opened file. Raises SlideError when the file is damaged, whatever that would do."""
+
+    def once() -> T:
         with h5py.File(file, "r") as opened:
-            yield opened
+            return read(opened)
+
+    try:
+        if reason := fatal(once, file):
+            raise ValueError(reason)
+        return once()
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         reason = first_line(error)
         raise SlideError(f"{file}: cannot be read as HDF5, it is damaged or none: {reason}") from error

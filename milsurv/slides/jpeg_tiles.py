@@ -28,6 +28,10 @@ KEPT_BYTES = 64 * 2**20
 """Most memory for decoded tiles that reach beyond the area that asked for them."""
 
 
+LARGEST_TILE = 8192
+"""Pixels of a tile's side that are decoded here."""
+
+
 class JpegTilesConfig(PluginConfig):
     """Settings of the reader of JPEG tiles."""
 
@@ -73,6 +77,8 @@ class JpegTiles:
             raise JpegTilesError(f"level 0 is stored as {_name_of_compression(compression)}, not as JPEG")
         if photometric not in ADOBE_TRANSFORM:
             raise JpegTilesError(f"photometric interpretation {photometric} is neither RGB nor YCbCr")
+        if min(*self.dimensions, *self.tile_px) < 1 or max(self.tile_px) > LARGEST_TILE:
+            raise JpegTilesError(f"level 0 says that it is {self.dimensions} px, in tiles of {self.tile_px}")
         self.columns, self.rows = (
             -(-side // tile) for side, tile in zip(self.dimensions, self.tile_px, strict=True)
         )

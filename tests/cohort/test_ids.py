@@ -9,10 +9,11 @@ from milsurv.cohort.ids import LONGEST_ID, IdError, cut_id, cut_slide_id
 
 @pytest.mark.parametrize("value", ["A\0B", "A\x1b[31m", "A\nB", "\x7f", "A\ud800"])
 def test_control_characters_are_refused(value: str) -> None:
-    for cut in (lambda: cut_id(value, None, "case_pattern"), lambda: cut_slide_id(value, None)):
-        with pytest.raises(IdError, match="control character") as caught:
-            cut()
-        assert str(caught.value).isprintable()
+    with pytest.raises(IdError, match="control character") as caught:
+        cut_id(value, None, "case_pattern")
+    assert str(caught.value).isprintable()
+    with pytest.raises(IdError, match="control character"):
+        cut_slide_id(value, None)
 
 
 def test_an_id_too_long_for_a_file_name_is_refused() -> None:

@@ -208,3 +208,18 @@ def test_data_in_another_file_are_not_read(tmp_path: Path) -> None:
     for name in ("link", "raw", "virtual"):
         with pytest.raises(SlideError, match=rf"{name}\.h5: 'features' is .*another file"):
             read_foreign(tmp_path / f"{name}.h5", "clam", 20)
+
+
+def test_a_file_on_which_the_hdf5_library_crashes_costs_that_file_alone() -> None:
+    file = Path(__file__).parents[1] / "data" / "crashes_hdf5.h5"
+    with pytest.raises(SlideError, match=r"crashes_hdf5\.h5: cannot be read as HDF5"):
+        read_foreign(file, "clam", 20)
+
+
+@pytest.mark.parametrize("rows", [10**12, 10**6])
+def test_an_array_that_its_file_cannot_hold_is_not_read(tmp_path: Path, rows: int) -> None:
+    for options in ({}, {"chunks": (1, 6)}, {"chunks": (10_000, 6), "compression": "gzip"}):
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file.create_dataset("features", (rows, 6), np.float32, **options)
+        with pytest.raises(SlideError, match=r"'features' says that it is \(10+, 6\)"):
+            read_foreign(tmp_path / "a.h5", "clam", 20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import math
 import os
 import signal
@@ -81,6 +82,7 @@ def fatal(read: Callable[[], object], file: Path) -> str | None:
         return None
     child = os.fork()
     if child == 0:
+        faulthandler.disable()  # a crash here is no news
         with suppress(BaseException):
             read()
         os._exit(0)

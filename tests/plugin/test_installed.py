@@ -44,6 +44,8 @@ PLUGINS = {
     + "    raise ValueError('half way')\n",
 }
 """Distribution -> its plugin module."""
+SETUPTOOLS = "setuptools.build_meta"
+"""The build backend that installs a folder as editable without another package."""
 REASONS = {
     "raising-mil": "RuntimeError: no luck",
     "exiting-mil": "SystemExit: 3",
@@ -179,6 +181,10 @@ def test_an_editable_plugin_that_changes_is_run_again(tmp_path: Path, write_conf
     (package / "helper.py").write_text("FACTOR = 1\n")
     forward = "\n    def forward(self, bag):\n        return super().forward(bag) * FACTOR\n"
     (package / "model.py").write_text(f"from edited_mil.helper import FACTOR\n{AGGREGATOR}{forward}")
+    project = package.parent / "pyproject.toml"
+    project.write_text(
+        project.read_text().replace('"hatchling"', '"setuptools"').replace("hatchling.build", SETUPTOOLS)
+    )
     environment = Environment(tmp_path / "environment")
     environment.install(package.parent, editable=True)
     config = write_config(aggregator={"name": "edited"}, training={"epochs": 1}, evaluation={"bootstraps": 0})
@@ -191,7 +197,6 @@ def test_an_editable_plugin_that_changes_is_run_again(tmp_path: Path, write_conf
     first = run()
     with (package / "model.py").open("a") as file:
         file.write("# a comment\n")
-    project = package.parent / "pyproject.toml"
     project.write_text(project.read_text().replace("1.2", "1.3"))
     environment.install(package.parent, editable=True)
     assert run() == first

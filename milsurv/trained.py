@@ -26,7 +26,6 @@ from milsurv.features.importing import IMPORTING_CODE
 from milsurv.loading import load_config
 from milsurv.plugin.registry import KINDS, LOCAL, Registry, get_registry
 from milsurv.plugin.sources import framework_fingerprint
-from milsurv.plugin.spec import PROJECT
 from milsurv.run_folder import FEATURES, OF_IMPORTED_FEATURES, FeatureSettings, find_run
 from milsurv.training.job import MODEL
 from milsurv.training_cases import FOLLOW_UP, SLIDES, Acquaintance, TrainingCases, beginnings
@@ -182,8 +181,8 @@ def load_trained(
 ) -> TrainedModel:
     """The model in the folder of a finished run, or of an export.
 
-    No code comes with it: of plugin files those alone are loaded that are given. A built-in plugin whose code is not
-    that of training is a warning, and any other an error. Raises MilsurvError when the run is
+    No code comes with it: of plugin files those alone are loaded that are given. Code of milsurv that is not that of
+    training is a warning, and a plugin's own code an error. Raises MilsurvError when the run is
     not finished, was made by a milsurv that kept less, or needs a plugin that is not here or is another one.
     """
     folder = find_run(path)
@@ -218,7 +217,7 @@ def _require_nothing_of_training(overrides: Sequence[str]) -> None:
 
 
 def _require_plugins(folder: Path, plugin_files: Sequence[Path]) -> list[str]:
-    """The built-in plugins whose code changed since training."""
+    """The plugins of which milsurv's own code changed since training."""
     registry = get_registry(tuple(dict.fromkeys(file.expanduser().absolute() for file in plugin_files)))
     broken = [info for info in registry.plugins if info.version == LOCAL and info.status != "ok"]
     if broken:
@@ -247,7 +246,7 @@ def _require_plugins(folder: Path, plugin_files: Sequence[Path]) -> list[str]:
             ) from error
         if origin == trained["origin"]:
             continue
-        if trained["distribution"] == registry.find(kind, trained["name"]).distribution == PROJECT:
+        if registry.own_origin(kind, trained["name"]) == trained.get("own_origin"):
             changed.append(name)
             continue
         source = f"the local file {file}" if local else f"{trained['distribution']} {trained['version']}"

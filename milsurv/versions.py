@@ -58,6 +58,7 @@ def record_versions(
                 "distribution": info.distribution,
                 "version": info.version,
                 "origin": registry.origin(kind, name),
+                "own_origin": registry.own_origin(kind, name),
                 EARLIER: _different(versions, info.version),
             }
         )

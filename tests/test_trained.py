@@ -78,20 +78,23 @@ def change_plugin(run: Path, kind: str, **values: object) -> None:
 
 
 def test_a_plugin_with_other_content_is_refused(run: Path) -> None:
-    change_plugin(run, "backbone", origin="of other lines")
+    change_plugin(run, "backbone", origin="of other lines", own_origin="of other lines")
     said = r"backbone 'colour' was trained as the local file colour_backbone\.py had it, .* is different; use the code"
     with pytest.raises(MilsurvError, match=said):
         load_trained(run, plugin_files=[COLOUR_BACKBONE])
 
 
-def test_a_built_in_with_other_code_is_a_warning(run: Path) -> None:
+def test_other_code_of_milsurv_is_a_warning(run: Path) -> None:
     assert load_trained(run, plugin_files=[COLOUR_BACKBONE]).warnings == ()
     change_plugin(run, "aggregator", origin="of other lines")
+    change_plugin(run, "backbone", origin="of other lines of milsurv")
     features = json.loads((run / "features.json").read_text())
     features["origins"]["milsurv"] = "of other lines"
     write_checked(run / "features.json", json.dumps(features))
     (warning,) = load_trained(run, plugin_files=[COLOUR_BACKBONE]).warnings
-    assert "the code of aggregator 'crossfusion', what makes features in milsurv" in warning
+    assert (
+        "the code of backbone 'colour', aggregator 'crossfusion', what makes features in milsurv" in warning
+    )
 
 
 def test_a_plugin_file_that_is_broken_is_refused(run: Path, tmp_path: Path) -> None:

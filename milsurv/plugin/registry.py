@@ -170,13 +170,19 @@ class Registry:
             self._origins[kind, name] = self._source(kind, name)
         return self._origins[kind, name]
 
-    def _source(self, kind: str, name: str) -> str:
+    def own_origin(self, kind: str, name: str) -> str:
+        """The same without the modules of milsurv that a plugin imports, so that it outlasts milsurv's versions."""
+        return self._source(kind, name, with_milsurv=False)
+
+    def _source(self, kind: str, name: str, with_milsurv: bool = True) -> str:
         info = self.find(kind, name)
         modules = [str(info.target).partition(":")[0]]
         if info.version == LOCAL:
             modules.append(Path(info.distribution).stem)
         try:
-            return source_fingerprint(*modules, distribution_name=info.distribution)
+            return source_fingerprint(
+                *modules, distribution_name=info.distribution, with_milsurv=with_milsurv
+            )
         except OSError as error:
             raise PluginError(f"{self.describe(kind, name)}: its source cannot be read: {error}") from error
 

@@ -54,17 +54,20 @@ class _Unit:
     """Path within the unit, and where the file is."""
 
 
-def source_fingerprint(*modules: str, distribution_name: str | None = None) -> str:
+def source_fingerprint(*modules: str, distribution_name: str | None = None, with_milsurv: bool = True) -> str:
     """12 hexadecimal digits for the source of these modules, which ``distribution_name`` installed.
 
-    They do not depend on where the code is, on how it was installed, or on the version of Python. Raises OSError when
-    a file cannot be read.
+    ``with_milsurv`` says whether milsurv's own modules count that they import. The digits do not depend on where the
+    code is, on how it was installed, or on the version of Python. Raises OSError when a file cannot be read.
     """
     pending = list(modules)
     inside = {name.partition(".")[0] for name in pending} | _packages(distribution_name)
     digests: dict[str, dict[str, str]] = {}
     while pending:
-        unit = _unit(pending.pop(), inside)
+        name = pending.pop()
+        if not with_milsurv and name.partition(".")[0] == OWN:
+            continue
+        unit = _unit(name, inside)
         if unit is None or unit.name in digests:
             continue
         digests[unit.name] = {}

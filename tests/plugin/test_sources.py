@@ -190,6 +190,8 @@ def test_a_plugin_counts_what_it_takes_of_milsurv(package: Path) -> None:
     ):
         _write("shared_other.py", f"{text}\ny = 1\n".encode())(package)
         found.add(source_fingerprint("shared_other"))
+        own = source_fingerprint("shared_other", with_milsurv=False)
+        assert (own in found) == (text == "import milsurv"), "of which nothing decides a result"
     pooling = source_fingerprint("milsurv.aggregators.pooling")
     assert len(found | {pooling}) == 5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import stat
 from collections.abc import Sequence
@@ -43,6 +44,8 @@ COMPRESSIONS = {
 CONVERT = "convert it, for example with: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg --Q 90"
 MOST_IMAGES = 64
 """Images of a TIFF that are looked at."""
+MOST_TILE_PX = 2**26
+"""Pixels of a tile: far more than scanners write, and what decodes in a few hundred MB."""
 BEGINNINGS = {
     b"\x89PNG": f"it is a PNG picture; {CONVERT}",
     b"\xff\xd8\xff": f"it is a JPEG picture; {CONVERT}",
@@ -60,6 +63,7 @@ NO_FORMAT = (
     "in no slide format that OpenSlide reads, or cut off; tiled TIFF, SVS, NDPI, SCN, MRXS, BIF, VMS, CZI and DICOM "
     "slides are read"
 )
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it prints its doubts about damaged tags
 _UNSUPPORTED = re.compile(r"Unsupported TIFF compression: (\d+)")
 
 
@@ -73,7 +77,10 @@ class TiffImage:
     bits: int | tuple[int, ...]
     photometric: int
     extra: tuple[int, ...]
-    tiled: bool
+    tile: tuple[int, int]
+    """Width and height of its tiles; 0 when it is stored in strips."""
+    tiles: int
+    """Tiles that are stored."""
     reduced: bool
     """True for a smaller version of another image, or a mask of one."""
 
@@ -112,7 +119,8 @@ def _image(page: tifffile.TiffPage | tifffile.TiffFrame) -> TiffImage:
         whole.bitspersample,
         int(whole.photometric),
         tuple(map(int, whole.extrasamples)),
-        whole.is_tiled,
+        (whole.tilewidth, whole.tilelength),
+        len(whole.dataoffsets),
         bool(whole.subfiletype),
     )
 
@@ -141,6 +149,22 @@ def require_rgb(images: Sequence[TiffImage]) -> None:
     raise SlideError(f"not RGB: it has {what}, and slides are read as 8-bit RGB; {CONVERT}")
 
 
+def require_sound_tiles(images: Sequence[TiffImage]) -> None:
+    """Raise SlideError when tiles are too large to decode, or too few: libraries would ask for memory without end."""
+    for image in images:
+        if not all(image.tile):
+            continue
+        if image.tile[0] * image.tile[1] > MOST_TILE_PX:
+            size = "×".join(map(str, image.tile))
+            raise SlideError(f"damaged: its tiles have {size} px by its tags; copy or scan the slide again")
+        columns, rows = (-(-side // tile) for side, tile in zip(image.size, image.tile, strict=True))
+        if image.tiles < columns * rows:
+            raise SlideError(
+                f"damaged: by its tags it has {image.size[0]}×{image.size[1]} px, which take {columns * rows:,} tiles, "
+                f"and {image.tiles:,} are stored; copy or scan the slide again"
+            )
+
+
 def further_images(images: Sequence[TiffImage], dimensions: tuple[int, int]) -> int:
     """Images of level 0's size besides level 0: other focal planes, scenes or times, which are not read."""
     return max(0, sum(image.size == dimensions and not image.reduced for image in images) - 1)
@@ -159,7 +183,7 @@ def why_not_open(path: Path, said: str | None) -> str:
         return f"its pixels are stored as {name} (TIFF compression {number}), which OpenSlide does not read; {CONVERT}"
     images = tiff_images(path)
     require_rgb(images)
-    if images and not _largest(images).tiled:
+    if images and not all(_largest(images).tile):
         return f"a TIFF stored in strips; slides are read from tiled TIFFs; {CONVERT}"
     return f"{said}; copy or scan the slide again" if said else NO_FORMAT
 

@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from milsurv.cohort.parts import files_of_slide
 from milsurv.errors import SlideError
 from milsurv.plugin.base import PluginConfig
-from milsurv.slides.formats import further_images, require_file, require_rgb, tiff_images, why_not_open
+from milsurv.slides.formats import (
+    TiffImage,
+    further_images,
+    require_file,
+    require_rgb,
+    require_sound_tiles,
+    tiff_images,
+    why_not_open,
+)
 from milsurv.slides.resolution import MppSource, find_resolution
 
 HASHED_BYTES = 256 * 1024
@@ -124,12 +132,12 @@ class OpenSlideSlide(Slide):
     def __init__(self, path: Path, mpp: float | None = None):
         self.path = path
         self.read_by, self.read_by_reason = "OpenSlide", "the configuration asks for it"
+        images = _checked_images(path)
         self._slide = _open(path)
         try:
             self.dimensions = self._slide.dimensions
             self.levels = self._slide.level_dimensions
             properties = self._slide.properties
-            images = tiff_images(path)
             require_rgb(images)
             resolution = find_resolution(properties, mpp)
             self.mpp, self.mpp_source, self.doubts = resolution.mpp, resolution.source, resolution.doubts
@@ -264,9 +272,19 @@ def whole_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _open(path: Path) -> openslide.OpenSlide:
+def _checked_images(path: Path) -> tuple[TiffImage, ...]:
+    """The images of a TIFF, none of another file; checked before OpenSlide, which ends the process for some of them."""
     if not require_file(path):
         raise SlideError("does not open: the file is empty (0 bytes); copy it again")
+    try:
+        images = tiff_images(path)
+    except OSError as error:
+        raise _unreadable(error) from None
+    require_sound_tiles(images)
+    return images
+
+
+def _open(path: Path) -> openslide.OpenSlide:
     try:
         return openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError:

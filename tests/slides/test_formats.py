@@ -88,6 +88,29 @@ def test_what_cannot_be_shown_as_rgb_or_is_no_slide_says_what_it_is(kind: str, t
     assert len(str(raised.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({"TileWidth": 2**30, "TileLength": 2**30}, "its tiles have 1073741824×1073741824 px"),
+        (
+            {"ImageWidth": 60_000, "ImageLength": 60_000},
+            "60000×60000 px, which take 219,961 tiles, and 9 are stored",
+        ),
+        ({"ImageWidth": 2**31 - 1, "ImageLength": 2**31 - 1}, "and 9 are stored"),
+    ],
+)
+def test_tags_that_ask_for_more_than_the_file_holds_are_refused(
+    tags: dict[str, int], reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "slide.tif"
+    _tiff(path, PICTURE)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        for name, value in tags.items():
+            tiff.pages.first.tags[name].overwrite(value)
+    with pytest.raises(SlideError, match=reason):
+        JpegTilesSlide(path)
+
+
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(path.name)])
 def test_what_is_no_file_has_no_identity(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / "slide.tif")

@@ -57,7 +57,7 @@ class Splits(Section):
 
     scheme: Literal["k_fold", "monte_carlo"] = "k_fold"
     """Each case is reported in one fold, or each fold draws its reported cases anew."""
-    folds: int = Field(default=5, ge=2)
+    folds: int = Field(default=5, ge=2, le=1000)
     repeats: PositiveInt = 1
     """How often ``k_fold`` is drawn; folds are numbered on."""
     test: float | None = Field(default=None, gt=0, le=0.5)
@@ -106,7 +106,7 @@ class Tiling(Section):
     """The aligned grid of patches."""
 
     magnifications: tuple[PositiveInt, ...] = (20, 10, 5)
-    patch_px: int = Field(default=256, ge=16)
+    patch_px: int = Field(default=256, ge=16, le=8192)
     min_tissue: float = Field(default=0.5, ge=0, le=1)
     """A patch of the finest magnification is kept when at least this share of it is tissue."""
     min_sharpness: PositiveFloat | None = None

@@ -136,7 +136,7 @@ def _plugin_settings(
         values = {key: value for key, value in given.items() if key != "name"}
         try:
             plugin_config = registry.load(kind, given["name"]).Config
-            complete[kind] = (given["name"], plugin_config(**values).model_dump(mode="json"))
+            complete[kind] = (given["name"], plugin_config.model_validate(values).model_dump(mode="json"))
         except PluginError as error:
             problems.append(f"{document.where((kind, 'name'))}: {kind}.name: {error}")
         except ValidationError as error:

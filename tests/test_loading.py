@@ -231,3 +231,30 @@ def test_imported_features_need_neither_slides_nor_backbone(tmp_path: Path) -> N
 )
 def test_what_is_wrong_with_an_import_gets_a_line(tmp_path: Path, text: str, problem: str) -> None:
     assert any(problem in line for line in _problems(tmp_path, text)), _problems(tmp_path, text)
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n"
+    for before, name in zip("abcdefg", "bcdefgh", strict=True)
+)
+"""Each line stands for ten of the line before."""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (LAUGHS, "stands for .* keys and values; 100,000 are allowed"),
+        ("x: " + "[" * 20_000, "nests too deep"),
+        ("x: &a {b: *a}", "an alias stands for what it is in"),
+        ("? [a]\n: 1", "a key must be text or a number"),
+        ("name: 2024-99-99", "a value that cannot be read"),
+        (f"seeds: [{'9' * 5000}]", "a value that cannot be read"),
+        ("aggregator: {name: abmil, 1: 2}", "keys should be strings"),
+        ("splits: {folds: 1000000000}", "less than or equal to 1000"),
+    ],
+)
+def test_yaml_that_stands_for_too_much_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(f"cohort: {{source: synthetic}}\nbackbone: {{name: efficientnet_lite0}}\n{text}\n")
+    with pytest.raises(ConfigError, match=said):
+        load_config(str(path))

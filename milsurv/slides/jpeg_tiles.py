@@ -65,8 +65,8 @@ class JpegTiles:
                 page = tiff.pages.first
                 compression, photometric = int(page.compression), int(page.photometric)
                 tables = page.jpegtables or b"\xff\xd8\xff\xd9"
-                self.dimensions = (page.imagewidth, page.imagelength)
-                self.tile_px = (page.tilewidth, page.tilelength)
+                self.dimensions = (int(page.imagewidth), int(page.imagelength))
+                self.tile_px = (int(page.tilewidth), int(page.tilelength))
                 self._offsets, self._sizes = page.dataoffsets, page.databytecounts
                 layers = (page.is_tiled, page.samplesperpixel, page.bitspersample, page.planarconfig)
         except Exception as error:  # the parser may stumble anywhere in a damaged file

@@ -61,7 +61,6 @@ def test_a_killed_run_goes_on_under_other_evaluation_settings(
     events = [json.loads(line) for line in (resumed / "events.jsonl").read_text().splitlines()]
     epochs = [(event["fold"], event["epoch"]) for event in events if event["event"] == "epoch"]
     assert {fold for fold, _ in epochs} <= {1, 2}
-    assert sum(fold == 1 for fold, _ in epochs) < 60
     assert (resumed / "metrics.json").read_bytes() == (undisturbed / "metrics.json").read_bytes()
     for fold in range(3):
         for name in ("model.safetensors", "predictions.csv", "history.csv"):

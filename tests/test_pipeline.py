@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from milsurv.checksums import write_checked
 from milsurv.errors import CohortError, MilsurvError
 from milsurv.loading import load_config
 from milsurv.pipeline import RunResult, run
@@ -25,7 +26,7 @@ def _run(config_file: Path, *overrides: str, only_fold: int | None = None) -> Ru
 
 def _content(folder: Path) -> dict[str, bytes]:
     """Every file of a run that does not tell when, where and by how many workers it was made."""
-    free = {"events.jsonl", "environment.json", "config.yaml", "slides.csv", "report.html"}
+    free = {"events.jsonl", "environment.json", "config.yaml", "slides.csv", "report.html", "checksums.txt"}
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -83,6 +84,7 @@ def test_the_run_folder_holds_what_was_run(finished: RunResult) -> None:
     }
     fold = finished.folder / "seed_2" / "fold_0"
     assert {path.name for path in fold.iterdir()} == {
+        "checksums.txt",
         "model.safetensors",
         "history.csv",
         "training_risks.csv",
@@ -189,7 +191,7 @@ def test_a_cohort_without_a_usable_slide_is_refused(write_config: WriteConfig, t
     table = tmp_path / "follow_up.csv"
     table.write_text("case_id,slide_id,time,event\na,a1,3,1\nb,b1,4,0\nc,c1,5,1\n")
     for slide in ("a1", "b1"):
-        (slides / f"{slide}.svs").write_text("no slide")
+        (slides / f"{slide}.svs").write_text(f"{slide} is no slide")
     with pytest.raises(
         CohortError, match=r"no case has a usable slide; the reasons: .*does not open.*no file"
     ):
@@ -372,7 +374,8 @@ def test_clinical_variables_are_compared_with_training_risks_where_there_are_any
     splits = pd.read_csv(first.folder / "splits.csv")
     for fold, rows in splits[splits["role"] != "test"].groupby("fold"):
         risks = rows[["case_id"]].assign(risk=[n % 4 / 3 for n in range(len(rows))])
-        risks.to_csv(first.folder / "seed_1" / f"fold_{fold}" / "training_risks.csv", index=False)
+        file = first.folder / "seed_1" / f"fold_{fold}" / "training_risks.csv"
+        write_checked(file, risks.to_csv(index=False))
     again = _run(config)
     assert again.folder == first.folder
     (with_risks,) = again.metrics["clinical"]

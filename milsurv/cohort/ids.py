@@ -21,8 +21,8 @@ SLIDE_SUFFIXES = (
     ".czi",
 )
 """What a slide file's name ends with, in small or capital letters."""
-LONGEST_ID = 200
-"""Bytes of a slide id: file systems take names of 255, and figures and maps add to it."""
+LONGEST_ID = 251
+"""Bytes of a slide id: file systems take names of 255, and the suffix of its file belongs to that."""
 FEATURE_SUFFIXES = (".h5", ".pt")
 """What the name of a file with a slide's features ends with; tables of slides may list these."""
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from milsurv.backbones.weights import load_pickled, require_held
 from milsurv.errors import SlideError, first_line
-from milsurv.features.hdf5 import RefusedError, fatal, member, require_bounded
+from milsurv.features.hdf5 import RefusedError, member, require_bounded
+from milsurv.features.isolated import read_isolated
 from milsurv.features.layouts import TRIDENT_FOLDER
 
 Unit = Literal["px", "µm"]
@@ -50,15 +51,16 @@ def read_shape(file: Path, layout: str, magnification: int) -> tuple[int, int]:
     if file.suffix.lower() == ".pt":
         n, d = _tensor(file, mmap=True).shape
         return n, d
+    return _from_hdf5(_shape, file, layout, magnification)
 
-    def read(opened: h5py.File) -> tuple[int, int]:
+
+def _shape(file: Path, layout: str, magnification: int) -> tuple[int, int]:
+    with h5py.File(file, "r") as opened:
         shape = _matrix(_features(opened, layout, file).shape, file)
         coords = _coords(opened, shape[0], file)
         if layout != "stamp":
             _require_magnification(coords, file, magnification)
         return shape
-
-    return _from_hdf5(file, read)
 
 
 def hash_of_features(file: Path, layout: str) -> str:
@@ -69,12 +71,13 @@ def hash_of_features(file: Path, layout: str) -> str:
     if file.suffix.lower() == ".pt":
         tensor = _tensor(file, mmap=True)
         return _hash(tuple(tensor.shape), lambda rows: tensor[rows].float().numpy())
+    return _from_hdf5(_hash_in, file, layout)
 
-    def read(opened: h5py.File) -> str:
+
+def _hash_in(file: Path, layout: str) -> str:
+    with h5py.File(file, "r") as opened:
         dataset = _features(opened, layout, file)
         return _hash(_matrix(dataset.shape, file), lambda rows: dataset[..., rows, :])
-
-    return _from_hdf5(file, read)
 
 
 def _hash(shape: tuple[int, ...], read: Callable[[slice], NDArray[Any]]) -> str:
@@ -91,8 +94,11 @@ def read_foreign(file: Path, layout: str, magnification: int) -> ForeignPatches:
         tensor = _tensor(file)
         kept = tensor if tensor.dtype == torch.float16 else tensor.float()
         return ForeignPatches(_finite(kept.numpy(), file))
+    return _from_hdf5(_patches, file, layout, magnification)
 
-    def read(opened: h5py.File) -> ForeignPatches:
+
+def _patches(file: Path, layout: str, magnification: int) -> ForeignPatches:
+    with h5py.File(file, "r") as opened:
         dataset = _features(opened, layout, file)
         shape = _matrix(dataset.shape, file)
         values = dataset[()].reshape(shape)
@@ -103,20 +109,11 @@ def read_foreign(file: Path, layout: str, magnification: int) -> ForeignPatches:
             return _stamp(opened, features, places)
         return _pixels(opened, file, features, places, magnification)
 
-    return _from_hdf5(file, read)
 
-
-def _from_hdf5(file: Path, read: Callable[[h5py.File], T]) -> T:
-    """What ``read`` takes from the opened file. Raises SlideError when the file is damaged, whatever that would do."""
-
-    def once() -> T:
-        with h5py.File(file, "r") as opened:
-            return read(opened)
-
+def _from_hdf5(read: Callable[..., T], file: Path, *arguments: Any) -> T:
+    """What ``read`` takes from the file. Raises SlideError when it is damaged, whatever that would do."""
     try:
-        if reason := fatal(once, file):
-            raise ValueError(reason)
-        return once()
+        return read_isolated(read, file, *arguments)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         reason = first_line(error)
         raise SlideError(f"{file}: cannot be read as HDF5, it is damaged or none: {reason}") from error

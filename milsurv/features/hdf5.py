@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import faulthandler
 import math
-import os
-import signal
-import time
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +16,6 @@ ALWAYS_READ = 64 * 2**20
 """Bytes that a compressed array may have in any case."""
 SMALLEST_CHUNK_ENTRY = 8
 """Bytes of its file that the place of a chunk takes at least."""
-LONGEST, SLOWEST = 20.0, 5e6
-"""Seconds in which a file is read, besides those for its size at so many bytes per second."""
 
 
 class RefusedError(ValueError):
@@ -70,31 +62,3 @@ def require_bounded(dataset: h5py.Dataset) -> h5py.Dataset:
 def read_array(dataset: h5py.Dataset) -> NDArray[Any]:
     """All of it, see :func:`require_bounded`."""
     return np.asarray(require_bounded(dataset)[()])
-
-
-def fatal(read: Callable[[], object], file: Path) -> str | None:
-    """Why reading a file would end this process, or never end: found by a child process that does it first.
-
-    The HDF5 library crashes on some damaged files, and cannot be interrupted. None when reading returns or raises; also
-    where processes cannot fork.
-    """
-    if not hasattr(os, "fork"):
-        return None
-    child = os.fork()
-    if child == 0:
-        faulthandler.disable()  # a crash here is no news
-        with suppress(BaseException):
-            read()
-        os._exit(0)
-    until = time.monotonic() + LONGEST + file.stat().st_size / SLOWEST
-    pause = 0.0005
-    while True:
-        finished, status = os.waitpid(child, os.WNOHANG)
-        if finished:
-            return "the HDF5 library crashes on it" if os.WIFSIGNALED(status) else None
-        if time.monotonic() > until:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return "the HDF5 library does not come to an end with it"
-        time.sleep(pause)
-        pause = min(0.05, 2 * pause)

@@ -1,4 +1,7 @@
-"""Every pathology transformer at its full depth, with weights made at random: saved, read back, embedding patches."""
+"""The largest pathology transformers at full depth, with weights made at random: saved, read back, embedding patches.
+
+One for each way to write the weights and to make an embedding; all others are tested at one block.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,13 @@ import torch
 from safetensors.torch import save_file
 
 from milsurv.backbones.timm_hub import HubConfig
-from milsurv.backbones.vision_transformers import (
-    UNI,
-    GigaPath,
-    HOptimus1,
-    PathologyTransformer,
-    PhikonV2,
-    UNI2h,
-    Virchow2,
-)
+from milsurv.backbones.vision_transformers import GigaPath, PathologyTransformer, PhikonV2, Virchow2
 
 pytestmark = pytest.mark.acceptance
 MOST_MEMORY = 12 * 2**30
 
 
-@pytest.mark.parametrize("preset", [UNI, UNI2h, Virchow2, GigaPath, HOptimus1, PhikonV2])
+@pytest.mark.parametrize("preset", [Virchow2, GigaPath, PhikonV2])
 def test_the_whole_network_embeds_from_a_file(preset: type[PathologyTransformer], tmp_path: Path) -> None:
     started = time.monotonic()
     file = tmp_path / "weights.safetensors"

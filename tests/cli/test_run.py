@@ -20,6 +20,11 @@ from tests.conftest import DATA, WriteConfig
 CMU = DATA / "slides" / "CMU-1-Small-Region.svs"
 
 
+def _copy_of_cmu(path: Path) -> None:
+    """The slide with its file's name behind it, which no reader minds: no two files are the same."""
+    path.write_bytes(CMU.read_bytes() + path.stem.encode())
+
+
 def test_a_run_prints_a_plan_numbers_and_the_report(write_config: WriteConfig, tmp_path: Path) -> None:
     process = start_milsurv("run", write_config(), "--set", "executor.workers=2", cwd=tmp_path)
     stdout, stderr = process.communicate()
@@ -51,7 +56,7 @@ def test_real_slides_real_backbone(write_config: WriteConfig, tmp_path: Path) ->
     slides.mkdir()
     rows = ["case_id,slide_id,time,event"]
     for number in range(8):
-        shutil.copy(CMU, slides / f"case{number}.svs")
+        _copy_of_cmu(slides / f"case{number}.svs")
         rows.append(f"case{number},case{number}.svs,{10 + number},{int(number != 3)}")
     (tmp_path / "table.csv").write_text("\n".join(rows))
     config = write_config(
@@ -73,7 +78,6 @@ def test_real_slides_real_backbone(write_config: WriteConfig, tmp_path: Path) ->
 
 
 BAD_TABLES = {
-    "unknown event": ("a,a1,3,dead\n", "row 2", "event"),
     "empty event": ("a,a1,3,\n", "row 2", "event"),
     "empty time": ("a,a1,,1\n", "row 2", "time"),
     "NaN time": ("a,a1,NaN,1\n", "row 2", "time"),
@@ -98,7 +102,7 @@ def test_each_bad_row_is_refused_by_its_number_or_dropped_and_counted(
     slides = tmp_path / "slides"
     slides.mkdir()
     for name in ["a1", "a2", *(f"g{n}1" for n in range(8))]:
-        shutil.copy(CMU, slides / f"{name}.svs")
+        _copy_of_cmu(slides / f"{name}.svs")
     cohort = {"table": str(tmp_path / "table.csv"), "slides": str(slides)}
     config, registry = load_config(str(write_config(cohort=cohort)))
     (problem,) = check_run(config, registry).problems

@@ -119,7 +119,7 @@ def test_written_splits_read_back_as_they_were(tmp_path: Path, events: list[int]
         "fold": "0",
         "role": "train",
     }
-    assert [file.name for file in tmp_path.iterdir()] == ["splits.csv"]
+    assert {file.name for file in tmp_path.iterdir()} == {"splits.csv", "checksums.txt"}
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])

@@ -188,7 +188,7 @@ def test_parquet_types_and_row_numbers(slides: Path) -> None:
         ("A,s,5,0", "rows 2, 3 (case A): rows of one case disagree on event (1, 0); all rows of a case"),
         ("B,../s,1,1", "row 3 (case B): slide_id: slide id '../s' holds a path separator"),
         ("B,..,1,1", "row 3 (case B): slide_id: slide id '..' cannot be a file name"),
-        ("B,x\x07y,1,1", "row 3 (case B): slide_id: slide id 'x\\x07y' cannot be a file name"),
+        ("B,x\x07y,1,1", "row 3 (case B): slide_id: 'x\\x07y' holds a control character"),
         ("B,s,1", "row 3: has 3 values where the header names 4 columns"),
         ("B,s,1,1,x", "row 3: has 5 values where the header names 4 columns"),
     ],
@@ -274,7 +274,7 @@ def test_a_file_that_is_no_table(slides: Path, name: str, content: bytes | None,
 
 
 def test_row_numbers_count_lines_of_the_file(slides: Path) -> None:
-    table = write(slides, f'{HEADER}\n\nA,a,5,1\n"B\nb",b,1,1\n,,,\nC,c,0,1\n')
+    table = write(slides, f'{HEADER},note\n\nA,a,5,1,\nB,b,1,1,"two\nlines"\n,,,,\nC,c,0,1,\n')
     assert problems(table, slides)[0].startswith(f"{table}: row 7 (case C)")
 
 

@@ -480,9 +480,9 @@ def test_versions_of_earlier_starts_are_told(tmp_path: Path) -> None:
     environment = json.loads((folder / "environment.json").read_text())
     old = {**environment, "milsurv": "0.0.9", "packages": {**environment["packages"], "torch": "2.3.1"}}
     same_milsurv = {**environment, "platform": "another machine"}
-    (folder / "environment.json").write_text(json.dumps({**environment, "earlier": [old, same_milsurv]}))
+    write_checked(folder / "environment.json", json.dumps({**environment, "earlier": [old, same_milsurv]}))
     plugins = json.loads((folder / "plugins.json").read_text())
-    (folder / "plugins.json").write_text(json.dumps([{**row, "earlier": ["0.0.8"]} for row in plugins]))
+    write_checked(folder / "plugins.json", json.dumps([{**row, "earlier": ["0.0.8"]} for row in plugins]))
     page = write_report(folder, config, []).read_text()
     for said in (
         "version 0.1.0 on Python 3.11.9 (earlier version 0.0.9 on Python 3.11.9)",

@@ -14,7 +14,7 @@ from milsurv import Bag
 from milsurv.errors import ConfigError, MilsurvError
 from milsurv.training.data import TrainingCase, one_bag
 from milsurv.training.job import HISTORY, MODEL, PREDICTIONS, STATE, FoldJob
-from milsurv.training.loop import FoldTraining, train_fold
+from milsurv.training.loop import FoldTraining, rehearse, train_fold
 from milsurv.training.model import load_tensors
 from tests.training.conftest import MakeJob, StoppedError, Watch
 
@@ -146,9 +146,9 @@ def test_the_scale_of_float16_is_saved_and_halved_when_a_gradient_overflows(make
 
 
 def test_deterministic_algorithms_are_asked_for_only_then(make_job: MakeJob) -> None:
-    FoldTraining(make_job(**{"training.deterministic": True}))
+    rehearse(make_job(**{"training.deterministic": True}))
     assert torch.are_deterministic_algorithms_enabled()
-    FoldTraining(make_job())
+    rehearse(make_job())
     assert not torch.are_deterministic_algorithms_enabled()
 
 

@@ -1,0 +1,98 @@
+"""Reads files in a child process: the HDF5 library crashes on some damaged ones, and cannot be interrupted."""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TypeVar
+
+from milsurv.interrupts import ignore_interrupts
+
+T = TypeVar("T")
+LONGEST, SLOWEST = 20.0, 5e6
+"""Seconds in which a file is read, besides those for its size at so many bytes per second."""
+
+
+class _Child:
+    """A forked process that calls functions and sends back what they return or raise."""
+
+    def __init__(self) -> None:
+        self.connection, theirs = multiprocessing.Pipe()
+        self.parent = os.getpid()
+        self.process = os.fork()
+        if self.process == 0:
+            self.connection.close()
+            _serve(theirs)
+            os._exit(0)
+        theirs.close()
+
+    def call(self, read: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> Any:
+        """Raises EOFError when the process dies, TimeoutError after so many seconds, and what ``read`` raises."""
+        self.connection.send((read, arguments))
+        if not self.connection.poll(seconds):
+            raise TimeoutError
+        result, error = self.connection.recv()
+        if error is not None:
+            raise error
+        return result
+
+    def kill(self) -> None:
+        os.kill(self.process, signal.SIGKILL)
+        os.waitpid(self.process, 0)
+        self.connection.close()
+
+
+_child: _Child | None = None
+_one_at_a_time = threading.Lock()
+
+
+def read_isolated(read: Callable[..., T], file: Path, *arguments: Any) -> T:
+    """``read(file, *arguments)``, a function of a module, done by a child process that lives on for the next file.
+
+    Raises what ``read`` raises, and ValueError when it crashes the process or does not come to an end. In this process
+    where there is no fork.
+    """
+    global _child
+    if not hasattr(os, "fork"):
+        return read(file, *arguments)
+    with _one_at_a_time:
+        if _child is None or _child.parent != os.getpid():
+            _child = _Child()
+        result: T
+        finished = False
+        try:
+            result = _child.call(read, (file, *arguments), LONGEST + file.stat().st_size / SLOWEST)
+            finished = True
+        except (EOFError, ConnectionError):
+            raise ValueError("the HDF5 library crashes on it") from None
+        except TimeoutError:
+            raise ValueError("the HDF5 library does not come to an end with it") from None
+        except Exception:
+            finished = True
+            raise
+        finally:
+            if not finished:
+                _child.kill()
+                _child = None
+        return result
+
+
+def _serve(parent: Connection) -> None:
+    """Until the parent closes its end of the pipe, or ends."""
+    ignore_interrupts()
+    faulthandler.disable()
+    with suppress(EOFError, OSError):
+        while True:
+            read, arguments = parent.recv()
+            try:
+                answer = read(*arguments), None
+            except Exception as error:
+                answer = None, error
+            parent.send(answer)

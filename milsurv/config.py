@@ -58,7 +58,7 @@ class Splits(Section):
     scheme: Literal["k_fold", "monte_carlo"] = "k_fold"
     """Each case is reported in one fold, or each fold draws its reported cases anew."""
     folds: int = Field(default=5, ge=2, le=1000)
-    repeats: PositiveInt = 1
+    repeats: int = Field(default=1, ge=1, le=1000)
     """How often ``k_fold`` is drawn; folds are numbered on."""
     test: float | None = Field(default=None, gt=0, le=0.5)
     """Share of the cases that ``monte_carlo`` reports in each fold; null: a fifth."""
@@ -211,7 +211,9 @@ class RunConfig(Section):
     workspace: AbsolutePath = Field(default=Path("milsurv-workspace"), validate_default=True)
     plugins: tuple[AbsolutePath, ...] = ()
     device: str = "auto"
-    seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
+        default=(1,), min_length=1, max_length=1000
+    )
     max_failed_slides: NonNegativeInt | None = None
     """Exit status 1 when more slides than this are left out; null: any number."""
     features: FeatureImport | None = None

@@ -125,7 +125,7 @@ class SyntheticCohort(Section):
     """A made cohort with slides drawn by milsurv, whose true risk is known."""
 
     source: Literal["synthetic"]
-    cases: int = Field(default=110, ge=20)
+    cases: int = Field(default=110, ge=20, le=100_000)
     seed: NonNegativeInt = 1
 
 

@@ -26,7 +26,7 @@ class Section(BaseModel):
 class Training(Section):
     """The training loop."""
 
-    epochs: PositiveInt = 30
+    epochs: int = Field(default=30, ge=1, le=1_000_000)
     batch_cases: PositiveInt = 64
     """Cases per optimiser step; gradients are accumulated bag by bag."""
     rows: Literal["case", "slide"] = "case"

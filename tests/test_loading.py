@@ -251,6 +251,9 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         (f"seeds: [{'9' * 5000}]", "a value that cannot be read"),
         ("aggregator: {name: abmil, 1: 2}", "keys should be strings"),
         ("splits: {folds: 1000000000}", "less than or equal to 1000"),
+        ("splits: {repeats: 1000000000}", "less than or equal to 1000"),
+        ("training: {epochs: 100000000000000000000}", "less than or equal to 1000000"),
+        ("seeds: [100000000000000000000]", "less than 4294967296"),
     ],
 )
 def test_yaml_that_stands_for_too_much_is_refused(tmp_path: Path, text: str, said: str) -> None:

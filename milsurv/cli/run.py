@@ -43,7 +43,7 @@ def run_command(
     _print_result(result, progress)
     allowed = config.max_failed_slides
     if allowed is not None and result.slides_left_out > allowed:
-        progress.warn(f"{result.slides_left_out} slides are left out, more than max_failed_slides: {allowed}")
+        progress.warn(f"slides left out: {result.slides_left_out}, more than max_failed_slides: {allowed}")
         return 1
     return 0
 
@@ -117,7 +117,7 @@ def _print_result(result: RunResult, progress: RunProgress) -> None:
         progress.say("This cohort is synthetic: the numbers say nothing about patients.")
     if result.slides_left_out:
         progress.warn(
-            f"{result.slides_left_out} slides are left out; reasons stand in {result.folder / 'slides.csv'}"
+            f"slides left out: {result.slides_left_out}; the reasons are in {result.folder / 'slides.csv'}"
         )
     progress.say(
         f"Report: {result.report}" if result.report else f"Not all folds are trained yet: {result.folder}"

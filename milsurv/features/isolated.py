@@ -91,6 +91,7 @@ def _serve(parent: Connection) -> None:
     with suppress(EOFError, OSError):
         while True:
             read, arguments = parent.recv()
+            answer: tuple[Any, Exception | None]
             try:
                 answer = read(*arguments), None
             except Exception as error:

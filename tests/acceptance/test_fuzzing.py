@@ -85,8 +85,7 @@ def _parquet() -> bytes:
 def _tiff() -> bytes:
     image = io.BytesIO()
     picture = np.zeros((64, 64, 3), np.uint8)
-    resolution = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
-    tifffile.imwrite(image, picture, tile=(32, 32), compression="jpeg", photometric="rgb", **resolution)
+    tifffile.imwrite(image, picture, tile=(32, 32), compression="jpeg", photometric="rgb")
     return image.getvalue()
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +15,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 GIGABYTES = 4
 LEAST_C_INDEX = 0.62
-OTHER_SEEDS = "[2, 3]"
-"""Beside the demo's own, 1."""
 
 pytestmark = pytest.mark.acceptance
 
@@ -30,7 +26,7 @@ def _readme_command() -> str:
     return found[1]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("fresh") / "clone"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
@@ -58,11 +54,6 @@ def _children(process: int) -> list[int]:
     return [pid for child in map(int, listed) for pid in [child, *_children(child)]]
 
 
-def _c_by_fold(workspace: Path, run: str) -> list[float]:
-    (path,) = workspace.glob(f"runs/{run}/*/metrics.json")
-    return [fold["metrics"]["harrell_c_index"]["value"] for fold in json.loads(path.read_text())["folds"]]
-
-
 def test_the_readmes_demo_command_in_a_fresh_clone(clone: Path) -> None:
     """As written; the time and the memory are those of the demo after the installation."""
     *set_up, demo = _readme_command().split(" && ")
@@ -81,22 +72,9 @@ def test_the_readmes_demo_command_in_a_fresh_clone(clone: Path) -> None:
     assert re.search(r"true risk.*0\.[78]", output)
     report = Path(output.rpartition("Report: ")[2].strip())
     assert report.is_file()
-    c_indices = _c_by_fold(clone / "milsurv-workspace", "demo")
-    assert sum(c_indices) / len(c_indices) > 0.5
-
-
-def test_the_demo_learns_over_three_seeds_fixed_beforehand(clone: Path) -> None:
-    """With the features and the first seed's folds that the README's command left."""
-    workspace = clone / "milsurv-workspace"
-    options = ["--workspace", str(workspace), "--set", "name=other_seeds", "--set", f"seeds={OTHER_SEEDS}"]
-    command = [sys.executable, "-m", "milsurv", "run", "demo", *options]
-    done = subprocess.run(
-        command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False
-    )
-    print(done.stdout)
-    assert done.returncode == 0, done.stderr
-    c_indices = [c for run in ("demo", "other_seeds") for c in _c_by_fold(workspace, run)]
-    mean = sum(c_indices) / len(c_indices)
-    print(f"Harrell's C over {len(c_indices)} folds: {mean:.4f}")
-    assert len(c_indices) == 15
-    assert mean >= LEAST_C_INDEX
+    (metrics,) = (clone / "milsurv-workspace").glob("runs/demo/*/metrics.json")
+    c_indices = [
+        fold["metrics"]["harrell_c_index"]["value"] for fold in json.loads(metrics.read_text())["folds"]
+    ]
+    assert len(c_indices) == 5
+    assert sum(c_indices) / 5 >= LEAST_C_INDEX

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -70,12 +69,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _write_slides_and_features(
     path: Path, slides: Path, slide_ids: pd.Series, rng: np.random.Generator
 ) -> None:
-    (slides / f"{slide_ids[0]}.svs").write_bytes(rng.bytes(2000))
     config, registry = load_config(str(path), [])
     settings = ExtractionSettings.of(config, registry)
     attributes = {
-        "slide": slide_identity(slides / f"{slide_ids[0]}.svs"),
         "table_mpp": None,
+        "doubts": [],
         "tissue_source": None,
         "read_by": "openslide: made for this",
         "dimensions": (256, 256),
@@ -96,11 +94,11 @@ def _write_slides_and_features(
         scales[magnification] = ScaleFeatures(
             features, grid.astype(np.int64) * patch, grid, 0.5, float(patch)
         )
-    first = settings.path(slide_ids[0])
-    write_features(first, scales, attributes)
-    for slide_id in slide_ids[1:]:
-        shutil.copyfile(slides / f"{slide_ids[0]}.svs", slides / f"{slide_id}.svs")
-        shutil.copyfile(first, settings.path(slide_id))
+    content = rng.bytes(2000)
+    for number, slide_id in enumerate(slide_ids):
+        slide = slides / f"{slide_id}.svs"
+        slide.write_bytes(content + bytes(number))
+        write_features(settings.path(slide_id), scales, {**attributes, "slide": slide_identity(slide)})
 
 
 def _measure(*arguments: object, folder: Path, until: Callable[[], bool] = lambda: False) -> Measured:

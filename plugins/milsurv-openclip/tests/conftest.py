@@ -98,8 +98,8 @@ def _random(shapes: Shapes) -> dict[str, Tensor]:
 
 
 def _zeros(shapes: Shapes) -> dict[str, Tensor]:
-    """One zero for each tensor, repeated: as good as no room in memory and in a .pth file."""
-    return {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
+    """As many zeros as the released file has numbers."""
+    return {name: torch.zeros(shape) for name, shape in shapes.items()}
 
 
 def _save(state: dict[str, Tensor], folder: Path, name: str) -> Path:

@@ -41,6 +41,10 @@ def shuffled(cohort: Cohort, seed: int = 1) -> Cohort:
     return Cohort(tuple(cases), cohort.time_unit, cohort.endpoint)
 
 
+MANY_CASES = 30
+"""So many are not drawn into the same fold twice; few may be."""
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(12, 60), st.integers(2, 4), st.integers(1, 3), st.integers(0, 99))
 def test_every_repeat_reports_every_case_once(cases: int, folds: int, repeats: int, seed: int) -> None:
@@ -53,7 +57,8 @@ def test_every_repeat_reports_every_case_once(cases: int, folds: int, repeats: i
     for repeat in range(repeats):
         part = splits[repeat * folds : (repeat + 1) * folds]
         assert sorted(case_id for split in part for case_id in split.test) == everyone
-    assert len({split.test for split in splits}) == len(splits)
+    if cases >= MANY_CASES:
+        assert len({split.test for split in splits}) == len(splits)
 
 
 @settings(max_examples=25, deadline=None)

@@ -71,7 +71,7 @@ def _write_slides_and_features(
 ) -> None:
     config, registry = load_config(str(path), [])
     settings = ExtractionSettings.of(config, registry)
-    attributes = {
+    attributes: dict[str, object] = {
         "table_mpp": None,
         "doubts": [],
         "tissue_source": None,

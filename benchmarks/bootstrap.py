@@ -10,7 +10,7 @@ import pandas as pd
 from lifelines.utils import concordance_index
 
 from benchmarks.measure import Row, fresh, in_turn
-from milsurv.config import Evaluation
+from milsurv.config.run import Evaluation
 from milsurv.evaluation.concordance import harrell_c_index
 from milsurv.evaluation.strata import TrainingFollowUp, resample_counts, strata_of_seed
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Row, fresh, in_turn, rows_of
-from milsurv.config import RunConfig
+from milsurv.config.run import RunConfig
 from milsurv.features.store import ScaleFeatures, write_features
 from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase, follow_up

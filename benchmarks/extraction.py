@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.measure import Row
-from milsurv.config import RunConfig
+from milsurv.config.run import RunConfig
 from milsurv.executors.base import Report, Unit
 from milsurv.executors.devices import choose_device, cores, count_workers, slides_in_hand, visible_gpus
 from milsurv.executors.local import LocalExecutor

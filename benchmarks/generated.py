@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from milsurv.config import RunConfig
+from milsurv.config.run import RunConfig
 from milsurv.features.store import ScaleFeatures, write_features
 from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.measure import Row, fresh, in_turn
-from milsurv.config import Tiling
+from milsurv.config.run import Tiling
 from milsurv.slides.grid import PatchGrid, make_grid
 from milsurv.slides.jpeg_tiles import JpegTilesConfig, JpegTilesReader
 from milsurv.slides.patches import read_grid

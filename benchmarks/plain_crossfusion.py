@@ -1,7 +1,7 @@
 """CrossFusion as one would write it down: whole attention matrices, each convolution by itself.
 
-Parameters carry the released checkpoints' names, so that :func:`milsurv.interop.from_authors_checkpoint` makes ours
-of it with the same weights.
+Parameters carry the released checkpoints' names, so that
+:func:`milsurv.models.interop.from_authors_checkpoint` makes ours of it with the same weights.
 """
 
 from __future__ import annotations

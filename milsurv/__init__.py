@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from milsurv.backbones.hub import fetch_weights, find_weights
     from milsurv.backbones.weights import file_id, fill_network, read_state
     from milsurv.features.bag import Bag
-    from milsurv.finished_run import FinishedRun, load_run
     from milsurv.losses.base import Loss
     from milsurv.plugin.base import PluginConfig
+    from milsurv.runs.finished import FinishedRun, load_run
     from milsurv.slides.reader import Reader, Slide
     from milsurv.slides.tissue import TissueMask, TissueSegmenter
 
@@ -29,7 +29,7 @@ _LAZY = {
     "Aggregator": "milsurv.aggregators.base",
     "Backbone": "milsurv.backbones.base",
     "Bag": "milsurv.features.bag",
-    "FinishedRun": "milsurv.finished_run",
+    "FinishedRun": "milsurv.runs.finished",
     "FoundWeights": "milsurv.backbones.base",
     "Loss": "milsurv.losses.base",
     "PatchEncoder": "milsurv.backbones.base",
@@ -42,7 +42,7 @@ _LAZY = {
     "file_id": "milsurv.backbones.weights",
     "fill_network": "milsurv.backbones.weights",
     "find_weights": "milsurv.backbones.hub",
-    "load_run": "milsurv.finished_run",
+    "load_run": "milsurv.runs.finished",
     "read_state": "milsurv.backbones.weights",
     "require_magnification": "milsurv.aggregators.base",
 }

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from milsurv.artifacts import append_line
+from milsurv.storage.atomic import append_line
 
 
 def silence_libraries() -> None:

@@ -21,7 +21,9 @@ import h5py
 from milsurv.cli import main
 
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["milsurv.pipeline", "milsurv.heatmap", "milsurv.external"])
+_FORKSERVER.set_forkserver_preload(
+    ["milsurv.runs.pipeline", "milsurv.models.heatmap", "milsurv.models.external"]
+)
 
 PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 22, 24, 38
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2

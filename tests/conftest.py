@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from milsurv.cohort.pyramid import write_pyramid
+from milsurv.synthetic.pyramid import write_pyramid
 from tests.command import start_forkserver
 from tests.slides.make_slides import with_tissue
 
@@ -77,9 +77,9 @@ def small_config(workspace: Path, cohort: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory, small_cohort: Path) -> Path:
     """The folder of a finished run of the small cohort, three folds under two seeds. Do not change it."""
-    from milsurv.loading import load_config
-    from milsurv.pipeline import run
+    from milsurv.config.loading import load_config
     from milsurv.progress import RunProgress
+    from milsurv.runs.pipeline import run
 
     folder = tmp_path_factory.mktemp("small_run")
     (folder / "small.yaml").write_text(yaml.safe_dump(small_config(folder / "workspace", small_cohort)))

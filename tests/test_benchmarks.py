@@ -12,9 +12,9 @@ import torch
 from benchmarks.generated import follow_up, write_cases
 from benchmarks.plain_crossfusion import PlainCrossFusion
 from benchmarks.plain_training import bin_edges, nll
-from milsurv.config import PluginSection
 from milsurv.features.bag import Bag
-from milsurv.interop import from_authors_checkpoint
+from milsurv.models.interop import from_authors_checkpoint
+from milsurv.plugin.base import PluginSection
 from milsurv.plugin.registry import get_registry
 from milsurv.training import data
 

@@ -11,7 +11,8 @@ import pytest
 
 import milsurv
 from milsurv import testing
-from milsurv.config_training import Executor, Section, Training
+from milsurv.config.section import Section
+from milsurv.config.training import Executor, Training
 from milsurv.plugin import spec
 from milsurv.testing import promises_of
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from milsurv.backbones.base import FoundWeights
 from milsurv.backbones.timm_hub import TimmBackbone
 from milsurv.backbones.weights import file_id
-from milsurv.config import AbsolutePath
+from milsurv.config.section import AbsolutePath
 from milsurv.errors import WeightsError
 from milsurv.plugin.base import PluginConfig
 

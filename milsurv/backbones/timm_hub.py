@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from milsurv.backbones.base import Backbone, FoundWeights, PatchEncoder
 from milsurv.backbones.hub import fetch_weights, find_weights
 from milsurv.backbones.weights import file_id, fill_network, read_state
-from milsurv.config import AbsolutePath
+from milsurv.config.section import AbsolutePath
 from milsurv.errors import WeightsError
 from milsurv.plugin.base import PluginConfig
+from milsurv.plugin.registry import get_registry
 
 
 class HubConfig(PluginConfig):
@@ -45,8 +46,6 @@ class TimmBackbone(Backbone):
     @property
     def name(self) -> str:
         """What a configuration calls the backbone."""
-        from milsurv.backbones.recognition import name_of
-
         return name_of(type(self))
 
     def weights_id(self) -> str:
@@ -68,8 +67,6 @@ class TimmBackbone(Backbone):
         try:
             fill_network(network, self.renamed(published, network), self.name, source)
         except WeightsError as error:
-            from milsurv.backbones.recognition import explained
-
             raise explained(error, published, self.name) from None
         return PatchEncoder(self.embedder(network), self).to(device, dtype).eval()
 
@@ -84,3 +81,44 @@ class TimmBackbone(Backbone):
     def embedder(self, network: nn.Module) -> nn.Module:
         """What makes embeddings ``(n, dim)`` of normalised pixels ``(n, 3, input_px, input_px)``."""
         return network
+
+
+def name_of(backbone: type[TimmBackbone]) -> str:
+    """The name under which a backbone is registered; that of its class when it is not."""
+    target = f"{backbone.__module__}:{backbone.__qualname__}"
+    names = [info.name for info in get_registry().plugins if info.target == target]
+    return names[0] if names else backbone.__name__
+
+
+def explained(misfit: WeightsError, published: Mapping[str, Tensor], asked: str) -> WeightsError:
+    """The error about a file that does not fit the backbone ``asked``, with whose weights it holds instead."""
+    found = described(published)
+    return misfit if found == _whose(asked) else WeightsError(f"{misfit}; {found}")
+
+
+def described(published: Mapping[str, Tensor]) -> str:
+    """Whose tensors these are, in a few words, or that none of the backbones of timm has such."""
+    for name, backbone in _timm_backbones():
+        with torch.device("meta"):
+            network = backbone.build()
+        found = backbone.renamed(dict(published), network)
+        if _shapes(found) == _shapes(network.state_dict()):
+            return _whose(name)
+    return "the file holds weights for none of the backbones that milsurv lists"
+
+
+def _whose(name: str) -> str:
+    return f"the file holds weights for {name}"
+
+
+def _timm_backbones() -> Iterator[tuple[str, TimmBackbone]]:
+    registry = get_registry()
+    for info in registry.plugins:
+        if info.kind == "backbone" and info.status == "ok":
+            plugin = registry.load(info.kind, info.name)
+            if issubclass(plugin, TimmBackbone) and hasattr(plugin, "architecture"):
+                yield info.name, plugin(plugin.Config())
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}

@@ -15,9 +15,9 @@ from torch import nn
 
 from milsurv.backbones.base import Backbone, FoundWeights, PatchEncoder, Precision, resized_for_crop
 from milsurv.backbones.hub import find_weights
-from milsurv.backbones.recognition import explained
+from milsurv.backbones.timm_hub import explained
 from milsurv.backbones.weights import file_id, fill_network, read_state
-from milsurv.config import AbsolutePath
+from milsurv.config.section import AbsolutePath
 from milsurv.errors import WeightsError, first_line, nearest
 from milsurv.plugin.base import PluginConfig
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from milsurv.checks import check_run
-from milsurv.loading import load_config
+from milsurv.config.loading import load_config
 from milsurv.progress import RunProgress
+from milsurv.runs.checks import check_run
 
 
 def check_command(source: str, overrides: Sequence[str], plugins: Sequence[Path], fold: int | None) -> int:

@@ -10,10 +10,10 @@ from typing import Any
 import typer
 from rich.table import Table
 
-from milsurv.comparison import compare_runs
 from milsurv.errors import MilsurvError
 from milsurv.progress import PlainConsole
 from milsurv.report.wording import interval, number, p_value
+from milsurv.runs.comparison import compare_runs
 
 MARKS = {"external": "external validation", "reported_fold": "optimistic", "last_epoch": "last epoch"}
 

@@ -18,7 +18,7 @@ app = new_app(help="List and copy the configurations that come with milsurv.", n
 @app.command("ls")
 def list_configs() -> None:
     """List the configurations by name, with what each is for."""
-    from milsurv.loading import bundled_configs
+    from milsurv.config.loading import bundled_configs
 
     table = Table(box=None, pad_edge=False)
     table.add_column("name")
@@ -37,8 +37,8 @@ def copy_config(
     ] = None,
 ) -> None:
     """Copy a configuration, to change it and run the copy. A file that is there is not overwritten."""
-    from milsurv.artifacts import write_text
-    from milsurv.loading import find_bundled
+    from milsurv.config.loading import find_bundled
+    from milsurv.storage.atomic import write_text
 
     target = output or Path(f"{name}.yaml")
     source = find_bundled(name)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from milsurv.cli.run import print_account
-from milsurv.external import evaluate_external, load_for
+from milsurv.models.external import evaluate_external, load_for
 from milsurv.progress import RunProgress
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from milsurv.errors import size
-from milsurv.exporting import CARD, export_model
+from milsurv.models.export import CARD, export_model
 
 
 def export_command(run: Path, folder: Path, plugins: Sequence[Path]) -> int:

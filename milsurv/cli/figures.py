@@ -8,7 +8,7 @@ import typer
 
 from milsurv.report.gallery import Format, save_figures
 from milsurv.report.results import RunResults
-from milsurv.run_folder import find_run
+from milsurv.runs.folder import find_run
 
 
 def figures_command(run: Path, kind: Format, output: Path | None) -> int:

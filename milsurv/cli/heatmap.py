@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from milsurv.heatmap import HEATMAPS, draw_heatmap, find_slide
+from milsurv.models.heatmap import HEATMAPS, draw_heatmap, find_slide
+from milsurv.models.trained import load_trained
 from milsurv.progress import RunProgress
-from milsurv.trained import load_trained
 
 
 def heatmap_command(

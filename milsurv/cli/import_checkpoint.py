@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from milsurv.interop import import_checkpoint
+from milsurv.models.interop import import_checkpoint
 from milsurv.progress import RunProgress
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from rich.table import Table
 
-from milsurv.config import RunConfig
+from milsurv.config.loading import load_config
+from milsurv.config.run import RunConfig
 from milsurv.errors import WeightsError, size
 from milsurv.executors.devices import choose_device, count_workers
-from milsurv.inspection import SlideInspection, embedding_seconds, inspect_slide, slides_to_inspect
-from milsurv.loading import load_config
+from milsurv.explain.slide_picture import slide_picture
+from milsurv.features.preview import SlideInspection, embedding_seconds, inspect_slide, slides_to_inspect
 from milsurv.plugin.registry import Registry
 from milsurv.progress import PlainConsole, RunProgress, duration
-from milsurv.report.slide_picture import slide_picture
 from milsurv.slides.outlines import write_geojson
 
 DPI = 130

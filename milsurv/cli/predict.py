@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from milsurv.artifacts import write_text
 from milsurv.errors import MilsurvError
-from milsurv.heatmap import HEATMAPS, DrawnSlide, draw_heatmap
-from milsurv.prediction import SlidePrediction, predict_slides
+from milsurv.models.heatmap import HEATMAPS, DrawnSlide, draw_heatmap
+from milsurv.models.prediction import SlidePrediction, predict_slides
+from milsurv.models.trained import TrainedModel, load_trained
 from milsurv.progress import PlainConsole, RunProgress
 from milsurv.report.wording import DASH, time
-from milsurv.trained import TrainedModel, load_trained
+from milsurv.storage.atomic import write_text
 
 
 def predict_command(

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from milsurv._version import __version__
-from milsurv.config import RunConfig, Splits, SyntheticCohort
+from milsurv.config.cohort import SyntheticCohort
+from milsurv.config.loading import load_config
+from milsurv.config.run import RunConfig, Splits
 from milsurv.errors import MilsurvError
 from milsurv.executors.devices import choose_device, count_workers
 from milsurv.interrupts import Interrupted
-from milsurv.loading import load_config
-from milsurv.pipeline import RunResult, run
 from milsurv.progress import RunProgress
+from milsurv.runs.pipeline import RunResult, run
 
 TITLES = {
     "harrell_c_index": "Harrell's C",

@@ -9,7 +9,7 @@ from milsurv.cohort.id_doubts import id_doubts
 from milsurv.cohort.rows import Entry
 from milsurv.cohort.text_table import TextTable
 from milsurv.cohort.time_doubts import thousands_doubt, time_doubts
-from milsurv.config import TableCohort
+from milsurv.config.cohort import TableCohort
 
 MANY_LEFT_OUT = 0.5
 _SIDES = ("are censored", "have an event")

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from milsurv.cohort.text_table import Row, TextTable
-from milsurv.config import TableCohort
-from milsurv.config_cohort import plain, yaml_list
+from milsurv.config.cohort import TableCohort, plain, yaml_list
 
 SHOWN_VALUES = 8
 _OBSERVED = re.compile(r"dead|deceased|died|death|event|observed|progress|recur|relaps|metasta|fail|uncens")

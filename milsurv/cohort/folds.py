@@ -11,7 +11,7 @@ import numpy as np
 from milsurv.cohort.cases import Case, Split
 from milsurv.cohort.ids import IdError, cut_id, some
 from milsurv.cohort.split_files import AssignedFold
-from milsurv.config import Splits
+from milsurv.config.run import Splits
 from milsurv.errors import CohortError
 
 SITE = r"^TCGA-(\w{2})-\w{4}"

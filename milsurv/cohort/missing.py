@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from milsurv.cohort.text_table import USUAL_MISSING, TextTable
-from milsurv.config import TableCohort
-from milsurv.config_cohort import plain, yaml_list
+from milsurv.config.cohort import TableCohort, plain, yaml_list
 
 AMBIGUOUS = ("none", "-")
 """Missing to one program, and a value to another: no treatment, a negative receptor."""

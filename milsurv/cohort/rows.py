@@ -13,7 +13,7 @@ from milsurv.cohort.event_column import EventColumn
 from milsurv.cohort.ids import IdError, cut_id, cut_slide_id
 from milsurv.cohort.mpp import ALLOWED_MPP, possible_mpp
 from milsurv.cohort.text_table import Row
-from milsurv.config import Columns, TableCohort
+from milsurv.config.cohort import Columns, TableCohort
 
 _LEAVE_OUT = "leave out such rows with cohort.on_invalid: drop"
 _OUT = f"correct it, or {_LEAVE_OUT}"

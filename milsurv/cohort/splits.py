@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from milsurv.checksums import write_checked
 from milsurv.cohort.cases import Cohort, Split
 from milsurv.cohort.folds import Groups, Strata, check_groups, draw_folds, groups_of, take
 from milsurv.cohort.ids import some
 from milsurv.cohort.split_files import AssignedFold, read_split_files
-from milsurv.config import Splits
+from milsurv.config.run import Splits
 from milsurv.errors import CohortError
+from milsurv.storage.checksums import write_checked
 
 SHOWN_LEAKS = 5
 FEW_EVENTS = 10

@@ -17,7 +17,7 @@ from milsurv.cohort.locate import Located, SlideFolder, index_slides, locate_by_
 from milsurv.cohort.missing import missing_doubts, missing_told, missing_words
 from milsurv.cohort.rows import Entry, RowProblem, check_row, disagreements, duplicates
 from milsurv.cohort.text_table import TextTable, read_text_table
-from milsurv.config import Columns, TableCohort
+from milsurv.config.cohort import Columns, TableCohort
 from milsurv.errors import CohortError
 
 FEW_ROWS = 4

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow.parquet
 
 from milsurv.cohort.file_formats import require_format
-from milsurv.config_cohort import plain
+from milsurv.config.cohort import plain
 from milsurv.errors import CohortError, first_line
 
 Clean = Callable[[int, Mapping[str, str]], "Row"]

@@ -21,7 +21,7 @@ from lifelines.exceptions import ConvergenceError, ConvergenceWarning
 from scipy.stats import chi2
 
 from milsurv.cohort.cases import Cohort, Split
-from milsurv.config import Evaluation
+from milsurv.config.run import Evaluation
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.concordance import harrell_c_index
 from milsurv.evaluation.high_against_low import hazard_ratio_of

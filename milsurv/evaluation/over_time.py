@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from milsurv.config import Evaluation
+from milsurv.config.run import Evaluation
 from milsurv.evaluation.brier import brier_score, brier_score_kaplan_meier
 from milsurv.evaluation.concordance import area_under_roc
 from milsurv.evaluation.metric import FloatArray, NotComputableError

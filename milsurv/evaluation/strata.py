@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from lifelines import KaplanMeierFitter
 
-from milsurv.config import Evaluation
+from milsurv.config.run import Evaluation
 from milsurv.evaluation.metric import BoolArray, FloatArray, NotComputableError
 from milsurv.evaluation.times import survival_column
 

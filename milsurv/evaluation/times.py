@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from milsurv.config import Evaluation
+from milsurv.config.run import Evaluation
 
 SURVIVAL = "survival_at_"
 """How names of the predictions' columns of survival begin."""

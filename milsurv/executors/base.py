@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from milsurv.claims import claim
+from milsurv.storage.locks import claim
 
 Event = dict[str, Any]
 """What a unit reports while it works; sent to the process that drives the run."""

@@ -8,7 +8,7 @@ from itertools import takewhile
 
 import torch
 
-from milsurv.config import RunConfig
+from milsurv.config.run import RunConfig
 from milsurv.errors import MilsurvError
 from milsurv.executors.cgroups import cpu_limit
 

@@ -10,11 +10,11 @@ import h5py
 import numpy as np
 import torch
 
-from milsurv.artifacts import atomic_path
 from milsurv.errors import MilsurvError
+from milsurv.features.importers.layouts import TRIDENT_FEATURES
 from milsurv.features.inventory import feature_files
-from milsurv.features.layouts import TRIDENT_FEATURES
 from milsurv.features.store import ScaleFeatures, read_attributes, read_scales
+from milsurv.storage.atomic import atomic_path
 
 ExportLayout = Literal["trident", "clam"]
 

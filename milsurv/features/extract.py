@@ -15,10 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from milsurv._version import __version__
-from milsurv.artifacts import fingerprint
 from milsurv.backbones.base import Backbone, Precision
 from milsurv.cohort.cases import SlideRef
-from milsurv.config import PluginSection, RunConfig
+from milsurv.config.run import RunConfig
 from milsurv.errors import TABLE_ADVICE, MilsurvError, SlideError, SlideFaultError, size, slide_reason
 from milsurv.executors.base import Event, Report, Unit
 from milsurv.executors.devices import choose_device, decoding_threads
@@ -26,6 +25,7 @@ from milsurv.executors.memory import release_device_memory
 from milsurv.features.encoder import Encoder, choose_precision
 from milsurv.features.room import lacking_room
 from milsurv.features.store import ScaleFeatures, read_attributes, write_features
+from milsurv.plugin.base import PluginSection
 from milsurv.plugin.registry import Registry, get_registry
 from milsurv.plugin.sources import framework_fingerprint
 from milsurv.slides.grid import PatchGrid, make_grid
@@ -33,6 +33,7 @@ from milsurv.slides.opening import find_tissue, open_slide, slide_faults
 from milsurv.slides.patches import read_grid
 from milsurv.slides.reader import Slide, slide_identity, whole_hash
 from milsurv.slides.tissue import doubts
+from milsurv.storage.atomic import fingerprint
 
 EXTRACTION_CODE = (
     "milsurv.features.encoder",

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from milsurv.cohort.cases import SlideRef
-from milsurv.config import RunConfig
+from milsurv.config.run import RunConfig
 from milsurv.errors import SlideError
 from milsurv.plugin.registry import Registry
 from milsurv.slides.grid import make_grid, make_levels

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from milsurv.artifacts import atomic_path
 from milsurv.errors import MilsurvError, first_line
 from milsurv.features.bag import Bag
 from milsurv.features.hdf5 import member, read_array, require_bounded
+from milsurv.storage.atomic import atomic_path
 
 CHECKSUMS = "checksums"
 

@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from milsurv.artifacts import append_event
 from milsurv.errors import size
 from milsurv.executors.base import Event
+from milsurv.storage.atomic import append_event
 
 EVENTS = "events.jsonl"
 

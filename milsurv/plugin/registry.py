@@ -31,7 +31,7 @@ from milsurv.plugin import builtins, spec
 from milsurv.plugin.sources import source_fingerprint
 
 if TYPE_CHECKING:
-    from milsurv.config import PluginSection
+    from milsurv.plugin.base import PluginSection
 
 REGISTERING_HOOKS = {
     "reader": "milsurv_register_readers",

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import milsurv
-from milsurv.artifacts import fingerprint
+from milsurv.storage.atomic import fingerprint
 
 OWN = "milsurv"
 DECIDING = (
@@ -32,10 +32,10 @@ DECIDING = (
     "milsurv.evaluation.pairs",
     "milsurv.features.bag",
     "milsurv.features.encoder",
-    "milsurv.features.foreign",
-    "milsurv.features.importing",
-    "milsurv.features.lattice",
-    "milsurv.features.layouts",
+    "milsurv.features.importers.foreign",
+    "milsurv.features.importers.importing",
+    "milsurv.features.importers.lattice",
+    "milsurv.features.importers.layouts",
     "milsurv.losses",
     "milsurv.slides",
     "milsurv.training",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from milsurv.config import RunConfig
+from milsurv.config.run import RunConfig
 from milsurv.report import wording
 from milsurv.report.results import RunResults, with_earlier
 

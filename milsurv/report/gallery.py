@@ -10,18 +10,18 @@ from typing import Any, Literal
 import matplotlib
 from matplotlib.figure import Figure
 
-from milsurv.artifacts import atomic_path, write_text
 from milsurv.errors import MilsurvError, nearest
+from milsurv.explain.style import STYLE, mark_optimistic
 from milsurv.report import captions
 from milsurv.report.figures.calibration import calibration
 from milsurv.report.figures.kaplan_meier import kaplan_meier
 from milsurv.report.figures.performance_over_time import performance_over_time
 from milsurv.report.figures.risk_distribution import risk_distribution
-from milsurv.report.figures.style import STYLE, mark_optimistic
 from milsurv.report.figures.survival_curves import survival_curves
 from milsurv.report.figures.training import training_curves
 from milsurv.report.results import RunResults
 from milsurv.report.svg import svg_file
+from milsurv.storage.atomic import atomic_path, write_text
 
 Format = Literal["png", "pdf", "svg"]
 DPI = 300

@@ -9,17 +9,18 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from milsurv.artifacts import write_text
 from milsurv.cohort.reasons import FEW, counted
-from milsurv.config import RunConfig
-from milsurv.report import captions, facts, pictures, tables, wording
+from milsurv.config.run import RunConfig
+from milsurv.explain import pictures
+from milsurv.explain.pictures import ColourRange
+from milsurv.explain.views import MissingView, SlideView
+from milsurv.report import captions, facts, tables, wording
 from milsurv.report.figures.training import training_curves
 from milsurv.report.gallery import FIGURES, draw, marked, svg_name
 from milsurv.report.methods import methods
-from milsurv.report.pictures import ColourRange
 from milsurv.report.results import RunResults
 from milsurv.report.svg import inlined, svg_file, svg_inline
-from milsurv.report.views import MissingView, SlideView
+from milsurv.storage.atomic import write_text
 
 
 def write_report(folder: Path, config: RunConfig, views: Sequence[SlideView | MissingView]) -> Path:

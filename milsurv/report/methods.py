@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from milsurv.config import PluginSection, RunConfig, Splits, SyntheticCohort
+from milsurv.config.cohort import SyntheticCohort
+from milsurv.config.run import RunConfig, Splits
 from milsurv.evaluation.times import time_text
+from milsurv.plugin.base import PluginSection
 from milsurv.report.citations import Citations
 from milsurv.report.results import RunResults, with_earlier
 from milsurv.report.wording import count

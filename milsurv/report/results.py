@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from milsurv.checksums import read_checked, read_json
 from milsurv.errors import MilsurvError
+from milsurv.plugin.versions import EARLIER
+from milsurv.storage.checksums import read_checked, read_json
 from milsurv.training.job import PREDICTIONS
 from milsurv.training.results import read_predictions
-from milsurv.versions import EARLIER
 
 IDS = {"case_id": str, "slide_id": str}
 NEEDED = (

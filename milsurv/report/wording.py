@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from milsurv.report.pictures import ColourRange, drawn_grid, nearly_uniform, relative_attention
+from milsurv.explain.pictures import ColourRange, drawn_grid, nearly_uniform, relative_attention
+from milsurv.explain.views import SlideView
 from milsurv.report.results import RunResults
-from milsurv.report.views import SlideView
 
 DASH = "–"
 SELECTION = {

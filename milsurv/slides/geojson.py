@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import PositiveFloat
 
-from milsurv.config import AbsolutePath
+from milsurv.config.section import AbsolutePath
 from milsurv.errors import SlideError
 from milsurv.plugin.base import PluginConfig
 from milsurv.slides.annotations import Annotations, Ring, read_annotations

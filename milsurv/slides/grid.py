@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from milsurv.config import Tiling
+from milsurv.config.run import Tiling
 from milsurv.errors import ResolutionError, SlideError
 from milsurv.slides.tissue import TissueMask
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from milsurv.cohort.mpp import ALLOWED_MPP, possible_mpp
-from milsurv.config import PluginSection
 from milsurv.errors import MilsurvError, ResolutionError, SlideFaultError, first_line
+from milsurv.plugin.base import PluginSection
 from milsurv.plugin.registry import Registry
 from milsurv.slides.reader import Slide
 from milsurv.slides.tissue import TissueMask

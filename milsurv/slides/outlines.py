@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from milsurv.artifacts import write_text
 from milsurv.slides.annotations import Ring
 from milsurv.slides.tissue import TissueMask
+from milsurv.storage.atomic import write_text
 
 TISSUE = {"name": "Tissue", "color": [0, 115, 92]}
 

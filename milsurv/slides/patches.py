@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from milsurv.config import Tiling
+from milsurv.config.run import Tiling
 from milsurv.slides.grid import Level, PatchGrid
 from milsurv.slides.opening import slide_faults
 from milsurv.slides.quality import usable

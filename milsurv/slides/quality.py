@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from milsurv.config import Tiling
+from milsurv.config.run import Tiling
 
 WHITE, BLACK = 220, 40
 """Grey level that all channels of a white pixel reach, and that all channels of a black one stay below."""

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from milsurv.config import PluginSection, Tiling
+from milsurv.config.run import Tiling
 from milsurv.errors import SlideError, slide_reason
+from milsurv.plugin.base import PluginSection
 from milsurv.plugin.registry import get_registry
 from milsurv.slides.grid import make_grid
 from milsurv.slides.opening import find_tissue, open_slide

@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from milsurv.config_training import Executor
+from milsurv.config.training import Executor
 from milsurv.errors import size
 from milsurv.executors.devices import workers_on_device
 from milsurv.executors.memory import free_device_memory, host_memory, pinned_size

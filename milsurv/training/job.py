@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from milsurv.artifacts import link_or_copy
-from milsurv.checksums import CHECKSUMS, read_checked, write_checked
-from milsurv.config import RunConfig
+from milsurv.config.run import RunConfig
 from milsurv.evaluation.times import SURVIVAL, survival_column
+from milsurv.storage.atomic import link_or_copy
+from milsurv.storage.checksums import CHECKSUMS, read_checked, write_checked
 from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase, rows_of
 

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from milsurv.config_training import Training
+from milsurv.config.training import Training
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.pairs import c_index
 from milsurv.executors.base import Report

@@ -15,14 +15,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from milsurv.aggregators.base import Aggregator
-from milsurv.artifacts import atomic_path
-from milsurv.config import PluginSection
-from milsurv.documents import parse_json
 from milsurv.errors import MilsurvError, first_line, size
 from milsurv.executors.memory import host_memory
 from milsurv.features.bag import Bag
 from milsurv.losses.base import Loss
+from milsurv.plugin.base import PluginSection
 from milsurv.plugin.registry import Registry
+from milsurv.storage.atomic import atomic_path
+from milsurv.storage.documents import parse_json
 
 METADATA_KEY = "milsurv"
 CHECKSUM = "checksum"

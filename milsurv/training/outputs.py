@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from milsurv.config import RunConfig
+from milsurv.config.run import RunConfig
 from milsurv.errors import MilsurvError
 from milsurv.executors.memory import want_of_memory_named
 from milsurv.features.bag import Bag

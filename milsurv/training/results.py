@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from milsurv.checksums import read_checked, write_checked
 from milsurv.evaluation.times import survival_column
 from milsurv.plugin.registry import get_registry
+from milsurv.storage.checksums import read_checked, write_checked
 from milsurv.training.bags import shared_cache
 from milsurv.training.checkpoint import Best
 from milsurv.training.data import follow_up

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from milsurv.config_training import Training
+from milsurv.config.training import Training
 
 
 def learning_rate(settings: Training, epoch: int, share: float) -> float:

@@ -21,17 +21,17 @@ import tifffile
 import torch
 
 from milsurv.backbones.weights import read_state
-from milsurv.checksums import read_checked, write_checked
 from milsurv.cohort.text_table import read_text_table
-from milsurv.documents import compose_yaml, construct_yaml, parse_json, read_yaml_text
 from milsurv.errors import MilsurvError
-from milsurv.features.foreign import read_foreign
+from milsurv.features.importers.foreign import read_foreign
 from milsurv.features.store import ScaleFeatures, read_attributes, read_bag, write_features
 from milsurv.plugin.base import PluginConfig
 from milsurv.slides.geojson import GeoJsonConfig, GeoJsonTissue
 from milsurv.slides.jpeg_tiles import JpegTiles, JpegTilesError
 from milsurv.slides.opening import slide_faults
 from milsurv.slides.reader import OpenSlideReader
+from milsurv.storage.checksums import read_checked, write_checked
+from milsurv.storage.documents import compose_yaml, construct_yaml, parse_json, read_yaml_text
 from milsurv.training.model import load_tensors, save_tensors
 from milsurv.training.results import read_predictions
 

@@ -15,12 +15,12 @@ import pytest
 
 from milsurv.cohort.cases import Case, Cohort
 from milsurv.cohort.splits import make_splits
-from milsurv.config import RunConfig, Splits
+from milsurv.config.loading import load_config
+from milsurv.config.run import RunConfig, Splits
 from milsurv.evaluation.compare import compare
 from milsurv.executors.base import Event, Report, Unit
 from milsurv.executors.local import LocalExecutor
 from milsurv.features.store import ScaleFeatures, write_features
-from milsurv.loading import load_config
 from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase
 from milsurv.training.job import OPTIMISTIC, PREDICTIONS, FoldJob

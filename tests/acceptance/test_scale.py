@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 from milsurv._version import __version__
+from milsurv.config.loading import load_config
 from milsurv.features.extract import ExtractionSettings
 from milsurv.features.store import ScaleFeatures, write_features
-from milsurv.loading import load_config
 from milsurv.slides.reader import slide_identity
 from tests.conftest import small_config
 

@@ -11,8 +11,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from milsurv.backbones.base import Backbone, PatchEncoder
-from milsurv.config import PluginSection
-from milsurv.plugin.base import PluginConfig
+from milsurv.plugin.base import PluginConfig, PluginSection
 from milsurv.plugin.registry import get_registry
 from tests.data.plugins.colour_backbone import ColourBackbone
 

@@ -8,9 +8,10 @@ from typer.testing import CliRunner
 
 from milsurv.cli import app
 from milsurv.cohort.ids import IdError, cut_id, cut_slide_id
-from milsurv.config import RunConfig, TableCohort
+from milsurv.config.cohort import TableCohort
+from milsurv.config.loading import bundled_configs, load_config
+from milsurv.config.run import RunConfig
 from milsurv.errors import MilsurvError
-from milsurv.loading import bundled_configs, load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TCGA = sorted(CONFIGS.glob("crossfusion_*.yaml"))

@@ -12,14 +12,14 @@ import pytest
 import torch
 import yaml
 
-from milsurv.checks import check_run
+from milsurv.config.loading import load_config
 from milsurv.errors import MilsurvError
 from milsurv.features.store import read_bag
-from milsurv.loading import load_config
-from milsurv.pipeline import RunResult, run
 from milsurv.progress import RunProgress
+from milsurv.runs.checks import check_run
+from milsurv.runs.pipeline import RunResult, run
 from tests.command import run_milsurv
-from tests.features.make_foreign import (
+from tests.features.importers.make_foreign import (
     MAGNIFICATIONS,
     import_config,
     make_features,

@@ -114,7 +114,7 @@ def test_a_full_disk_stops_a_run_and_spoils_nothing(
 def test_a_line_is_added_whole_or_not_at_all(small_disk: SmallDisk) -> None:
     """Lines are added until the disk is full, some room is made, and lines are added again."""
     script = (
-        "import sys; from pathlib import Path; from milsurv.artifacts import append_line\n"
+        "import sys; from pathlib import Path; from milsurv.storage.atomic import append_line\n"
         "number = 0\n"
         "while True:\n"
         "    number += 1\n"

@@ -9,10 +9,10 @@ import yaml
 from typer.testing import CliRunner
 
 from milsurv.cli import app
+from milsurv.config.loading import load_config
 from milsurv.errors import MilsurvError
-from milsurv.loading import load_config
-from milsurv.pipeline import run
 from milsurv.progress import RunProgress
+from milsurv.runs.pipeline import run
 from tests.command import run_milsurv
 from tests.conftest import COLOUR_BACKBONE, small_config
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from milsurv.cli import app
-from milsurv.report.slide_picture import OUTLINE, PATCH
+from milsurv.explain.slide_picture import OUTLINE, PATCH
 from tests.conftest import COLOUR_BACKBONE
 from tests.slides.make_slides import glass, with_tissue, write_jpeg_slide, write_slide
 

@@ -93,8 +93,8 @@ def test_each_bad_row_is_refused_by_its_number_or_dropped_and_counted(
     kind: str, write_config: WriteConfig, tmp_path: Path
 ) -> None:
     """In this process: ``check`` is the same code, and eight interpreters are slow."""
-    from milsurv.checks import check_run
-    from milsurv.loading import load_config
+    from milsurv.config.loading import load_config
+    from milsurv.runs.checks import check_run
 
     rows, place, what = BAD_TABLES[kind]
     good = "".join(f"g{n},g{n}1,{n + 5},{int(n % 4 > 0)}\n" for n in range(8))

@@ -10,7 +10,7 @@ import pytest
 
 from milsurv.cohort.cases import Cohort
 from milsurv.cohort.table import read_cohort
-from milsurv.config import TableCohort
+from milsurv.config.cohort import TableCohort
 from milsurv.errors import CohortError
 
 Columns = dict[str, Sequence[object]]

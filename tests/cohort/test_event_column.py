@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from milsurv.cohort.event_column import names_censoring, names_event
-from milsurv.config_cohort import EventValues, TableCohort
+from milsurv.config.cohort import EventValues, TableCohort
 from tests.cohort.tables import columns, doubts, problem, read, write
 
 CODINGS = {

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from milsurv.cohort.cases import Case, Cohort
 from milsurv.cohort.splits import make_splits, write_splits
-from milsurv.config import Splits
+from milsurv.config.run import Splits
 from milsurv.errors import CohortError
 
 SITES = ("2Y", "5L", "BL", "C4", "DK", "ZF")

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from milsurv.cohort.cases import Case, Cohort, Split
 from milsurv.cohort.splits import check_no_leak, make_splits, write_splits
 from milsurv.cohort.table import read_cohort
-from milsurv.config import Columns, Splits, TableCohort
+from milsurv.config.cohort import Columns, TableCohort
+from milsurv.config.run import Splits
 from milsurv.errors import CohortError
 
 EXCERPTS = Path(__file__).parents[1] / "data" / "cohorts"

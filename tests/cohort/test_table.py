@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from milsurv.cohort.cases import Cohort
 from milsurv.cohort.table import read_cohort
-from milsurv.config import TableCohort
+from milsurv.config.cohort import TableCohort
 from milsurv.errors import CohortError
 
 EXCERPTS = Path(__file__).parents[1] / "data" / "cohorts"

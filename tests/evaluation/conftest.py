@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from milsurv.config import Evaluation
+from milsurv.config.run import Evaluation
 from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.strata import Stratum, TrainingFollowUp, strata_of_seed
 from milsurv.evaluation.times import EvaluationTimes, evaluation_times, survival_column

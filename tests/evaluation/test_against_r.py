@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy.stats import chi2
 
-from milsurv.config import Evaluation
+from milsurv.config.run import Evaluation
 from milsurv.evaluation.clinical import added_by_image
 from milsurv.evaluation.concordance import harrell_c_index, uno_c_index
 from milsurv.evaluation.high_against_low import high_against_low

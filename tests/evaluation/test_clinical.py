@@ -14,7 +14,7 @@ from sksurv.linear_model import CoxPHSurvivalAnalysis
 from sksurv.metrics import concordance_index_censored
 
 from milsurv.cohort.cases import Case, Cohort, Split
-from milsurv.config import Evaluation
+from milsurv.config.run import Evaluation
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.clinical import ClinicalData, added_by_image, against_clinical, variables
 from milsurv.evaluation.evaluate import evaluate

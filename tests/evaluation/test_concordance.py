@@ -14,7 +14,7 @@ from lifelines.utils import concordance_index
 from sksurv.metrics import concordance_index_censored, concordance_index_ipcw, cumulative_dynamic_auc
 from torchsurv.metrics.auc import Auc
 
-from milsurv.config import Evaluation
+from milsurv.config.run import Evaluation
 from milsurv.evaluation.concordance import (
     area_under_roc,
     harrell_c_index,

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from lifelines.utils import concordance_index
 
-from milsurv.config import Evaluation
+from milsurv.config.run import Evaluation
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.times import evaluation_times
 

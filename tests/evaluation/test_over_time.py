@@ -3,7 +3,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from milsurv.config import Evaluation
+from milsurv.config.run import Evaluation
 from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.over_time import SCORES, over_time
 from milsurv.evaluation.strata import TrainingFollowUp

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from milsurv.config.loading import load_config
 from milsurv.errors import ConfigError, MilsurvError
 from milsurv.executors.devices import choose_device, require_gpu
-from milsurv.loading import load_config
 
 
 @pytest.mark.parametrize("wanted", ["auto", "cpu", "cuda", "cuda:0", "cuda:1", "cuda:12"])

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from milsurv.claims import claim
 from milsurv.errors import CohortError, MilsurvError
 from milsurv.executors.base import IN_OTHER_HANDS, Event, Report, Unit
 from milsurv.executors.devices import choose_device, count_workers, visible_gpus
 from milsurv.executors.local import LocalExecutor
+from milsurv.storage.locks import claim
 
 
 def square(report: Report, value: int) -> int:

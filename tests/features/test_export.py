@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from milsurv.config.loading import load_config
 from milsurv.errors import MilsurvError
 from milsurv.features.export import ExportLayout, export_features
 from milsurv.features.extract import ExtractionSettings, extract_slide
 from milsurv.features.store import ScaleFeatures, read_bag, write_features
-from milsurv.loading import load_config
 from tests.conftest import WriteConfig
-from tests.features.make_foreign import make_features
-from tests.features.test_importing import _ignore, _import, _settings
+from tests.features.importers.make_foreign import make_features
+from tests.features.importers.test_importing import _ignore, _import, _settings
 
 
 @pytest.fixture

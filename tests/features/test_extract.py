@@ -13,6 +13,7 @@ import openslide
 import pytest
 import torch
 
+from milsurv.config.loading import load_config
 from milsurv.executors.base import Event
 from milsurv.features.extract import (
     ExtractionSettings,
@@ -22,7 +23,6 @@ from milsurv.features.extract import (
     release_encoders,
 )
 from milsurv.features.store import read_attributes, read_bag
-from milsurv.loading import load_config
 from tests.conftest import WriteConfig
 
 

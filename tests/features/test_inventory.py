@@ -10,7 +10,7 @@ import pytest
 from milsurv.errors import MilsurvError
 from milsurv.features.inventory import feature_files, list_folders, problems_of
 from milsurv.features.store import ScaleFeatures, write_checksums, write_features
-from tests.features.make_foreign import make_features, nested_cells
+from tests.features.importers.make_foreign import make_features, nested_cells
 
 ATTRIBUTES = {"slide": {}, "settings": {"dtype": "float16"}, "milsurv_version": "0.1.0"}
 

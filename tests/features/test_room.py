@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from milsurv.cohort.cases import SlideRef
+from milsurv.config.loading import load_config
 from milsurv.features.extract import ExtractionSettings
 from milsurv.features.room import lacking_room, most_patches, open_referred, tissue_patches
-from milsurv.loading import load_config
 from tests.conftest import WriteConfig
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from milsurv.checks import check_run
 from milsurv.cohort.cases import SlideRef
+from milsurv.config.loading import load_config
 from milsurv.errors import CohortError
 from milsurv.executors.local import LocalExecutor
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings
-from milsurv.inspection import inspect_slide
-from milsurv.loading import load_config
-from milsurv.pipeline import extract_features, run
+from milsurv.features.preview import inspect_slide
 from milsurv.progress import RunProgress
+from milsurv.runs.checks import check_run
+from milsurv.runs.pipeline import extract_features, run
 from tests.conftest import COLOUR_BACKBONE, DATA, WriteConfig
 from tests.slides.make_slides import with_tissue, write_slide
 

@@ -17,10 +17,10 @@ import pytest
 import yaml
 
 from milsurv.cohort.table import read_cohort
-from milsurv.config import TableCohort
+from milsurv.config.cohort import TableCohort
+from milsurv.config.loading import load_config
 from milsurv.errors import CohortError
 from milsurv.features.extract import ExtractionSettings, extract_slide
-from milsurv.loading import load_config
 from tests.command import bow_to_permissions, features_of, hidden_files, results_of, run_milsurv
 from tests.conftest import COLOUR_BACKBONE, DATA, WriteConfig, small_config
 from tests.slides.make_slides import cut_off_tile, damage_tile, glass, with_tissue, write_slide

@@ -12,16 +12,17 @@ import pandas as pd
 import torch
 import yaml
 
-from milsurv.artifacts import json_text
-from milsurv.checksums import write_checked
-from milsurv.config import Evaluation, PluginSection, RunConfig
+from milsurv.config.run import Evaluation, RunConfig
 from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.times import evaluation_times, survival_column
 from milsurv.features.store import ScaleFeatures, write_features
 from milsurv.losses.nll import NLL
+from milsurv.plugin.base import PluginSection
 from milsurv.plugin.registry import get_registry
 from milsurv.slides.grid import make_grid
+from milsurv.storage.atomic import json_text
+from milsurv.storage.checksums import write_checked
 from milsurv.training.model import build_model, save_model
 
 EPOCHS = 12

@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
-from milsurv.checksums import write_checked
 from milsurv.errors import MilsurvError
 from milsurv.report.captions import describe_performance
 from milsurv.report.gallery import DPI, FIGURES, draw, save_figures
 from milsurv.report.results import RunResults
+from milsurv.storage.checksums import write_checked
 from tests.report.make_run import make_config, make_follow_up, make_run
 
 

@@ -13,16 +13,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from milsurv.artifacts import json_text
-from milsurv.checksums import write_checked
-from milsurv.config import RunConfig
+from milsurv.config.run import RunConfig
 from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.times import evaluation_times
+from milsurv.explain.views import MissingView, SlideView
 from milsurv.report.gallery import FIGURES, draw
 from milsurv.report.html import write_report
 from milsurv.report.results import RunResults
-from milsurv.report.views import MissingView, SlideView
+from milsurv.storage.atomic import json_text
+from milsurv.storage.checksums import write_checked
 from tests.report.make_run import (
     make_config,
     make_external,

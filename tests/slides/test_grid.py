@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from milsurv.config import Tiling
+from milsurv.config.run import Tiling
 from milsurv.errors import SlideError
 from milsurv.slides.grid import make_grid, make_levels
 from milsurv.slides.tissue import TissueMask

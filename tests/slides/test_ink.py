@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from milsurv.cohort.synthetic import draw, plan_cohort
 from milsurv.slides.ink import find_ink, straight_edges
 from milsurv.slides.reader import OpenSlideSlide
 from milsurv.slides.tissue import OtsuConfig, OtsuTissue, TissueMask
+from milsurv.synthetic.cohort import draw, plan_cohort
 from tests.slides.make_slides import glass, with_tissue, write_slide
 from tests.slides.test_reader import REAL_SLIDE
 

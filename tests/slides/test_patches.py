@@ -6,14 +6,14 @@ import openslide
 import pytest
 from numpy.typing import NDArray
 
-from milsurv.cohort.pyramid import write_pyramid
-from milsurv.config import Tiling
+from milsurv.config.run import Tiling
 from milsurv.errors import SlideError
 from milsurv.slides import patches as patches_module
 from milsurv.slides.grid import PatchGrid, make_grid
 from milsurv.slides.patches import read_grid
 from milsurv.slides.reader import OpenSlideSlide
 from milsurv.slides.tissue import OtsuConfig, OtsuTissue, TissueMask
+from milsurv.synthetic.pyramid import write_pyramid
 from tests.slides.make_slides import damage_tile, stained, with_tissue, write_slide
 from tests.slides.test_reader import REAL_SLIDE
 

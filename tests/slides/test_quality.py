@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from milsurv.config import Tiling
+from milsurv.config.run import Tiling
 from milsurv.slides.quality import sharpness, usable
 from tests.slides.make_slides import glass, stained
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from milsurv.config import RunConfig
+from milsurv.config.loading import load_config
+from milsurv.config.run import RunConfig
 from milsurv.executors.base import Event
 from milsurv.features.store import ScaleFeatures, write_features
-from milsurv.loading import load_config
 from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase
 from milsurv.training.job import FoldJob

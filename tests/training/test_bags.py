@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from milsurv.config_training import Executor
+from milsurv.config.training import Executor
 from milsurv.errors import MilsurvError
 from milsurv.executors.memory import host_memory, pinned_size
 from milsurv.features.bag import Bag

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from milsurv import Bag, MilsurvError
-from milsurv.config import PluginSection
+from milsurv.plugin.base import PluginSection
 from milsurv.plugin.registry import get_registry
 from milsurv.training.model import (
     SurvivalModel,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from milsurv.config_training import Training
+from milsurv.config.training import Training
 from milsurv.training.schedule import learning_rate, schedule_factor
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from milsurv.report.figures.style import INK, LOW, STYLE, WIDTH, plain
+from milsurv.explain.style import INK, LOW, STYLE, WIDTH, plain
 
 
 @rc_context(STYLE)

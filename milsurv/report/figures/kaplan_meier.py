@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from milsurv.report.figures.style import HIGH, INK, LOW, STYLE, WIDTH, plain, without_data
+from milsurv.explain.style import HIGH, INK, LOW, STYLE, WIDTH, plain, without_data
 from milsurv.report.wording import p_value, time
 
 MIN_LABEL_DISTANCE = 0.08

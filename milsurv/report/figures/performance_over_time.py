@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from milsurv.evaluation.times import time_text
-from milsurv.report.figures.style import GREY, INK, LOW, STYLE, WIDTH, plain, without_data
+from milsurv.explain.style import GREY, INK, LOW, STYLE, WIDTH, plain, without_data
 
 AUC, BRIER, REFERENCE = "area_under_roc", "brier_score", "brier_score_kaplan_meier"
 

@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from milsurv.report.figures.style import HIGH, INK, LOW, STYLE, WIDTH, plain, without_data
+from milsurv.explain.style import HIGH, INK, LOW, STYLE, WIDTH, plain, without_data
 from milsurv.report.figures.survival_curves import by_risk
 
 BINS = 30

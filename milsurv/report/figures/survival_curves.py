@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from milsurv.report.figures.style import STYLE, WIDTH, plain, without_data
+from milsurv.explain.style import STYLE, WIDTH, plain, without_data
 
 QUANTILES = {0.9: "#d55e00", 0.7: "#e69f00", 0.5: "#000000", 0.3: "#56b4e9", 0.1: "#0072b2"}
 """Of standardised risk, and the colours (Okabe and Ito) of the cases that stand there."""

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from milsurv.report.figures.style import GREY, HIGH, INK, STYLE, WIDTH, plain, without_data
+from milsurv.explain.style import GREY, HIGH, INK, STYLE, WIDTH, plain, without_data
 
 PART_NAMES = {"train": "training", "validation": "validation", "reported": "reported"}
 PART_COLOURS = {"train": GREY, "validation": "#00735c", "reported": HIGH}

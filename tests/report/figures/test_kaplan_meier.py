@@ -9,8 +9,8 @@ from lifelines import KaplanMeierFitter
 from matplotlib.axes import Axes
 
 from milsurv.evaluation.risk_groups import risk_groups
+from milsurv.explain.style import HIGH, LOW
 from milsurv.report.figures.kaplan_meier import kaplan_meier
-from milsurv.report.figures.style import HIGH, LOW
 from tests.report.make_run import make_follow_up, predict
 
 

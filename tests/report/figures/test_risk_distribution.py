@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
+from milsurv.explain.style import HIGH, LOW
 from milsurv.report.figures.risk_distribution import risk_distribution
-from milsurv.report.figures.style import HIGH, LOW
 from tests.report.make_run import make_follow_up, predict
 
 

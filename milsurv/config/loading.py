@@ -1,0 +1,261 @@
+"""Reads a run configuration from YAML, and reports everything that is wrong with it at once.
+
+PyYAML reads ``1e-4`` as a string and keeps the last of two equal keys without a word; here the first is read as
+a number and the second is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from milsurv.config.cohort import COHORT_SOURCES
+from milsurv.config.run import RunConfig
+from milsurv.config.training import Training
+from milsurv.errors import ConfigError, MilsurvError, PluginError, nearest
+from milsurv.plugin.base import PluginSection
+from milsurv.plugin.registry import KINDS, LOCAL, Registry, get_registry
+from milsurv.storage.documents import YAMLError, compose_yaml, construct_yaml, read_yaml_text
+
+Place = tuple[str | int, ...]
+MESSAGES = {
+    "model_type": "must hold keys and values, such as {name: …}",
+    "model_attributes_type": "must hold keys and values, such as {name: …}",
+    "dict_type": "must hold keys and values",
+    "tuple_type": "must be a list, such as [1, 2]",
+    "path_type": "must be a path",
+}
+"""pydantic's type of error -> what a user of YAML is told."""
+
+
+def load_config(
+    source: str, overrides: Sequence[str] = (), plugin_files: Sequence[Path] = ()
+) -> tuple[RunConfig, Registry]:
+    """The validated configuration and the registry with its local plugins.
+
+    ``source`` is a YAML file, or the name of a configuration that comes with milsurv (``demo``); ``overrides`` are
+    ``key.subkey=value``. Plugins' settings are validated against their ``Config`` and completed with its defaults.
+    Raises ConfigError with all problems, each with file and line.
+    """
+    path = find_config(source)
+    document = _Document(path)
+    document.apply(overrides)
+    data = document.data
+    data.setdefault("name", path.stem)
+    local = _local_plugins(document, plugin_files)
+    data["plugins"] = local
+    registry = get_registry(tuple(local))
+    document.problems += [
+        f"plugin file {info.distribution} is broken: {info.reason}"
+        for info in registry.plugins
+        if info.version == LOCAL and info.status != "ok"
+    ]
+    problems: list[str] = list(document.problems)
+    config: RunConfig | None = None
+    try:
+        config = RunConfig.model_validate(data)
+    except ValidationError as error:
+        problems += [document.describe(detail, RunConfig) for detail in error.errors()]
+    settings = _plugin_settings(document, registry, problems)
+    if config is not None and "loss" in settings:
+        problems += _problems_of_coupling(document, registry, settings["loss"][0], config.training)
+    if problems or config is None:
+        raise ConfigError(problems)
+    sections = {section: PluginSection(name=name, **values) for section, (name, values) in settings.items()}
+    return config.model_copy(update=sections), registry
+
+
+def _problems_of_coupling(
+    document: _Document, registry: Registry, loss: str, training: Training
+) -> list[str]:
+    """Settings that a loss cannot take which compares the cases of a batch with each other."""
+    if not registry.load("loss", loss).couples_cases:
+        return []
+    told = {
+        "sampling": ("balanced", "draws some cases several times", "uniform"),
+        "rows": ("slide", "lets a case stand as several rows", "case"),
+    }
+    return [
+        f"{document.where(('training', key))}: training.{key}: {value} {effect}, but loss '{loss}' compares the cases "
+        f"of a batch with each other, where each may stand once; set it to {instead}, or take a loss that does not "
+        "couple cases, such as nll"
+        for key, (value, effect, instead) in told.items()
+        if getattr(training, key) == value
+    ]
+
+
+def _local_plugins(document: _Document, plugin_files: Sequence[Path]) -> list[Path]:
+    """Files that the configuration and the command name, each once."""
+    named = document.data.get("plugins") or []
+    if not isinstance(named, list) or not all(isinstance(file, str) for file in named):
+        document.problems.append(
+            f"{document.where(('plugins',))}: plugins: must be a list of files, such as [./mine.py]"
+        )
+        named = []
+    return list(dict.fromkeys(Path(file).expanduser().absolute() for file in (*named, *plugin_files)))
+
+
+def find_config(source: str) -> Path:
+    """The file that ``source`` names: a path, or a configuration that comes with milsurv."""
+    path = Path(source)
+    return path if path.is_file() else find_bundled(source)
+
+
+def find_bundled(name: str) -> Path:
+    """The file of a configuration that comes with milsurv. Raises MilsurvError when there is none of that name."""
+    known = bundled_configs()
+    if name not in known:
+        raise MilsurvError(
+            f"{name}: no such file, and no configuration of that name comes with milsurv{nearest(name, known)}; "
+            f"there are: {', '.join(known)}"
+        )
+    return known[name]
+
+
+def bundled_configs() -> dict[str, Path]:
+    """Name -> file of the configurations that come with milsurv."""
+    installed = Path(str(files("milsurv"))) / "configs"
+    folder = installed if installed.is_dir() else installed.parent.parent / "configs"
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def _plugin_settings(
+    document: _Document, registry: Registry, problems: list[str]
+) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Each plugin section's name and complete settings; what is wrong is added to ``problems``."""
+    complete = {}
+    for kind in KINDS:
+        default = RunConfig.model_fields[kind].default
+        given = document.data.get(kind, default.model_dump() if isinstance(default, PluginSection) else None)
+        if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+            continue
+        values = {key: value for key, value in given.items() if key != "name"}
+        try:
+            plugin_config = registry.load(kind, given["name"]).Config
+            complete[kind] = (given["name"], plugin_config.model_validate(values).model_dump(mode="json"))
+        except PluginError as error:
+            problems.append(f"{document.where((kind, 'name'))}: {kind}.name: {error}")
+        except ValidationError as error:
+            problems += [document.describe(detail, plugin_config, (kind,)) for detail in error.errors()]
+    return complete
+
+
+class _Document:
+    """A YAML file's data with the line of each of its keys."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.problems: list[str] = []
+        self.lines: dict[Place, str] = {}
+        try:
+            root = compose_yaml(read_yaml_text(path))
+            if root is not None:
+                self._index(root, ())
+            data = construct_yaml(root) or {}
+        except YAMLError as error:
+            line = f":{error.line}" if error.line else ""
+            raise ConfigError([f"{path}{line}: {error}"]) from None
+        if not isinstance(data, dict):
+            raise ConfigError([f"{path}:1: must hold keys and values, such as 'cohort:'"])
+        self.data: dict[str, Any] = {key: value for key, value in data.items() if value is not None}
+
+    def _index(self, node: yaml.Node, place: Place) -> None:
+        if isinstance(node, yaml.MappingNode):
+            seen: dict[str, int] = {}
+            for key, value in node.value:
+                line = key.start_mark.line + 1
+                if key.value in seen:
+                    self.problems.append(
+                        f"{self.path}:{line}: key '{key.value}' stands twice, first in line {seen[key.value]}; "
+                        "remove one"
+                    )
+                seen.setdefault(key.value, line)
+                self.lines[(*place, key.value)] = f"{self.path}:{line}"
+                self._index(value, (*place, key.value))
+        elif isinstance(node, yaml.SequenceNode):
+            for position, item in enumerate(node.value):
+                self.lines[(*place, position)] = f"{self.path}:{item.start_mark.line + 1}"
+                self._index(item, (*place, position))
+
+    def apply(self, overrides: Sequence[str]) -> None:
+        """Set ``key.subkey=value`` over the file's data."""
+        plugin_names = {f"{kind}.name" for kind in KINDS}
+        for override in sorted(
+            overrides, key=lambda item: item.partition("=")[0].strip() not in plugin_names
+        ):
+            key, equals, text = override.partition("=")
+            steps = key.strip().split(".")
+            if not equals or not all(steps):
+                raise ConfigError([f"--set {override}: write key.subkey=value, such as training.epochs=5"])
+            try:
+                value = construct_yaml(compose_yaml(text))
+            except YAMLError:
+                raise ConfigError([f"--set {override}: the value is not valid YAML"]) from None
+            section = self.data
+            for step in steps[:-1]:
+                section = section.setdefault(step, {})
+                if not isinstance(section, dict):
+                    raise ConfigError([f"--set {override}: '{step}' holds a value, not keys"])
+            if key.strip() in plugin_names and section.get("name") != value:
+                section.clear()  # another plugin takes none of this one's settings
+            section[steps[-1]] = value
+            self.lines[tuple(steps)] = f"--set {override}"
+
+    def where(self, place: Place) -> str:
+        """File and line of a key, or of the section that should hold it."""
+        for length in range(len(place), 0, -1):
+            if place[:length] in self.lines:
+                return self.lines[place[:length]]
+        return f"{self.path}"
+
+    def describe(self, detail: ErrorDetails, model: type[BaseModel], section: Place = ()) -> str:
+        """One line for one of pydantic's errors, found in ``model`` that validates ``section``."""
+        loc = detail["loc"]
+        if section == () and len(loc) > 1 and loc[0] == "cohort":  # loc[1] is the tag of the union
+            section, model, loc = ("cohort",), COHORT_SOURCES[str(loc[1])], loc[2:]
+        place = (*section, *loc)
+        message = MESSAGES.get(detail["type"], detail["msg"].removeprefix("Value error, "))
+        message = message[0].lower() + message[1:]
+        if detail["type"] == "extra_forbidden":
+            known = _fields(model, loc)
+            message = f"unknown key{nearest(str(loc[-1]), known)}; there are: {', '.join(known)}"
+        elif detail["type"] == "missing":
+            message = "this key is missing"
+        elif detail["type"] == "union_tag_invalid":
+            place, message = ("cohort", "source"), "must be 'table' or 'synthetic'"
+        elif detail["type"] == "slides":
+            place = ("cohort", "slides")
+        elif place == ("name",) and place not in self.lines:
+            message = (
+                "the file's name cannot name a run; add 'name:' with letters, digits, '.', '_' and '-' alone"
+            )
+        elif detail["type"] != "backbone" and not isinstance(detail["input"], dict):
+            message += f", not {detail['input']!r}"
+        return f"{self.where(place)}: {'.'.join(str(step) for step in place)}: {message}"
+
+
+def _fields(model: type[BaseModel], loc: Place) -> list[str]:
+    """Names of the fields that may stand where ``loc`` ends."""
+    models = [model]
+    for step in loc[:-1]:
+        models = [
+            inner
+            for outer in models
+            if step in outer.model_fields
+            for inner in _models(outer.model_fields[str(step)])
+        ]
+    return sorted({field.alias or name for inner in models for name, field in inner.model_fields.items()})
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The pydantic models within a field's annotation."""
+    annotation = getattr(annotation, "annotation", annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models(argument)]

@@ -1,0 +1,174 @@
+"""A trained model as a folder to share: what ``predict`` and ``evaluate`` read, and a card that says what it is."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from milsurv.config.cohort import TableCohort
+from milsurv.errors import MilsurvError, PluginError
+from milsurv.models.trained import TrainedModel, load_trained
+from milsurv.plugin.registry import KINDS, LOCAL
+from milsurv.report.results import RunResults
+from milsurv.report.wording import headline, limits, magnifications, metric_name, with_interval
+from milsurv.runs.folder import FEATURES, METRICS
+from milsurv.runs.leakage import FOLLOW_UP, SLIDES
+from milsurv.storage.atomic import json_text
+from milsurv.storage.checksums import read_checked, read_json, write_checked
+from milsurv.training.job import MODEL
+
+COPIED = ("environment.json", FOLLOW_UP, SLIDES)
+CARD = "README.md"
+
+
+def export_model(run: Path, folder: Path, plugin_files: Sequence[Path] = ()) -> Path:
+    """Write the model of a finished run into the new ``folder``, whole or not at all.
+
+    Neither patients' ids nor paths of this machine come with it: ids stand as digests, by which a training case is
+    recognised. Raises MilsurvError when the run is not finished or ``folder`` holds something already.
+    """
+    folder = folder.absolute()
+    trained = load_trained(run, plugin_files=plugin_files)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise MilsurvError(f"{folder}: there is something already; name a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        made = Path(temporary) / folder.name
+        made.mkdir()
+        _fill(trained, made)
+        made.replace(folder)
+    return folder
+
+
+def _fill(trained: TrainedModel, folder: Path) -> None:
+    for name in COPIED:
+        write_checked(folder / name, read_checked(trained.folder / name))
+    for model in trained.models:
+        target = folder / f"seed_{model.seed}" / f"fold_{model.fold}" / MODEL
+        target.parent.mkdir(parents=True)
+        shutil.copyfile(model.file, target)
+    settings = _without_paths(trained)
+    write_checked(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    plugins = read_json(trained.folder / "plugins.json")
+    for plugin in plugins:
+        if plugin["version"] == LOCAL:
+            plugin["distribution"] = Path(plugin["distribution"]).name
+    metrics = read_json(trained.folder / METRICS)
+    metrics["cohort"] = _without_ids(metrics["cohort"])
+    for name, content in (
+        ("plugins.json", plugins),
+        ("cohort.json", _without_ids(trained.cohort)),
+        (FEATURES, _named_alone(read_json(trained.folder / FEATURES))),
+        (METRICS, metrics),
+    ):
+        write_checked(folder / name, json_text(content))
+    (folder / CARD).write_text(model_card(trained, RunResults.read(trained.folder)), encoding="utf-8")
+
+
+def _without_paths(trained: TrainedModel) -> dict[str, Any]:
+    """The configuration as it can be read elsewhere: of files and folders the names, of the workspace nothing."""
+    settings = trained.config.model_dump(mode="json", by_alias=True)
+    settings.pop("workspace")
+    settings["plugins"] = []
+    if isinstance(trained.config.cohort, TableCohort):
+        for key in ("table", "slides"):
+            value = settings["cohort"][key]
+            settings["cohort"][key] = value and Path(value).name
+    settings["splits"]["files"] = None
+    if settings["features"] is not None:
+        settings["features"]["import"] = "name-them-with---set-features.import"
+    for kind in KINDS:
+        settings[kind] = _named_alone(settings[kind])
+    return settings
+
+
+def _named_alone(content: Any) -> Any:
+    """Nested settings with the names alone of what are absolute paths."""
+    if isinstance(content, dict):
+        return {key: _named_alone(value) for key, value in content.items()}
+    return Path(content).name if isinstance(content, str) and Path(content).is_absolute() else content
+
+
+def _without_ids(cohort: dict[str, Any]) -> dict[str, Any]:
+    """A cohort's summary; what names cases and slides is counted in its place."""
+    named = {key: [f"{len(cohort[key])}, not named here"] if cohort[key] else [] for key in _NAMING}
+    return {**cohort, **named}
+
+
+_NAMING = ("cases_left_out", "dropped", "warnings")
+
+
+def model_card(trained: TrainedModel, results: RunResults) -> str:
+    """A model card in the layout of the Hugging Face hub: front matter with results, then what it is and is not."""
+    config = trained.config
+    account = results.metrics["ensemble"] or results.metrics["pooled"][0]
+    unit = trained.cohort["time_unit"]
+    c_index = account["metrics"]["harrell_c_index"]["value"]
+    measured = [] if c_index is None else [_result(trained, c_index)]
+    data = ModelCardData(
+        library_name="milsurv",
+        tags=[
+            "survival-analysis",
+            "computational-pathology",
+            "whole-slide-images",
+            "multiple-instance-learning",
+        ],
+        model_name=config.name,
+        eval_results=measured or None,
+    )
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    card: str = environment.get_template("card.md").render(
+        front_matter=data.to_yaml(),
+        name=config.name,
+        config=config,
+        cohort=trained.cohort,
+        headline=headline(results),
+        metrics=[
+            (metric_name(name, unit), with_interval(metric)) for name, metric in account["metrics"].items()
+        ],
+        limits=limits(results, 0),
+        models=len(trained.models),
+        magnifications=magnifications(config.tiling.magnifications),
+        licence=_licence(trained),
+        plugins=results.plugins,
+        local=LOCAL,
+        version=results.environment["milsurv"],
+    )
+    return card
+
+
+def _result(trained: TrainedModel, c_index: float) -> EvalResult:
+    optimistic = trained.cohort["selection"] == "reported_fold"
+    return EvalResult(
+        task_type="survival-prediction",
+        dataset_type="synthetic" if trained.cohort["synthetic"] else "private",
+        dataset_name="synthetic cohort"
+        if trained.cohort["synthetic"]
+        else f"{trained.cohort['cases']} cases",
+        metric_type="c-index",
+        metric_value=round(c_index, 4),
+        metric_name="Harrell's C-index, cross-validated" + ", optimistic" * optimistic,
+    )
+
+
+def _licence(trained: TrainedModel) -> str | None:
+    """The backbone's licence; None when features were imported, or it names none."""
+    if trained.config.backbone is None:
+        return None
+    try:
+        backbone = trained.registry.create("backbone", trained.config.backbone)
+    except PluginError:
+        return None
+    return getattr(backbone, "licence", None)

@@ -1,0 +1,206 @@
+"""External validation: a trained model on another cohort, with nothing fitted anew."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from milsurv.cohort.cases import Cohort
+from milsurv.cohort.ids import some
+from milsurv.cohort.time_doubts import follow_up_doubt, known_unit
+from milsurv.config.cohort import TableCohort
+from milsurv.errors import CohortError, MilsurvError
+from milsurv.evaluation.evaluate import evaluate
+from milsurv.evaluation.strata import TrainingFollowUp
+from milsurv.evaluation.subgroups import attributes_of, subgroups
+from milsurv.evaluation.times import EvaluationTimes, evaluation_times
+from milsurv.executors.devices import choose_device, count_workers, visible_gpus
+from milsurv.executors.local import LocalExecutor
+from milsurv.explain.views import MissingView, SlideView, choose_slides, make_views
+from milsurv.features.extract import ExtractedSlide
+from milsurv.models.prediction import predict_cases, require_own_features
+from milsurv.models.trained import TrainedModel, load_trained, read_settings
+from milsurv.progress import RunProgress
+from milsurv.report.html import write_report
+from milsurv.runs.folder import METRICS, RunContent, describe, find_run
+from milsurv.runs.pipeline import RunResult, extract_features, prepare_cohort
+from milsurv.runs.planning import as_training_case, feature_settings, usable_cases
+from milsurv.storage.atomic import fingerprint, json_text
+from milsurv.storage.checksums import write_checked
+from milsurv.storage.locks import remove_abandoned
+from milsurv.training.job import PREDICTIONS
+
+ONE_FOLD, NO_SEED = 0, 0
+"""Under which the ensemble's predictions stand, as if it were the one fold of a run."""
+
+
+def load_for(
+    path: Path, table: Path, slides: Path | None, overrides: Sequence[str], plugin_files: Sequence[Path]
+) -> TrainedModel:
+    """The trained model in ``path``, with another cohort in its configuration.
+
+    Columns, patterns and units of the table are training's unless overridden; subgroups are asked for anew.
+    """
+    trained = read_settings(find_run(path))
+    cohort = trained["cohort"] if trained["cohort"].get("source", "table") == "table" else {}
+    cohort = {**cohort, "source": "table", "table": str(table), "slides": slides and str(slides)}
+    evaluation = {**trained["evaluation"], "subgroups": [], "clinical": []}
+    sections = {"cohort": cohort, "evaluation": evaluation}
+    given = [f"{key}={yaml.safe_dump(section, default_flow_style=True)}" for key, section in sections.items()]
+    loaded = load_trained(path, [*given, *overrides], plugin_files)
+    unit, trained_unit = _table(loaded).time_unit, loaded.cohort["time_unit"]
+    if (known_unit(unit) or unit) != (known_unit(trained_unit) or trained_unit):
+        raise MilsurvError(
+            f"cohort.time_unit: the table's times are in {unit}, and the model speaks of {trained_unit}; convert the "
+            "table's times"
+        )
+    if loaded.config.evaluation.clinical:
+        raise MilsurvError(
+            "evaluation.clinical: Cox models of clinical variables are fitted on training cases, and nothing is "
+            "fitted in an external validation; leave it out (evaluation.subgroups can be given)"
+        )
+    return loaded
+
+
+def _table(trained: TrainedModel) -> TableCohort:
+    assert isinstance(trained.config.cohort, TableCohort)
+    return trained.config.cohort
+
+
+def evaluate_external(trained: TrainedModel, progress: RunProgress) -> RunResult:
+    """Judge the cohort of ``trained.config``, measure, and write a report into WORKSPACE/evaluations.
+
+    A case that training knows is judged by the folds that did not learn from it, or left out when there is none.
+    Weights for censoring and the Kaplan-Meier reference come from the cohort itself: they are no part of the model.
+    """
+    config, registry = trained.config, trained.registry
+    device = choose_device(config.device)
+    for part in ("features", "evaluations"):
+        remove_abandoned(config.workspace / part)
+    settings = feature_settings(config, registry)
+    trained.require_same_features(settings)
+    workers = count_workers(config.executor.workers, device)
+    with LocalExecutor(workers, config.executor.threads, visible_gpus(device)) as executor:
+        cohort = prepare_cohort(config, settings, executor, progress)
+        slides = [slide for case in cohort.cases for slide in case.slides]
+        require_own_features(settings, [slide for slide in slides if slide.path is not None])
+        outcomes = extract_features(slides, settings, registry, executor, progress, device)
+        usable = usable_cases(cohort, outcomes)
+        allowed, notes = _judges(trained, usable, outcomes)
+        usable = _judged(usable, allowed)
+        for note in notes:
+            progress.warn(note)
+        times = _times(usable, trained)
+        cases = [as_training_case(case, settings) for case in usable.cases]
+        judged = predict_cases(trained, cases, allowed, times.all, executor, progress)
+    content = RunContent(
+        config, registry, settings, cohort, usable, outcomes, warnings=tuple(notes), judged_by=trained.name
+    )
+    folder = config.workspace / "evaluations" / config.name / _fingerprint(trained, content, times)
+    describe(content, folder)
+    predictions = _as_predictions(judged, usable)
+    follow_up = TrainingFollowUp(predictions["time"].to_numpy(), predictions["event"].to_numpy())
+    groups = subgroups(attributes_of(usable), config.evaluation.subgroups)
+    found = evaluate(predictions, {ONE_FOLD: follow_up}, times, config.evaluation, groups)
+    metrics = {"cohort": content.summary, **found, "optimistic": None}
+    write_checked(folder / PREDICTIONS, predictions.to_csv(index=False))
+    write_checked(folder / METRICS, json_text(metrics))
+    report = write_report(folder, config, _views(trained, predictions, allowed, content.slides()))
+    left_out = sum(outcome.reason is not None for outcome in outcomes.values())
+    return RunResult(folder, metrics, report, left_out, usable)
+
+
+def _views(
+    trained: TrainedModel,
+    predictions: pd.DataFrame,
+    allowed: Mapping[str, Sequence[int]],
+    slides: pd.DataFrame,
+) -> list[SlideView | MissingView]:
+    """Three slides as the first model sees them, of cases that it may judge."""
+    model = trained.models[0]
+    rows = predictions[[model.fold in allowed[case_id] for case_id in predictions["case_id"]]]
+    where = f" (seen by the model of seed {model.seed}, fold {model.fold})"
+    return make_views(
+        trained.config, trained.registry, model.file, choose_slides(rows, slides, where), slides
+    )
+
+
+def _judges(
+    trained: TrainedModel, cohort: Cohort, outcomes: Mapping[str, ExtractedSlide]
+) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+    """Case id -> folds that may judge it; and what there is to say of cases that training knows."""
+    allowed: dict[str, tuple[int, ...]] = {}
+    known: list[str] = []
+    notes = list(trained.warnings)
+    if trained.cohort["synthetic"]:
+        notes.append("the model was trained on a synthetic cohort: its numbers say nothing about patients")
+    endpoint, trained_endpoint = _table(trained).endpoint, trained.cohort["endpoint"]
+    if endpoint != trained_endpoint:
+        notes.append(f"the endpoint is {endpoint}, and the model was trained for {trained_endpoint}")
+    unit, training = trained.cohort["time_unit"], trained.training_cases.follow_up.time
+    if doubt := follow_up_doubt(unit, [case.time for case in cohort.cases], training.tolist()):
+        notes.append(doubt)
+    for case in cohort.cases:
+        slides = [
+            trained.acquaintance(slide, outcomes[slide.slide_id], case.case_id) for slide in case.slides
+        ]
+        allowed[case.case_id] = tuple(
+            fold for fold in slides[0].unseen_by if all(fold in slide.unseen_by for slide in slides)
+        )
+        known += [case.case_id for slide in slides[:1] if any(s.reason is not None for s in slides)]
+    if known:
+        notes.append(
+            f"{len(known)} of {len(cohort.cases)} cases trained this model, by their ids or files, and are judged only "
+            f"by folds that did not see them ({some(known)}): of them this is no external validation; if they are "
+            "other people, give them other ids"
+        )
+    unjudged = [case_id for case_id, folds in allowed.items() if not folds]
+    if unjudged:
+        notes.append(
+            f"{len(unjudged)} cases are left out, since every fold learned from them: {some(unjudged)}"
+        )
+    return allowed, notes
+
+
+def _judged(cohort: Cohort, allowed: Mapping[str, Sequence[int]]) -> Cohort:
+    cases = tuple(case for case in cohort.cases if allowed[case.case_id])
+    if not cases:
+        raise CohortError(
+            ["every fold learned from every case of this table; validate on cases that are new"]
+        )
+    return replace(cohort, cases=cases)
+
+
+def _times(cohort: Cohort, trained: TrainedModel) -> EvaluationTimes:
+    """The run's times, unless others are asked for; the grid of the integrated scores is the cohort's own."""
+    settings = trained.config.evaluation
+    settings = settings.model_copy(update={"times": settings.times or trained.times})
+    return evaluation_times([c.time for c in cohort.cases], [c.event for c in cohort.cases], settings)
+
+
+def _as_predictions(judged: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
+    """The table that a run of one fold would have written, with the spread over models."""
+    by_id = {case.case_id: case for case in cohort.cases}
+    cases = [by_id[case_id] for case_id in judged["case_id"]]
+    return judged.assign(
+        fold=ONE_FOLD,
+        time=[case.time for case in cases],
+        event=[case.event for case in cases],
+        seed=NO_SEED,
+        standardized_risk=judged["risk"],
+    )
+
+
+def _fingerprint(trained: TrainedModel, content: RunContent, times: EvaluationTimes) -> str:
+    models = [hashlib.sha256(model.file.read_bytes()).hexdigest() for model in trained.models]
+    cases = [
+        (case.case_id, case.time, case.event, [content.outcomes[s.slide_id].made_from for s in case.slides])
+        for case in content.usable.cases
+    ]
+    evaluation = content.config.evaluation.model_dump(mode="json")
+    return fingerprint({"models": models, "cases": cases, "times": times.all, "evaluation": evaluation})

@@ -1,0 +1,135 @@
+"""The slides that a trained model is to judge, and what a table or the command line says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from milsurv.cohort.cases import SlideRef
+from milsurv.cohort.ids import IdError, cut_id, cut_slide_id, some
+from milsurv.cohort.locate import SlideFolder, index_slides
+from milsurv.cohort.mpp import read_mpp
+from milsurv.cohort.parts import group_files
+from milsurv.cohort.text_table import Row, TextTable, read_text_table
+from milsurv.config.cohort import Columns, TableCohort
+from milsurv.errors import MilsurvError
+from milsurv.models.trained import TrainedModel
+from milsurv.progress import RunProgress
+
+
+@dataclass(frozen=True)
+class NewSlide:
+    """A slide to be judged, and its case if a table tells it."""
+
+    slide: SlideRef
+    case_id: str | None = None
+
+
+def find_new_slides(
+    trained: TrainedModel,
+    paths: Sequence[Path],
+    progress: RunProgress,
+    mpp: float | None = None,
+    table: Path | None = None,
+) -> list[NewSlide]:
+    """The slides in ``paths``, files or folders, in their order.
+
+    Their µm/px come from ``table``, else from ``mpp``, else from the run's own table for its slides. Raises
+    MilsurvError when there is no slide, when two have one id, or when the table cannot be used.
+    """
+    slides = [trained.slide(file) for file in _files(paths, progress)]
+    by_id: dict[str, Path | None] = {}
+    for slide in slides:
+        if slide.slide_id in by_id:
+            raise MilsurvError(
+                f"{slide.path}: has the slide id {slide.slide_id}, as {by_id[slide.slide_id]} has; predict them one "
+                "after the other, or rename one"
+            )
+        by_id[slide.slide_id] = slide.path
+    if not slides:
+        raise MilsurvError(f"{', '.join(map(str, paths))}: no slide file is there")
+    told = {} if table is None else _read(trained, table)
+    _warn_of_table(told, by_id, table, progress)
+    found = []
+    for slide in slides:
+        table_mpp, case_id = told.get(slide.slide_id, (None, None))
+        given = next((value for value in (table_mpp, mpp, slide.mpp) if value is not None), None)
+        found.append(NewSlide(replace(slide, mpp=given), case_id))
+    _warn_of_resolution(trained, found, progress)
+    return found
+
+
+def _files(paths: Sequence[Path], progress: RunProgress) -> list[Path]:
+    files: list[Path] = []
+    for path in paths:
+        index = index_slides(path) if path.is_dir() else SlideFolder(path, (path,))
+        files += index.files
+        for line in index.unreadable:
+            progress.warn(line)
+    return list(group_files(files).files)
+
+
+def _warn_of_table(
+    told: dict[str, tuple[float | None, str | None]],
+    by_id: dict[str, Path | None],
+    table: Path | None,
+    progress: RunProgress,
+) -> None:
+    lacking = [slide_id for slide_id in by_id if slide_id not in told] if table else []
+    if lacking:
+        progress.warn(f"{len(lacking)} of {len(by_id)} slides have no row in {table}: {some(lacking)}")
+    others = [slide_id for slide_id in told if slide_id not in by_id]
+    if others:
+        progress.warn(f"{len(others)} rows of {table} name none of the slides: {some(others)}")
+
+
+def _warn_of_resolution(trained: TrainedModel, slides: Sequence[NewSlide], progress: RunProgress) -> None:
+    cohort = trained.config.cohort
+    if (
+        isinstance(cohort, TableCohort)
+        and cohort.columns.mpp
+        and any(new.slide.mpp is None for new in slides)
+    ):
+        progress.warn(
+            f"training took µm/px from column {cohort.columns.mpp!r} of its table; of new slides it is taken from the "
+            "files, which may say something else: give it with --mpp VALUE or --table FILE"
+        )
+
+
+def _read(trained: TrainedModel, path: Path) -> dict[str, tuple[float | None, str | None]]:
+    """Slide id -> its µm/px and case; None where an empty cell or no column says so."""
+    cohort = trained.config.cohort
+    columns = cohort.columns if isinstance(cohort, TableCohort) else Columns()
+    slide, mpp = columns.slide or "slide_id", columns.mpp or "mpp"
+    table = read_text_table(path)
+    if slide not in table.columns or not {mpp, columns.case} & {*table.columns}:
+        raise MilsurvError(
+            f"--table {path}: columns {slide!r}, and {mpp!r} or {columns.case!r} or both, are needed; there are: "
+            f"{table.column_list()}"
+        )
+    told: dict[str, tuple[float | None, str | None]] = {}
+    for row in table.rows:
+        slide_id, of_slide = _values(trained, table, row, (slide, mpp, columns.case))
+        if told.setdefault(slide_id, of_slide) != of_slide:
+            raise MilsurvError(
+                f"--table {path}: row {row.number}: slide {slide_id} is told otherwise in another row"
+            )
+    return told
+
+
+def _values(
+    trained: TrainedModel, table: TextTable, row: Row, columns: tuple[str, str, str]
+) -> tuple[str, tuple[float | None, str | None]]:
+    cohort = trained.config.cohort
+    patterns = (
+        (cohort.slide_pattern, cohort.case_pattern) if isinstance(cohort, TableCohort) else (None, None)
+    )
+    slide, mpp, case = (row.cells.get(column, "") for column in columns)
+    try:
+        if row.flaw is not None:
+            raise ValueError(row.flaw)
+        case_id = cut_id(case, patterns[1], "case_pattern") if case else None
+        return cut_slide_id(slide, patterns[0]), (read_mpp(mpp), case_id)
+    except (IdError, ValueError) as error:
+        raise MilsurvError(f"--table {table.path}: row {row.number}: {error}; correct it") from error

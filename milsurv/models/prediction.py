@@ -1,0 +1,281 @@
+"""A trained model's opinion of cases: the mean of the models that did not learn from them, and how far they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from milsurv.cohort.cases import SlideRef
+from milsurv.config.run import RunConfig
+from milsurv.errors import MilsurvError
+from milsurv.evaluation.times import survival_column
+from milsurv.executors.base import Event, Executor, Report, Unit
+from milsurv.executors.devices import choose_device, count_workers, visible_gpus
+from milsurv.executors.local import LocalExecutor
+from milsurv.features.extract import ExtractionSettings
+from milsurv.features.store import feature_dims, read_attributes
+from milsurv.models.new_slides import find_new_slides
+from milsurv.models.trained import MPP_ADVICE, FoldModel, TrainedModel
+from milsurv.plugin.registry import get_registry
+from milsurv.progress import RunProgress, Stage
+from milsurv.runs.folder import FeatureSettings
+from milsurv.runs.leakage import Acquaintance
+from milsurv.runs.pipeline import extract_features
+from milsurv.slides.reader import slide_identity
+from milsurv.training.bags import CachePlan, plan_cache, shared_cache
+from milsurv.training.data import TrainingCase, files_of
+from milsurv.training.model import SurvivalModel, load_model
+from milsurv.training.outputs import Outputs
+
+CURVE_POINTS = 1000
+"""Steps from 0 to the longest follow-up in training, in which the median survival is looked for."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What one model says of ``n`` cases."""
+
+    case_ids: tuple[str, ...]
+    risk: NDArray[np.float64]
+    """``(n,)``, standardised by the risks of the model's training cases: 0 is their median."""
+    survival: NDArray[np.float64]
+    """``(n, times)``."""
+
+
+@dataclass(frozen=True)
+class SlidePrediction:
+    """A slide, what the models say of it, and the feature file they read."""
+
+    slide: SlideRef
+    row: dict[str, Any]
+    known: Acquaintance | None
+    """Which folds judged it; None when the slide cannot be used."""
+    features: Path
+    """Where its features are, if it can be used."""
+
+
+def predict_slides(
+    trained: TrainedModel,
+    paths: Sequence[Path],
+    progress: RunProgress,
+    mpp: float | None = None,
+    table: Path | None = None,
+) -> list[SlidePrediction]:
+    """A prediction for each slide, or each slide in a folder, in their order.
+
+    ``mpp`` are µm per level-0 pixel of all slides, ``table`` a file with those and the case of each slide.
+
+    A slide of a training case is judged by the folds alone that did not learn from it; one that cannot be read, or
+    that every fold knows, has a note and no numbers. Raises MilsurvError when features would differ from training's.
+    """
+    config = trained.config
+    if config.features is not None:
+        raise MilsurvError(
+            f"{trained.folder}: the models were trained on imported features, so there is no backbone to read slides "
+            "with; import the slides' features alike, and judge them with milsurv evaluate"
+        )
+    new_slides = find_new_slides(trained, paths, progress, mpp, table)
+    slides = [new.slide for new in new_slides]
+    case_ids = {new.slide.slide_id: new.case_id for new in new_slides}
+    settings = replace(ExtractionSettings.of(config, trained.registry), mpp_advice=MPP_ADVICE)
+    trained.require_same_features(settings)
+    require_own_features(settings, slides)
+    device = choose_device(config.device)
+    workers = min(count_workers(config.executor.workers, device), len(slides))
+    with LocalExecutor(workers, config.executor.threads, visible_gpus(device)) as executor:
+        outcomes = extract_features(slides, settings, trained.registry, executor, progress, device)
+        known = {
+            slide.slide_id: trained.acquaintance(slide, outcomes[slide.slide_id], case_ids[slide.slide_id])
+            for slide in slides
+            if outcomes[slide.slide_id].reason is None
+        }
+        judged = {slide_id: found.unseen_by for slide_id, found in known.items() if found.unseen_by}
+        cases = [TrainingCase(name, 0.0, 0, ((name, settings.path(name)),)) for name in judged]
+        judgement = predict_cases(trained, cases, judged, trained.times, executor, progress)
+    rows = dict(zip(judgement.pop("case_id"), records(judgement), strict=True))
+    nothing = {**dict.fromkeys(judgement.columns), "models": 0}
+    return [
+        SlidePrediction(
+            slide,
+            {"slide_id": slide.slide_id, **rows.get(slide.slide_id, nothing), "note": note},
+            known.get(slide.slide_id),
+            settings.path(slide.slide_id),
+        )
+        for slide in slides
+        for note in [
+            known[slide.slide_id].in_words
+            if slide.slide_id in known
+            else f"left out: {outcomes[slide.slide_id].reason}"
+        ]
+    ]
+
+
+def require_own_features(settings: FeatureSettings, slides: Sequence[SlideRef]) -> None:
+    """Raise MilsurvError when a feature file of a slide's name was made from another slide: it would be replaced."""
+    for slide in slides:
+        path = settings.path(slide.slide_id)
+        if slide.path is None or not path.is_file() or not isinstance(settings, ExtractionSettings):
+            continue
+        made_from = read_attributes(path, ("slide", "table_mpp"))
+        if made_from["slide"] != slide_identity(slide.path):
+            raise MilsurvError(
+                f"{slide.path}: another slide named {slide.slide_id} has its features in {path}; rename this one, or "
+                "give another --workspace"
+            )
+        if made_from["table_mpp"] != slide.mpp:
+            raise MilsurvError(
+                f"{slide.path}: its features in {path} are at {made_from['table_mpp'] or 'its own'} µm/px by a cohort "
+                f"table, and are asked for at {slide.mpp or 'its own'}; give another --workspace"
+            )
+
+
+def predict_cases(
+    trained: TrainedModel,
+    cases: Sequence[TrainingCase],
+    allowed: Mapping[str, Sequence[int]],
+    times: Sequence[float],
+    executor: Executor,
+    progress: RunProgress,
+) -> pd.DataFrame:
+    """A row per case, from the models of the folds that ``allowed`` names under its id, at least one.
+
+    Columns: ``case_id``; ``models``, their number; ``risk``, the mean of their standardised risks (above 0: higher
+    than half of the training cases'), with ``risk_sd``, ``risk_lowest`` and ``risk_highest`` over them; ``high_risk``,
+    1 or 0; ``median_survival``, where the mean of their survival falls to one half, in the cohort's unit, NaN when it
+    does not within the longest follow-up in training; ``survival_at_T`` for each of ``times``.
+    """
+    config, device = trained.config, choose_device(trained.config.device)
+    curve = np.linspace(0, float(trained.training_cases.follow_up.time.max()), CURVE_POINTS + 1)
+    everywhen = (*times, *curve.tolist())
+    asked = {
+        model: tuple(case for case in cases if model.fold in allowed[case.case_id])
+        for model in trained.models
+    }
+    workers = count_workers(config.executor.workers, device)
+    plan, _ = plan_cache(files_of(cases), config.executor, device, workers)
+    units = [
+        Unit(
+            f"seed {model.seed} fold {model.fold}",
+            judge,
+            {
+                "config": config,
+                "model": model,
+                "cases": mine,
+                "times": everywhen,
+                "device": device,
+                "cache": plan,
+            },
+        )
+        for model, mine in asked.items()
+        if mine
+    ]
+    with progress.stage("predicting", len(units), "models") as stage:
+        judgements: list[Judgement] = executor.run(units, partial(_count, stage))
+    shared_cache.cache_clear()
+    return put_together([case.case_id for case in cases], judgements, times, curve)
+
+
+_COLUMNS = ("models", "risk", "risk_sd", "risk_lowest", "risk_highest", "high_risk", "median_survival")
+
+
+def _count(stage: Stage, _unit: Unit, event: Event) -> None:
+    stage.advance(event["event"] == "judged")
+
+
+def judge(
+    report: Report,
+    config: RunConfig,
+    model: FoldModel,
+    cases: tuple[TrainingCase, ...],
+    times: tuple[float, ...],
+    device: str,
+    cache: CachePlan,
+) -> Judgement:
+    """Unit of work: one model's risks and survival of cases."""
+    registry = get_registry(config.plugins)
+    network, loss, about = load_model(model.file, registry, device)
+    _require_dims(network, model, cases[0])
+    where = f"seed {model.seed}, fold {model.fold}"
+    outputs = Outputs(config, registry, network, loss, shared_cache(device, cache), where, model.seed)
+    seen = outputs.of_cases(cases)
+    risk = (outputs.risk(seen).double() - about["high_risk_above"]) / (about["risk_deviation"] or 1.0)
+    survival = outputs.survival(seen, times).double()
+    report({"event": "judged"})
+    return Judgement(tuple(case.case_id for case in cases), risk.numpy(), survival.numpy())
+
+
+def _require_dims(network: SurvivalModel, model: FoldModel, case: TrainingCase) -> None:
+    """Raise MilsurvError when features are not as long as training's: imported ones may be of another encoder."""
+    slide, path = case.slides[0]
+    here, trained = (
+        ", ".join(f"{dim} values at {m}x" for m, dim in sorted(dims.items(), reverse=True))
+        for dims in (feature_dims(path), network.feature_dims)
+    )
+    if here != trained:
+        raise MilsurvError(
+            f"{model.file} was trained on features of {trained}, and those of slide {slide} have {here}: another "
+            "encoder made them; give features of the same one"
+        )
+
+
+def put_together(
+    case_ids: Sequence[str],
+    judgements: Sequence[Judgement],
+    times: Sequence[float],
+    curve: NDArray[np.float64],
+) -> pd.DataFrame:
+    """A row per case, see :func:`predict_cases`; ``judgements`` give survival at ``times`` and then along ``curve``."""
+    of_case: dict[str, list[tuple[Judgement, int]]] = {case_id: [] for case_id in case_ids}
+    for judgement in judgements:
+        for row, case_id in enumerate(judgement.case_ids):
+            of_case[case_id].append((judgement, row))
+    return pd.DataFrame(
+        [_row(case_id, of_case[case_id], times, curve) for case_id in case_ids],
+        columns=["case_id", *_COLUMNS, *map(survival_column, times)],
+    )
+
+
+def _row(
+    case_id: str,
+    found: Sequence[tuple[Judgement, int]],
+    times: Sequence[float],
+    curve: NDArray[np.float64],
+) -> dict[str, Any]:
+    risks = np.array([judgement.risk[row] for judgement, row in found])
+    survival = np.mean([judgement.survival[row] for judgement, row in found], axis=0)
+    at_times, along = survival[: len(times)], survival[len(times) :]
+    return {
+        "case_id": case_id,
+        "models": len(risks),
+        "risk": risks.mean(),
+        "risk_sd": risks.std(ddof=1) if len(risks) > 1 else np.nan,
+        "risk_lowest": risks.min(),
+        "risk_highest": risks.max(),
+        "high_risk": int(risks.mean() > 0),
+        "median_survival": median_survival(curve, along),
+        **{survival_column(t): value for t, value in zip(times, at_times, strict=True)},
+    }
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table, each column -> value."""
+    return [{str(column): value for column, value in row.items()} for row in table.to_dict("records")]
+
+
+def median_survival(times: NDArray[np.float64], survival: NDArray[np.float64]) -> float:
+    """Where ``survival (k,)`` at ascending ``times (k,)`` falls to one half, linear between them; NaN when nowhere."""
+    below = np.flatnonzero(survival <= 0.5)
+    if not below.size:
+        return float("nan")
+    first = int(below[0])
+    if first == 0:
+        return float(times[0])
+    before, after = survival[first - 1], survival[first]
+    return float(times[first - 1] + (before - 0.5) / (before - after) * (times[first] - times[first - 1]))

@@ -1,0 +1,304 @@
+"""A finished run, or the folder that was exported of one, as a model to be used on other slides."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from milsurv._version import __version__
+from milsurv.cohort.cases import SlideRef
+from milsurv.cohort.ids import IdError, cut_id, cut_slide_id
+from milsurv.config.cohort import TableCohort
+from milsurv.config.loading import load_config
+from milsurv.config.run import RunConfig
+from milsurv.errors import ConfigError, MilsurvError, PluginError, first_line
+from milsurv.features.extract import EXTRACTION_CODE, ExtractedSlide
+from milsurv.features.importers.importing import IMPORTING_CODE
+from milsurv.plugin.registry import KINDS, LOCAL, Registry, get_registry
+from milsurv.plugin.sources import framework_fingerprint
+from milsurv.plugin.versions import ENVIRONMENT, PLUGINS
+from milsurv.runs.folder import FEATURES, OF_IMPORTED_FEATURES, FeatureSettings, find_run
+from milsurv.runs.leakage import FOLLOW_UP, SLIDES, Acquaintance, TrainingCases, beginnings
+from milsurv.storage.checksums import read_checked, read_json
+from milsurv.storage.documents import YAMLError, compose_yaml, construct_yaml
+from milsurv.training.job import MODEL
+
+NEEDED = ("config.yaml", PLUGINS, ENVIRONMENT, "cohort.json", FEATURES, SLIDES, FOLLOW_UP)
+OF_TRAINING = ("training", "aggregator", "loss", "seeds", "splits")
+"""Sections of the configuration that made the models what they are."""
+FREE = ("precision", "dtype")
+"""Settings of the features that may differ from training's: they change no more than rounding."""
+MPP_ADVICE = (
+    "give the µm per level-0 pixel with --mpp VALUE (milsurv predict also takes a table: --table FILE)"
+)
+FOLDERS_NAME = "import.name"
+"""What imported features are called: TRIDENT's name of the encoder, and else of a folder, which tells nothing."""
+
+
+@dataclass(frozen=True)
+class FoldModel:
+    """The model of one fold under one seed."""
+
+    seed: int
+    fold: int
+    file: Path
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The models of all folds and seeds, and what must be known to use them."""
+
+    folder: Path
+    config: RunConfig
+    """Training's, with the plugin files and overrides of whoever uses it now."""
+    registry: Registry
+    warnings: tuple[str, ...] = ()
+    """What of milsurv's own code changed since training."""
+
+    @property
+    def name(self) -> str:
+        """The run's name with its fingerprint, or the export's folder."""
+        parts = self.folder.absolute().parts
+        return "/".join(parts[-2:]) if parts[-2] == self.config.name else parts[-1]
+
+    @cached_property
+    def models(self) -> tuple[FoldModel, ...]:
+        """By seed and fold."""
+        found = [
+            FoldModel(int(match[1]), int(match[2]), file)
+            for file in self.folder.glob(f"seed_*/fold_*/{MODEL}")
+            if (
+                match := re.fullmatch(
+                    r"seed_(\d+)/fold_(\d+)", file.parent.relative_to(self.folder).as_posix()
+                )
+            )
+        ]
+        expected = self.cohort["folds"] * len(self.cohort["seeds"])
+        if len(found) != expected:
+            raise MilsurvError(
+                f"{self.folder}: {len(found)} of {expected} files seed_*/fold_*/{MODEL} are there; copy or export the "
+                "whole run again"
+            )
+        return tuple(sorted(found, key=lambda model: (model.seed, model.fold)))
+
+    @cached_property
+    def cohort(self) -> dict[str, Any]:
+        """``cohort.json``: the cohort that trained it."""
+        summary: dict[str, Any] = read_json(self.folder / "cohort.json")
+        return summary
+
+    @cached_property
+    def times(self) -> tuple[float, ...]:
+        """Evaluation times of the run."""
+        return tuple(read_json(self.folder / "metrics.json")["times"])
+
+    @cached_property
+    def training_cases(self) -> TrainingCases:
+        """Whom the models learned from."""
+        known = TrainingCases.read(self.folder)
+        there = {SLIDES: len(known.slides), FOLLOW_UP: len(known.follow_up.time)}
+        told = {SLIDES: self.cohort["slides"], FOLLOW_UP: self.cohort["cases"]}
+        for name, rows in there.items():
+            if rows != told[name]:
+                raise MilsurvError(
+                    f"{self.folder / name} has {rows} rows, where training had {told[name]}; copy or export the whole "
+                    "run again"
+                )
+        return known
+
+    def slide(self, path: Path) -> SlideRef:
+        """The slide in a file, under the id that training would give it. Raises MilsurvError when it can have none."""
+        pattern = self.config.cohort.slide_pattern if isinstance(self.config.cohort, TableCohort) else None
+        if not path.exists():
+            raise MilsurvError(f"{path}: there is no such slide file")
+        try:
+            slide_id = cut_slide_id(path.name, pattern)
+        except IdError as error:
+            raise MilsurvError(f"{path}: {error}; rename the file") from error
+        return SlideRef(slide_id, path, self._mpp_of_table.get(slide_id))
+
+    @cached_property
+    def _mpp_of_table(self) -> dict[str, float]:
+        """Slide id -> µm/px, of the run's slides that have it from the cohort table; an export names no slides."""
+        path = self.folder / "slides.csv"
+        if not path.is_file():
+            return {}
+        types = {"slide_id": str, "mpp_source": str}
+        slides = pd.read_csv(StringIO(read_checked(path)), dtype=types, float_precision="round_trip")
+        of_table = slides[slides["mpp_source"] == "table"]
+        return dict(zip(of_table["slide_id"], of_table["mpp"], strict=True))
+
+    def acquaintance(
+        self, slide: SlideRef, outcome: ExtractedSlide, case_id: str | None = None
+    ) -> Acquaintance:
+        """Which folds' models may judge a slide.
+
+        Without ``case_id`` its case is looked for in the slide's id and, where training cut ids of cases out with a
+        pattern, in its file's name.
+        """
+        names = [case_id] if case_id is not None else self._cases_told_by(slide)
+        folds = sorted({model.fold for model in self.models})
+        found = self.training_cases.acquaintance(slide.slide_id, outcome.made_from, names, folds)
+        if found.reason is not None and self.cohort["selection"] == "reported_fold":
+            return replace(found, reason=f"{found.reason} and, optimistic, chose its epoch")
+        return found
+
+    def _cases_told_by(self, slide: SlideRef) -> list[str]:
+        names = beginnings(slide.slide_id)
+        pattern = self.config.cohort.case_pattern if isinstance(self.config.cohort, TableCohort) else None
+        if pattern is not None and slide.path is not None:
+            with suppress(IdError):
+                names += beginnings(cut_id(slide.path.name, pattern, "case_pattern"))
+        return names
+
+    def require_same_features(self, settings: FeatureSettings) -> None:
+        """Raise MilsurvError naming what makes features differ from those that the models were trained on."""
+        trained = _flat(read_json(self.folder / FEATURES))
+        here = _flat(json.loads(json.dumps(settings.content)))
+        free = FREE if trained.get("import.layout") == "trident" else (*FREE, FOLDERS_NAME)
+        differing = [
+            f"{key.replace('.', ' ')} was {trained.get(key)} and is {here.get(key)}"
+            for key in sorted({*trained, *here})
+            if trained.get(key) != here.get(key) and key not in free and not _is_path(here.get(key))
+        ]
+        if differing:
+            raise MilsurvError(
+                f"{self.folder}: the models were trained on other features than these would be: "
+                f"{'; '.join(differing)}; give back what training had, or train anew"
+            )
+
+
+def load_trained(
+    path: Path, overrides: Sequence[str] = (), plugin_files: Sequence[Path] = ()
+) -> TrainedModel:
+    """The model in the folder of a finished run, or of an export.
+
+    No code comes with it: of plugin files those alone are loaded that are given. Code of milsurv that is not that of
+    training is a warning, and a plugin's own code an error. Raises MilsurvError when the run is
+    not finished, was made by a milsurv that kept less, or needs a plugin that is not here or is another one.
+    """
+    folder = find_run(path)
+    lacking = [name for name in NEEDED if not (folder / name).is_file()]
+    if lacking:
+        raise MilsurvError(
+            f"{folder}: {', '.join(lacking)} is missing: an older milsurv made this run, or a part of it was copied; "
+            "run its milsurv command again (what is trained is kept), or copy the whole folder"
+        )
+    _require_nothing_of_training(overrides)
+    try:
+        changed = _require_plugins(folder, plugin_files)
+        config, registry = load_config(str(folder / "config.yaml"), [*overrides, "plugins=[]"], plugin_files)
+    except ConfigError as error:
+        made_by = read_json(folder / ENVIRONMENT)["milsurv"]
+        if made_by == __version__:
+            raise
+        raise MilsurvError(
+            f"{folder}: made by milsurv {made_by}, and this is {__version__}, which does not read its configuration "
+            f"({first_line(error)}); pip install milsurv=={made_by}"
+        ) from error
+    return TrainedModel(folder, config, registry, _warnings(folder, changed))
+
+
+def _require_nothing_of_training(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        section = override.partition("=")[0].partition(".")[0].strip()
+        if section in OF_TRAINING:
+            raise MilsurvError(
+                f"--set {override}: {section} belongs to training, and a trained model keeps it; leave it out"
+            )
+
+
+def _require_plugins(folder: Path, plugin_files: Sequence[Path]) -> list[str]:
+    """The plugins of which milsurv's own code changed since training."""
+    registry = get_registry(tuple(dict.fromkeys(file.expanduser().absolute() for file in plugin_files)))
+    broken = [info for info in registry.plugins if info.version == LOCAL and info.status != "ok"]
+    if broken:
+        raise MilsurvError(f"plugin file {broken[0].distribution} is broken: {broken[0].reason}")
+    changed = []
+    kinds_used = KINDS if read_settings(folder).get("features") is None else OF_IMPORTED_FEATURES
+    recorded = {row["kind"]: row for row in read_json(folder / PLUGINS)}
+    for kind in kinds_used:
+        if kind not in recorded:
+            raise MilsurvError(f"{folder / 'plugins.json'} names no {kind}; copy it again")
+        trained = recorded[kind]
+        name = f"{kind} '{trained['name']}'"
+        local = trained["version"] == LOCAL
+        file = Path(trained["distribution"]).name
+        try:
+            origin = registry.origin(kind, trained["name"])
+        except PluginError as error:
+            if local:
+                raise MilsurvError(
+                    f"{folder}: {name} came from the local file {file}, and a model brings no code; name the file with "
+                    "--plugin FILE"
+                ) from error
+            raise MilsurvError(
+                f"{folder}: {name} of {trained['distribution']} {trained['version']} is not here ({error}); install "
+                "it with pip"
+            ) from error
+        if origin == trained["origin"]:
+            continue
+        if registry.own_origin(kind, trained["name"]) == trained.get("own_origin"):
+            changed.append(name)
+            continue
+        source = f"the local file {file}" if local else f"{trained['distribution']} {trained['version']}"
+        raise MilsurvError(
+            f"{folder}: {name} was trained as {source} had it, and the code of "
+            f"{registry.describe(kind, trained['name'])} here is different; use the code that it was trained with, or "
+            "train anew"
+        )
+    return changed
+
+
+def _warnings(folder: Path, changed: list[str]) -> tuple[str, ...]:
+    """What to say when milsurv's own code is not what it was in training."""
+    content = read_json(folder / FEATURES)
+    code = IMPORTING_CODE if "import" in content else EXTRACTION_CODE
+    if content.get("origins", {}).get("milsurv") != framework_fingerprint(*code):
+        changed = [*changed, "what makes features"]
+    if not changed:
+        return ()
+    made_by = read_json(folder / ENVIRONMENT)["milsurv"]
+    return (
+        f"the code of {', '.join(changed)} in milsurv {__version__} is not that of milsurv {made_by}, which trained "
+        "this model, so predictions can differ; train anew, or use the milsurv of training, to be sure",
+    )
+
+
+def _is_path(value: Any) -> bool:
+    """A file or folder may stand elsewhere; what it holds is part of a slide's own identity."""
+    return isinstance(value, str) and Path(value).is_absolute()
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as ``section.key``; plugins' sources are left out, they are compared as plugins are."""
+    return dict(_pairs({key: value for key, value in content.items() if key != "origins"}, prefix))
+
+
+def _pairs(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _pairs(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """``config.yaml`` of a run's folder as it stands. Raises MilsurvError when it is damaged."""
+    path = folder / "config.yaml"
+    try:
+        settings = construct_yaml(compose_yaml(read_checked(path)))
+    except YAMLError as error:
+        raise MilsurvError(f"{path} is damaged ({error}); copy it again") from error
+    if not isinstance(settings, dict):
+        raise MilsurvError(f"{path} is damaged (it holds no keys and values); copy it again")
+    return settings

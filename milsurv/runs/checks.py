@@ -1,0 +1,217 @@
+"""Everything that can be known before a run starts: the run's own stages with a sample of the slides."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from milsurv.cohort.cases import Cohort, SlideRef
+from milsurv.cohort.locate import SlideFolder
+from milsurv.cohort.reasons import few_lines
+from milsurv.config.cohort import SyntheticCohort, TableCohort
+from milsurv.config.run import RunConfig
+from milsurv.errors import MilsurvError, ProblemsError, size
+from milsurv.executors.devices import choose_device
+from milsurv.features.extract import ExtractedSlide, ExtractionSettings, load_encoder, release_encoders
+from milsurv.features.room import free_bytes, nearest_folder
+from milsurv.plugin.registry import Registry
+from milsurv.runs.folder import FeatureSettings, RunContent, RunFolder
+from milsurv.runs.planning import Plan, cohort_of, feature_settings, fold_jobs, plan_folds
+from milsurv.runs.sample import Sample, look_at
+from milsurv.storage.atomic import write_text
+from milsurv.synthetic.cohort import plan_cohort, slide_path, write_slide
+from milsurv.training.bags import CachePlan, shared_cache
+from milsurv.training.data import TrainingCase
+from milsurv.training.loop import fit_loss, rehearse
+
+T = TypeVar("T")
+
+BYTES_OF_SYNTHETIC_SLIDE = 2**21
+LARGE_WEIGHTS = 5 * 10**8
+"""Bytes of a weights file beyond which a check does not load it."""
+EMBEDDED_PATCHES = 4
+
+
+@dataclass
+class Findings:
+    """What a check found, a line each."""
+
+    facts: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def check_run(config: RunConfig, registry: Registry, only_fold: int | None = None) -> Findings:
+    """Check a run whose configuration and plugins are valid, by all that it does before the first epoch."""
+    findings = Findings()
+    device = _collect(findings, lambda: choose_device(config.device))
+    _check_workspace(config.workspace, findings)
+    settings = _collect(findings, lambda: feature_settings(config, registry))
+    if settings is None:
+        return findings
+    with tempfile.TemporaryDirectory(prefix="milsurv-check-") as scratch:
+        folder = Path(scratch)
+        cohort = _collect(findings, lambda: _read_cohort(config, settings, folder, findings))
+        if cohort is None:
+            return findings
+        sample = _collect(findings, lambda: _look_at(config, cohort, settings, registry, folder))
+        if sample is None:
+            return findings
+        _tell_slides(config, sample, findings)
+        if device is not None and isinstance(settings, ExtractionSettings) and sample.new:
+            findings.warnings += settings.warnings((), registry)
+            _collect(findings, lambda: _check_weights(settings, registry, device, sample, findings))
+        plan = _collect(findings, lambda: plan_folds(cohort, sample.outcomes, config, only_fold))
+        if plan is None:
+            return findings
+        findings.facts.append(
+            f"{len(plan.splits)} folds of the {len(plan.usable.cases)} cases with {_what(config)[1]}"
+        )
+        findings.warnings += plan.warnings
+        if device is not None and sample.files:
+            content = RunContent(
+                config, registry, settings, cohort, plan.usable, sample.outcomes, plan.splits, plan.warnings
+            )
+            _collect(findings, lambda: _rehearse(content, plan, sample, folder, device, only_fold))
+    return findings
+
+
+def _read_cohort(config: RunConfig, settings: FeatureSettings, folder: Path, findings: Findings) -> Cohort:
+    table, files = config.cohort, None
+    if isinstance(table, SyntheticCohort):
+        findings.facts.append(f"a synthetic cohort of {table.cases} cases, seed {table.seed}")
+        needed = table.cases * BYTES_OF_SYNTHETIC_SLIDE
+        _check_disk(config.workspace, needed, "the synthetic slides", findings)
+        made, slides = plan_cohort(table.cases, table.seed)
+        table = TableCohort(table=folder / "cohort.csv")
+        write_text(table.table, made.to_csv(index=False))
+        files = SlideFolder(folder, tuple(slide_path(slide, folder) for slide in slides))
+    cohort = cohort_of(config, table, settings, files)
+    dropped = few_lines(cohort.dropped, "rows or cases of the table are left out, which a run's report lists")
+    findings.warnings += [*cohort.warnings, *dropped]
+    events = sum(case.event for case in cohort.cases)
+    findings.facts.append(
+        f"{len(cohort.cases)} cases, {events} events, {len(_slides(cohort))} slides in the table"
+    )
+    findings.facts += cohort.missing
+    return cohort
+
+
+def _slides(cohort: Cohort) -> list[SlideRef]:
+    return [slide for case in cohort.cases for slide in case.slides]
+
+
+def _look_at(
+    config: RunConfig, cohort: Cohort, settings: FeatureSettings, registry: Registry, folder: Path
+) -> Sample:
+    slides = _slides(cohort)
+    if not isinstance(config.cohort, SyntheticCohort):
+        return look_at(slides, settings, registry, folder)
+    _, drawn = plan_cohort(config.cohort.cases, config.cohort.seed)
+    write_slide(drawn[0], folder)
+    sample = look_at(slides[:1], settings, registry, folder)
+    reason = sample.outcomes[slides[0].slide_id].reason
+    outcomes = {slide.slide_id: ExtractedSlide(slide.slide_id, {}, reason=reason) for slide in slides}
+    return replace(sample, outcomes=outcomes, bytes=sample.bytes * len(slides))
+
+
+def _what(config: RunConfig) -> tuple[str, str, str]:
+    """What is said of slides that can be used, of a case with one, and of the disk space that features take."""
+    if config.features is not None:
+        return "have features at every magnification", "a slide that has features", "the imported features"
+    return "open, or have features already", "a slide that opens", "features, were all of each slide tissue,"
+
+
+def _tell_slides(config: RunConfig, sample: Sample, findings: Findings) -> None:
+    outcomes = sample.outcomes.values()
+    doubts = [f"slide {of.slide_id}: {doubt}" for of in outcomes for doubt in of.doubts]
+    left_out = [
+        f"slide {of.slide_id} will be left out: {of.reason}" for of in outcomes if of.reason is not None
+    ]
+    findings.warnings += [
+        *few_lines(doubts, "doubts about slides"),
+        *few_lines(left_out, "slides will be left out"),
+    ]
+    findings.facts.append(f"{len(outcomes) - len(left_out)} slides {_what(config)[0]}")
+    _check_disk(config.workspace, int(sample.bytes), _what(config)[2], findings)
+
+
+def _check_weights(
+    settings: ExtractionSettings, registry: Registry, device: str, sample: Sample, findings: Findings
+) -> None:
+    """Look for the backbone's weights; those that are here and not too large embed some patches."""
+    section = settings.config.extracting_backbone
+    found = registry.create("backbone", section).find_weights()
+    if found.note is not None:
+        findings.warnings.append(found.note)
+    if found.file is None:
+        return
+    count = found.file.stat().st_size
+    if count > LARGE_WEIGHTS:
+        findings.facts.append(f"the weights of {section.name} are here ({size(count)}), and were not loaded")
+    elif sample.patches is not None:
+        patches, encoder = sample.patches[:EMBEDDED_PATCHES], load_encoder(settings, device)
+        finest, n = max(settings.config.tiling.magnifications), len(patches)
+        coords = {finest: np.zeros((n, 2), np.int64)}
+        try:
+            with encoder.slide("a sampled slide", coords, settings.config.extraction.dtype) as slide:
+                encoder.put(slide, finest, np.arange(n), patches)
+        finally:
+            release_encoders()
+
+
+def _rehearse(
+    content: RunContent, plan: Plan, sample: Sample, folder: Path, device: str, only_fold: int | None
+) -> None:
+    """Fit the loss of every fold, and train one of them for a step, on the sampled slides' features in place of all."""
+    cases = [
+        TrainingCase(
+            case.case_id,
+            case.time,
+            case.event,
+            tuple((slide.slide_id, sample.files[at % len(sample.files)]) for slide in case.slides),
+        )
+        for at, case in enumerate(plan.usable.cases)
+    ]
+    jobs = fold_jobs(content, cases, RunFolder(folder), plan.times, device, CachePlan("none", 0))
+    jobs = [job for job in jobs if only_fold in (None, job.fold)]
+    for job in jobs:
+        fit_loss(job, content.registry)
+    try:
+        rehearse(jobs[0])
+    finally:
+        shared_cache.cache_clear()
+
+
+def _check_workspace(workspace: Path, findings: Findings) -> None:
+    there = nearest_folder(workspace)
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        findings.problems.append(f"workspace {workspace} cannot be written: {error.strerror} at {there}")
+
+
+def _check_disk(workspace: Path, needed: int, what: str, findings: Findings) -> None:
+    there, free = nearest_folder(workspace), free_bytes(workspace)
+    line = f"{what} take at most {size(needed)}; {size(free)} are free in {there}"
+    if needed > free:
+        findings.warnings.append(line)
+    else:
+        findings.facts.append(line)
+
+
+def _collect(findings: Findings, question: Callable[[], T]) -> T | None:
+    """The answer, or None with its problems among the findings."""
+    try:
+        return question()
+    except ProblemsError as error:
+        findings.problems += error.problems
+    except MilsurvError as error:
+        findings.problems.append(str(error))
+    return None

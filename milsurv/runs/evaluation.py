@@ -1,0 +1,66 @@
+"""What a run's finished folds come to: predictions put together, and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from milsurv.cohort.cases import Case, Split
+from milsurv.evaluation.clinical import ClinicalData
+from milsurv.evaluation.evaluate import evaluate
+from milsurv.evaluation.strata import TrainingFollowUp
+from milsurv.evaluation.subgroups import attributes_of, subgroups
+from milsurv.evaluation.times import EvaluationTimes
+from milsurv.runs.folder import METRICS, RunContent, RunFolder
+from milsurv.storage.atomic import json_text
+from milsurv.storage.checksums import write_checked
+from milsurv.training.job import OPTIMISTIC, PREDICTIONS, TRAINING_RISKS, FoldJob
+from milsurv.training.results import read_predictions
+
+
+def measure(
+    jobs: Sequence[FoldJob], content: RunContent, times: EvaluationTimes, folder: RunFolder
+) -> dict[str, Any]:
+    """Metrics of the folds that are finished; all of them also give the run's ``predictions.csv``."""
+    finished = [job for job in jobs if job.finished]
+    true_risk = {case.case_id: case.true_risk for case in content.usable.cases if case.true_risk is not None}
+    follow_up = {case.case_id: case for case in content.usable.cases}
+    training = {split.fold: _training_follow_up(split, follow_up) for split in content.splits}
+    settings = content.config.evaluation
+    groups = subgroups(attributes_of(content.usable), settings.subgroups)
+    clinical = _clinical_data(content, finished) if settings.clinical else None
+    accounts = {}
+    for prefix in jobs[0].prefixes.values():
+        predictions = pd.concat(
+            [read_predictions(job.folder / f"{prefix}{PREDICTIONS}") for job in finished], ignore_index=True
+        )
+        if true_risk:
+            predictions.insert(7, "true_risk", predictions["case_id"].map(true_risk))
+        accounts[prefix] = evaluate(
+            predictions, training, times, settings, groups, None if prefix else clinical
+        )
+        if len(finished) == len(jobs):
+            write_checked(folder.path / f"{prefix}{PREDICTIONS}", predictions.to_csv(index=False))
+    metrics = {"cohort": content.summary, **accounts[""], "optimistic": accounts.get(OPTIMISTIC)}
+    if len(finished) == len(jobs):
+        write_checked(folder.path / METRICS, json_text(metrics))
+    return metrics
+
+
+def _clinical_data(content: RunContent, finished: Sequence[FoldJob]) -> ClinicalData:
+    risks = {
+        (job.seed, job.fold): read_predictions(job.folder / TRAINING_RISKS)
+        for job in finished
+        if (job.folder / TRAINING_RISKS).is_file()
+    }
+    return ClinicalData.of(content.usable, content.splits, content.config.evaluation.clinical, risks)
+
+
+def _training_follow_up(split: Split, cases: dict[str, Case]) -> TrainingFollowUp:
+    training = [cases[case_id] for case_id in split.train + split.validation]
+    return TrainingFollowUp(
+        np.array([case.time for case in training]), np.array([case.event for case in training])
+    )

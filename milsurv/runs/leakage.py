@@ -1,0 +1,148 @@
+"""Whom a run's models learned from, kept beside them without anybody's id, so that no model judges a case it knows."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from milsurv.cohort.cases import Cohort, Split
+from milsurv.evaluation.strata import TrainingFollowUp
+from milsurv.storage.atomic import fingerprint
+from milsurv.storage.checksums import read_checked, write_checked
+
+SLIDES = "training_slides.csv"
+FOLLOW_UP = "training_follow_up.csv"
+_ENDS = re.compile(r"(?<=[A-Za-z0-9])(?=[^A-Za-z0-9])")
+
+
+@dataclass(frozen=True)
+class Acquaintance:
+    """Which folds' models may judge a slide."""
+
+    unseen_by: tuple[int, ...]
+    """The folds that did not learn from its case."""
+    reason: str | None = None
+    """How the slide is known; None when it is not, and every fold may judge it."""
+
+    @property
+    def in_words(self) -> str | None:
+        """How the slide is known, and who judges it; None when it is not known."""
+        if self.reason is None:
+            return None
+        if not self.unseen_by:
+            return f"{self.reason}, in every fold: no model can judge it honestly"
+        folds = ", ".join(map(str, self.unseen_by))
+        return f"{self.reason}: judged by fold {folds} alone, which did not see it"
+
+
+@dataclass(frozen=True)
+class TrainingCases:
+    """The slides that a run trained on, and how long their cases were followed."""
+
+    slides: pd.DataFrame
+    """A row per slide: digests of its ``case`` and ``slide`` ids, what stands for its ``content``, and ``unseen_by``,
+    the folds whose models learned nothing from its case."""
+    follow_up: TrainingFollowUp
+    """Of all cases, in no order that tells who is who."""
+
+    @classmethod
+    def of(cls, cohort: Cohort, made_from: Mapping[str, Any], splits: Sequence[Split]) -> TrainingCases:
+        """``made_from``: slide id -> what tells the files that its features were made from."""
+        learned = {split.fold: {*split.train, *split.validation} for split in splits}
+        rows = []
+        for case in cohort.cases:
+            unseen = " ".join(str(fold) for fold, cases in learned.items() if case.case_id not in cases)
+            rows += [
+                {
+                    "case": digest(case.case_id),
+                    "slide": digest(slide.slide_id),
+                    "content": content_of(made_from[slide.slide_id]),
+                    "unseen_by": unseen,
+                }
+                for slide in case.slides
+            ]
+        follow_up = sorted((case.time, case.event) for case in cohort.cases)
+        return cls(
+            pd.DataFrame(rows).sort_values("slide", ignore_index=True),
+            TrainingFollowUp(np.array([t for t, _ in follow_up]), np.array([e for _, e in follow_up])),
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> TrainingCases:
+        """What :meth:`write` left in ``folder``."""
+        follow_up = pd.read_csv(StringIO(read_checked(folder / FOLLOW_UP)), float_precision="round_trip")
+        return cls(
+            pd.read_csv(StringIO(read_checked(folder / SLIDES)), dtype=str, keep_default_na=False),
+            TrainingFollowUp(follow_up["time"].to_numpy(), follow_up["event"].to_numpy()),
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write both tables into ``folder``."""
+        write_checked(folder / SLIDES, self.slides.to_csv(index=False))
+        table = pd.DataFrame({"time": self.follow_up.time, "event": self.follow_up.event})
+        write_checked(folder / FOLLOW_UP, table.to_csv(index=False))
+
+    def acquaintance(
+        self, slide_id: str, made_from: Any, case_ids: Sequence[str], folds: Sequence[int]
+    ) -> Acquaintance:
+        """Which of ``folds`` may judge a slide: those that learned from none of the cases that may be its own.
+
+        They are the cases of its file, of its id, and those with one of ``case_ids``.
+        """
+        known = {
+            "the same file trained this model": ("content", [content_of(made_from)]),
+            "a slide of this id trained this model": ("slide", [digest(slide_id)]),
+            "its case trained this model": ("case", [digest(name) for name in case_ids]),
+        }
+        found = {
+            reason: {case for value in values for case in self._cases_by[column].get(value, ())}
+            for reason, (column, values) in known.items()
+        }
+        reasons = [reason for reason, cases in found.items() if cases]
+        if not reasons:
+            return Acquaintance(tuple(folds))
+        allowed = set.intersection(*(self._unseen_by[case] for cases in found.values() for case in cases))
+        return Acquaintance(tuple(fold for fold in folds if fold in allowed), reasons[0])
+
+    @cached_property
+    def _cases_by(self) -> dict[str, dict[str, set[str]]]:
+        """Column -> its value -> digests of the cases of its slides."""
+        found: dict[str, dict[str, set[str]]] = {
+            name: defaultdict(set) for name in ("content", "slide", "case")
+        }
+        for row in self.slides.to_dict("records"):
+            for column, cases in found.items():
+                cases[row[column]].add(row["case"])
+        return found
+
+    @cached_property
+    def _unseen_by(self) -> dict[str, set[int]]:
+        """Digest of a case -> folds that did not learn from it."""
+        return {
+            row["case"]: set(map(int, row["unseen_by"].split())) for row in self.slides.to_dict("records")
+        }
+
+
+def beginnings(name: str) -> list[str]:
+    """The name, and what it begins with up to each sign that is no letter or digit: ids of cases that it may tell."""
+    return [name, *(name[: end.start()] for end in _ENDS.finditer(name))]
+
+
+def digest(identifier: str) -> str:
+    """16 hexadecimal digits that stand for an id, by which it can be recognised but not read."""
+    return hashlib.sha256(identifier.encode()).hexdigest()[:16]
+
+
+def content_of(made_from: Any) -> str:
+    """What stands for the content of a slide's files: their quick hash, not the source of its tissue."""
+    return fingerprint(made_from[0] if isinstance(made_from, list) else made_from)

@@ -1,0 +1,278 @@
+"""The way through the house: from slides and follow-up to a report, one function per stage."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from milsurv.cohort.cases import Cohort, SlideRef
+from milsurv.cohort.reasons import few_lines
+from milsurv.config.cohort import SyntheticCohort, TableCohort
+from milsurv.config.run import RunConfig
+from milsurv.executors.base import IN_OTHER_HANDS, Event, Executor, Unit
+from milsurv.executors.devices import choose_device, count_workers, slides_in_hand, visible_gpus
+from milsurv.executors.local import LocalExecutor
+from milsurv.explain.views import views_of_fold
+from milsurv.features.extract import ExtractedSlide, release_encoders
+from milsurv.features.importers.importing import ImportSettings, require_equal_dims
+from milsurv.features.store import feature_dims
+from milsurv.features.tally import EVENTS, Tally
+from milsurv.plugin.lifecycle import HookFailure, LifeCycle
+from milsurv.plugin.registry import Registry
+from milsurv.progress import RunProgress, Stage
+from milsurv.report.html import write_report
+from milsurv.runs.evaluation import measure
+from milsurv.runs.folder import FeatureSettings, RunContent, RunFolder
+from milsurv.runs.planning import (
+    as_training_case,
+    cohort_of,
+    feature_settings,
+    fold_jobs,
+    plan_folds,
+    require_fold,
+)
+from milsurv.storage.atomic import fingerprint, write_text
+from milsurv.storage.locks import remove_abandoned
+from milsurv.synthetic.cohort import GENERATOR_VERSION, draw, plan_cohort, slide_path
+from milsurv.training.bags import CachePlan, plan_cache, shared_cache
+from milsurv.training.data import TrainingCase, files_of
+from milsurv.training.job import PREDICTIONS, FoldJob
+from milsurv.training.loop import fit_loss, train_fold
+from milsurv.training.results import read_predictions
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    report: Path | None
+    """None when folds are still to be trained."""
+    slides_left_out: int
+    cohort: Cohort
+
+
+def run(
+    config: RunConfig, registry: Registry, progress: RunProgress, only_fold: int | None = None
+) -> RunResult:
+    """Do all of a run that is not done yet. Raises MilsurvError for what the user can mend."""
+    registry.require_unchanged()
+    device = choose_device(config.device)
+    if config.training.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by PyTorch's documentation
+    for part in ("cohorts", "features", "runs", "evaluations"):
+        remove_abandoned(config.workspace / part)
+    if config.splits.files is None:
+        require_fold(only_fold, range(config.splits.count))
+    workers = count_workers(config.executor.workers, device)
+    with LocalExecutor(workers, config.executor.threads, visible_gpus(device)) as executor:
+        settings = feature_settings(config, registry)
+        cohort = prepare_cohort(config, settings, executor, progress)
+        slides = [slide for case in cohort.cases for slide in case.slides]
+        outcomes = extract_features(slides, settings, registry, executor, progress, device)
+        plan = plan_folds(cohort, outcomes, config, only_fold)
+        for warning in plan.warnings:
+            progress.warn(warning)
+        content = RunContent(
+            config, registry, settings, cohort, plan.usable, outcomes, plan.splits, plan.warnings
+        )
+        folder = RunFolder.lay_out(content, plan.times)
+        cases = [as_training_case(case, settings) for case in plan.usable.cases]
+        cache = plan_bags(cases, config, device, workers, progress)
+        jobs = fold_jobs(content, cases, folder, plan.times, device, cache)
+        if taken := folder.take_over(jobs, content):
+            progress.say(
+                f"{taken} of {len(jobs)} folds go on from where another evaluation of this training was"
+            )
+        todo = [job for job in jobs if only_fold in (None, job.fold)]
+        for job in todo:
+            fit_loss(job, registry)  # a fold that cannot train is told before the first one trains
+        life_cycle = tell_plugins(registry, folder, progress)
+        train(todo, folder, executor, progress, life_cycle, config)
+    progress.say("measuring, writing the report")
+    metrics = measure(jobs, content, plan.times, folder)
+    finished = all(job.finished for job in jobs)
+    report = finish(content, folder, metrics, life_cycle) if finished else None
+    left_out = sum(outcome.reason is not None for outcome in outcomes.values())
+    return RunResult(folder.path, metrics, report, left_out, plan.usable)
+
+
+def prepare_cohort(
+    config: RunConfig, settings: FeatureSettings, executor: Executor, progress: RunProgress
+) -> Cohort:
+    """Read the cohort's table and find its slides or their features; a synthetic cohort is made first."""
+    table = config.cohort
+    if isinstance(table, SyntheticCohort):
+        table = _make_synthetic(table, config.workspace, executor, progress)
+    cohort = cohort_of(config, table, settings)
+    for line in cohort.missing:
+        progress.say(line)
+    for warning in cohort.warnings:
+        progress.warn(warning)
+    for line in few_lines(cohort.dropped, "rows or cases of the table are left out, which the report lists"):
+        progress.warn(line)
+    return cohort
+
+
+def synthetic_table(config: SyntheticCohort, workspace: Path) -> TableCohort:
+    """Where a synthetic cohort's table and slides stand."""
+    content = {"cases": config.cases, "seed": config.seed, "generator": GENERATOR_VERSION}
+    folder = workspace / "cohorts" / f"synthetic-{fingerprint(content)}"
+    return TableCohort(table=folder / "cohort.csv", slides=folder / "slides")
+
+
+def _make_synthetic(
+    config: SyntheticCohort, workspace: Path, executor: Executor, progress: RunProgress
+) -> TableCohort:
+    location = synthetic_table(config, workspace)
+    assert location.slides is not None
+    table, slides = plan_cohort(config.cases, config.seed)
+    write_text(location.table, table.to_csv(index=False))
+    paths = {slide_path(slide, location.slides): slide for slide in slides}
+    units = [
+        Unit(slide.slide_id, draw, {"slide": slide, "folder": location.slides}, path)
+        for path, slide in paths.items()
+        if not path.exists()
+    ]
+    with progress.stage("drawing slides", len(units), "slides") as stage:
+        executor.run(units, partial(_count, stage, "drawn"))
+    return location
+
+
+def extract_features(
+    slides: Sequence[SlideRef],
+    settings: FeatureSettings,
+    registry: Registry,
+    executor: Executor,
+    progress: RunProgress,
+    device: str,
+) -> dict[str, ExtractedSlide]:
+    """Slide id -> what became of it; slides whose feature files are whole are not read again."""
+    outcomes: dict[str, ExtractedSlide] = {}
+    todo: list[SlideRef] = []
+    for slide in slides:
+        if slide.path is None:
+            outcomes[slide.slide_id] = ExtractedSlide(slide.slide_id, {}, reason=slide.reason)
+        elif done := settings.done_before(slide):
+            outcomes[slide.slide_id] = done
+        else:
+            todo.append(slide)
+    for warning in settings.warnings(todo, registry):
+        progress.warn(warning)
+    tally = Tally(settings.folder)
+
+    def on_event(unit: Unit, event: Event) -> None:
+        if event["event"] == "smaller batches":
+            progress.warn(
+                f"the memory of {device} holds batches of {event['batch_size']}: set extraction.batch_size to that"
+            )
+        tally.add({"slide": unit.name, **event})
+        progress.log(event.get("traceback", ""))
+        _count(stage, "slide", unit, event, tally)
+
+    with progress.stage(f"{settings.verb} features", len(todo), "slides") as stage:
+        units = [settings.unit(slide, device) for slide in todo]
+        fresh = executor.run(units, on_event, slides_in_hand(device), release_encoders)
+    outcomes |= {outcome.slide_id: outcome for outcome in fresh}
+    _warn_of_slides(outcomes.values(), tally.folder / EVENTS, progress)
+    if isinstance(settings, ImportSettings):
+        used = [outcome.slide_id for outcome in outcomes.values() if outcome.reason is None]
+        require_equal_dims({slide_id: feature_dims(settings.path(slide_id)) for slide_id in used})
+    return outcomes
+
+
+def _warn_of_slides(outcomes: Collection[ExtractedSlide], events: Path, progress: RunProgress) -> None:
+    left_out = [f"slide {o.slide_id} is left out: {o.reason}" for o in outcomes if o.reason is not None]
+    doubted = [f"slide {o.slide_id}: {doubt}" for o in outcomes for doubt in o.doubts]
+    for lines, what in ((left_out, "slides are left out"), (doubted, "doubts about slides")):
+        for line in few_lines(lines, f"{what}, which the report lists"):
+            progress.warn(line)
+    if any(outcome.fault for outcome in outcomes):
+        progress.warn(f"the tracebacks of unexpected failures are in {events}")
+
+
+def _count(stage: Stage, done: str, unit: Unit, event: Event, note: object = "") -> None:
+    """Advance a stage by each event named ``done``."""
+    if event["event"] == IN_OTHER_HANDS:
+        stage.wait_for(unit.name)
+    stage.advance(event["event"] == done, note)
+
+
+def plan_bags(
+    cases: Sequence[TrainingCase], config: RunConfig, device: str, workers: int, progress: RunProgress
+) -> CachePlan:
+    """Where each worker keeps the bags that its folds train on."""
+    plan, told = plan_cache(files_of(cases), config.executor, device, workers)
+    progress.say(f"bags: {told}")
+    return plan
+
+
+def tell_plugins(registry: Registry, folder: RunFolder, progress: RunProgress) -> LifeCycle:
+    """The life-cycle hooks of all plugins; one that fails is a warning, and its traceback stands in the events."""
+
+    def on_failure(failure: HookFailure) -> None:
+        progress.warn(
+            f"plugin {failure.plugin} failed in {failure.hook} and is told nothing more of this run "
+            f"({failure.error}); the traceback stands in {folder.path / EVENTS}"
+        )
+        folder.log({"event": "plugin switched off", **asdict(failure)})
+
+    return LifeCycle(registry.manager, on_failure)
+
+
+def train(
+    jobs: Sequence[FoldJob],
+    folder: RunFolder,
+    executor: Executor,
+    progress: RunProgress,
+    life_cycle: LifeCycle,
+    config: RunConfig,
+) -> None:
+    """Train the folds that are not finished, telling the plugins' life-cycle hooks as they go."""
+    units = [
+        Unit(f"seed {job.seed} fold {job.fold}", train_fold, {"job": job}, job.folder / PREDICTIONS)
+        for job in jobs
+        if not job.finished
+    ]
+    for job in jobs:
+        if job.finished:
+            job.remove_states()  # left when a run was killed after its last write
+    life_cycle.tell(
+        "milsurv_run_started", config=config.model_dump(mode="json", by_alias=True), folder=folder.path
+    )
+    total = sum(len(job.rows) for job in jobs if not job.trained) * config.training.epochs
+
+    def on_event(unit: Unit, event: Event) -> None:
+        job: FoldJob = unit.arguments["job"]
+        if event["event"] == IN_OTHER_HANDS:
+            stage.wait_for(unit.name)
+            return
+        if event["event"] in ("cases", "bag"):
+            stage.advance(event.get("count", 0))
+            return
+        folder.log(event)
+        fold = {"seed": job.seed, "fold": job.fold, "folder": job.folder}
+        if event["event"] == "epoch":
+            values = {key: value for key, value in event.items() if isinstance(value, float)}
+            life_cycle.tell("milsurv_epoch_finished", epoch=event["epoch"], values=values, **fold)
+        elif event["event"] == "fold finished":
+            life_cycle.tell("milsurv_fold_finished", **fold)
+
+    with progress.stage("training folds", total, "cases") as stage:
+        executor.run(units, on_event)
+    shared_cache.cache_clear()
+
+
+def finish(content: RunContent, folder: RunFolder, metrics: dict[str, Any], life_cycle: LifeCycle) -> Path:
+    """Write the report and tell the plugins."""
+    slides = content.slides()
+    predictions = read_predictions(folder.path / PREDICTIONS)
+    views = views_of_fold(content.config, content.registry, folder.path, predictions, slides)
+    report = write_report(folder.path, content.config, views)
+    life_cycle.tell("milsurv_run_finished", folder=folder.path, metrics=metrics)
+    return report

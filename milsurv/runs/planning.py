@@ -1,0 +1,177 @@
+"""From a cohort and what became of its slides to the folds that are trained; shared by a run and its check."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from milsurv.cohort.cases import Case, Cohort, Split
+from milsurv.cohort.duplicates import without_copies
+from milsurv.cohort.locate import SlideFolder
+from milsurv.cohort.splits import make_splits
+from milsurv.cohort.table import read_cohort
+from milsurv.config.cohort import SyntheticCohort, TableCohort
+from milsurv.config.run import Evaluation, RunConfig
+from milsurv.errors import CohortError, MilsurvError
+from milsurv.evaluation.clinical import attribute_table, variables
+from milsurv.evaluation.subgroups import attributes_of, subgroups
+from milsurv.evaluation.times import EvaluationTimes, evaluation_times, time_text
+from milsurv.features.extract import ExtractedSlide, ExtractionSettings
+from milsurv.features.importers.importing import ImportSettings
+from milsurv.features.tally import EVENTS
+from milsurv.plugin.registry import Registry
+from milsurv.runs.folder import OF_IMPORTED_FEATURES, FeatureSettings, RunContent, RunFolder
+from milsurv.training.bags import CachePlan
+from milsurv.training.data import TrainingCase
+from milsurv.training.job import FoldJob
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who trains, chooses the epoch and is reported in each fold, and when survival is looked at."""
+
+    usable: Cohort
+    """The cohort with the cases and slides that have features, by id."""
+    splits: tuple[Split, ...]
+    times: EvaluationTimes
+    warnings: tuple[str, ...]
+
+
+def plan_folds(
+    cohort: Cohort, outcomes: Mapping[str, ExtractedSlide], config: RunConfig, only_fold: int | None = None
+) -> Plan:
+    """The folds of the cases that have features. Raises MilsurvError when a run cannot be made of them."""
+    usable = usable_cases(cohort, outcomes)
+    require_columns(usable, config.evaluation)
+    splits, warnings = split_cases(usable, config, only_fold)
+    times = evaluation_times(
+        [case.time for case in usable.cases], [case.event for case in usable.cases], config.evaluation
+    )
+    return Plan(usable, tuple(splits), times, (*warnings, *_late_times(usable, config.evaluation)))
+
+
+def feature_settings(config: RunConfig, registry: Registry) -> FeatureSettings:
+    """How the features come about: extracted from slides, or imported."""
+    if config.features is not None:
+        return ImportSettings.of(config, config.features)
+    return ExtractionSettings.of(config, registry)
+
+
+def cohort_of(
+    config: RunConfig, table: TableCohort, settings: FeatureSettings, files: SlideFolder | None = None
+) -> Cohort:
+    """The run's cohort, read from ``table``; its slides are ``files`` or, where they are imported, features.
+
+    Raises CohortError with all that is wrong with it.
+    """
+    if isinstance(settings, ImportSettings):
+        files = settings.source.index()
+    synthetic = isinstance(config.cohort, SyntheticCohort)
+    cohort = read_cohort(
+        table,
+        files=files,
+        true_risk="true_risk" if synthetic else None,
+        synthetic=synthetic,
+        attributes=config.evaluation.columns,
+    )
+    return cohort if synthetic else without_copies(cohort, settings.likeness, table.on_invalid == "drop")
+
+
+def usable_cases(cohort: Cohort, outcomes: Mapping[str, ExtractedSlide]) -> Cohort:
+    """The cases with the slides that have features, both by id. Raises CohortError when none is left."""
+    cases = []
+    for case in sorted(cohort.cases, key=lambda case: case.case_id):
+        slides = [slide for slide in case.slides if outcomes[slide.slide_id].reason is None]
+        if slides:
+            by_id = sorted(slides, key=lambda slide: slide.slide_id)
+            cases.append(replace(case, slides=tuple(by_id)))
+    if not cases:
+        raise CohortError([_no_slide(list(outcomes.values()))])
+    return replace(cohort, cases=tuple(cases))
+
+
+def _no_slide(outcomes: Sequence[ExtractedSlide]) -> str:
+    reasons = sorted({str(outcome.reason) for outcome in outcomes})
+    told = f"no case has a usable slide; the reasons: {'; '.join(reasons[:5]) or 'no slides'}"
+    counts = Counter(outcome.fault for outcome in outcomes if outcome.fault)
+    for fault, count in counts.most_common(1):
+        if count > 1:
+            told += (
+                f"; {count} of {len(outcomes)} failed in the same unexpected way ({fault}), which points to a fault of "
+                f"milsurv, of a plugin, or of this installation: the traceback is in {EVENTS} beside the features"
+            )
+    return told
+
+
+def require_columns(cohort: Cohort, settings: Evaluation) -> None:
+    """Raise MilsurvError, before anything is trained, when a column cannot serve the evaluation."""
+    subgroups(attributes_of(cohort), settings.subgroups)
+    variables(attribute_table(cohort, settings.clinical))
+
+
+def split_cases(cohort: Cohort, config: RunConfig, only_fold: int | None) -> tuple[list[Split], list[str]]:
+    """Who trains, who chooses the epoch, who is reported; and warnings."""
+    pattern = config.cohort.case_pattern if isinstance(config.cohort, TableCohort) else None
+    splits, warnings = make_splits(cohort, config.splits, pattern)
+    require_fold(only_fold, [split.fold for split in splits])
+    if config.training.selection in ("last_epoch", "reported_fold"):
+        splits = [replace(split, train=split.train + split.validation, validation=()) for split in splits]
+    return splits, warnings
+
+
+def require_fold(only_fold: int | None, folds: Sequence[int]) -> None:
+    """Raise MilsurvError when the one fold that is asked for is not among ``folds``."""
+    if only_fold is not None and only_fold not in folds:
+        raise MilsurvError(f"--fold {only_fold}: there are folds {', '.join(map(str, folds))}")
+
+
+def _late_times(cohort: Cohort, settings: Evaluation) -> list[str]:
+    longest = max(case.time for case in cohort.cases)
+    late = [time_text(time) for time in settings.times or () if time > longest]
+    if not late:
+        return []
+    return [
+        f"evaluation.times: {', '.join(late)} lies beyond the longest follow-up, {time_text(longest)} "
+        f"{cohort.time_unit}: nothing can be measured there"
+    ]
+
+
+def as_training_case(case: Case, settings: FeatureSettings) -> TrainingCase:
+    """The case with its slides' feature files."""
+    slides = tuple((slide.slide_id, settings.path(slide.slide_id)) for slide in case.slides)
+    return TrainingCase(case.case_id, case.time, case.event, slides)
+
+
+def fold_jobs(
+    content: RunContent,
+    cases: Iterable[TrainingCase],
+    folder: RunFolder,
+    times: EvaluationTimes,
+    device: str,
+    cache: CachePlan,
+) -> list[FoldJob]:
+    """A unit's task for each seed and fold; ``cases`` are the content's with their feature files."""
+    origins = {key: origin for key, origin in content.origins.items() if key[0] in OF_IMPORTED_FEATURES}
+    by_id = {case.case_id: case for case in cases}
+
+    def chosen(ids: Sequence[str]) -> tuple[TrainingCase, ...]:
+        return tuple(by_id[case_id] for case_id in ids)
+
+    return [
+        FoldJob(
+            config=content.config,
+            seed=seed,
+            fold=split.fold,
+            folder=folder.of_fold(seed, split.fold),
+            train=chosen(split.train),
+            validation=chosen(split.validation),
+            test=chosen(split.test),
+            times=times.all,
+            device=device,
+            cache=cache,
+            origins=origins,
+        )
+        for seed in content.config.seeds
+        for split in content.splits
+    ]

@@ -1,0 +1,60 @@
+"""Checksums of the text files that a run's folder keeps, so that a damaged or edited one is refused when it is read."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from milsurv.errors import MilsurvError
+from milsurv.storage.atomic import append_line, write_text
+from milsurv.storage.documents import parse_json
+
+CHECKSUMS = "checksums.txt"
+"""Beside the files: a line ``<SHA-256>  <name>`` for each, the last one of a name holds. Lines are only added, so that
+processes which write into the same folder lose none of each other's."""
+
+
+def write_checked(path: Path, text: str) -> None:
+    """Write a text file atomically, and its checksum before it: a file with its final name has its checksum."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    if _checksums(path.parent).get(path.name) != checksum:
+        append_line(path.parent / CHECKSUMS, f"{checksum}  {path.name}")
+    write_text(path, text)
+
+
+def read_checked(path: Path) -> str:
+    """The text of a file that :func:`write_checked` wrote.
+
+    Raises MilsurvError when it is missing, has no checksum, or is not what was written.
+    """
+    if not path.is_file():
+        raise MilsurvError(f"{path} is missing; run the milsurv command again, or copy the whole folder")
+    expected = _checksums(path.parent).get(path.name)
+    if expected is None:
+        raise MilsurvError(
+            f"{path} has no checksum in {CHECKSUMS}: an older milsurv made it, or only a part of its folder was "
+            "copied; run the milsurv command again, or copy the whole folder"
+        )
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise MilsurvError(
+            f"{path} is damaged or was edited (its SHA-256 is not the one in {CHECKSUMS}); delete it and run the "
+            "milsurv command again, or copy the whole folder again"
+        )
+    return content.decode()
+
+
+def read_json(path: Path) -> Any:
+    """The data of a JSON file, see :func:`read_checked`. Raises MilsurvError when it cannot be read."""
+    return parse_json(read_checked(path), path)
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """Name -> checksum."""
+    try:
+        lines = (folder / CHECKSUMS).read_text("utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return {}
+    return {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.measure import Row, fresh, in_turn, rows_of
 from milsurv.config.run import RunConfig
-from milsurv.features.store import ScaleFeatures, write_features
+from milsurv.features.store import MagnificationFeatures, write_features
 from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase, follow_up
 from milsurv.training.job import FoldJob
@@ -85,4 +85,6 @@ def _training(folder: Path, cases: int) -> FoldTraining:
 def _write_bag(path: Path) -> None:
     grid = np.argwhere(np.ones((PATCHES_SIDE, PATCHES_SIDE))).astype(np.int32)
     features = np.random.default_rng(0).normal(size=(len(grid), FEATURES)).astype(np.float16)
-    write_features(path, {20: ScaleFeatures(features, grid.astype(np.int64) * 256, grid, 0.5, 256.0)}, {})
+    write_features(
+        path, {20: MagnificationFeatures(features, grid.astype(np.int64) * 256, grid, 0.5, 256.0)}, {}
+    )

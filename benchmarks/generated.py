@@ -1,4 +1,4 @@
-"""Cohorts of generated features for benchmarks of training: what is planted in them is seen at two scales together."""
+"""Cohorts of generated features for benchmarks of training, with a signal that two magnifications share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from milsurv.config.run import RunConfig
-from milsurv.features.store import ScaleFeatures, write_features
+from milsurv.features.store import MagnificationFeatures, write_features
 from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase
 from milsurv.training.job import FoldJob
@@ -64,13 +64,15 @@ def write_cases(folder: Path, table: pd.DataFrame, side: int, dim: int) -> tuple
     cases = []
     for (case, time, event), early in zip(table[["case", "time", "event"]].to_numpy(), 1 - rank, strict=True):
         path = folder / f"{case}.h5"
-        write_features(path, _scales(rng, side, dim, float(early)), {})
+        write_features(path, _by_magnification(rng, side, dim, float(early)), {})
         cases.append(TrainingCase(str(case), float(time), int(event), ((path.stem, path),)))
     return tuple(cases)
 
 
-def _scales(rng: np.random.Generator, side: int, dim: int, early: float) -> dict[int, ScaleFeatures]:
-    scales = {}
+def _by_magnification(
+    rng: np.random.Generator, side: int, dim: int, early: float
+) -> dict[int, MagnificationFeatures]:
+    by_magnification = {}
     coarse = rng.random((side // 4, side // 4)) < 0.5
     for m in (20, 10, 5):
         k = 20 // m
@@ -83,10 +85,10 @@ def _scales(rng: np.random.Generator, side: int, dim: int, early: float) -> dict
         if m == 20:
             together = rng.random(len(grid)) < early
             features[:, 1] += 3 * np.where(together, under, ~under)
-        scales[m] = ScaleFeatures(
+        by_magnification[m] = MagnificationFeatures(
             features.astype(np.float16), grid * 256 * k, grid.astype(np.int32), 0.5 * k, 256.0 * k
         )
-    return scales
+    return by_magnification
 
 
 def make_job(

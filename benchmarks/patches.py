@@ -98,10 +98,10 @@ def plain(path: str) -> Callable[[], object]:
     slide, size = openslide.OpenSlide(path), (TILING.patch_px, TILING.patch_px)
 
     def work() -> None:
-        for magnification, level in grid.levels.items():
-            stored = slide.get_best_level_for_downsample(level.factor)
-            side = round(level.patch_level0 / slide.level_downsamples[stored])
-            for x, y in grid.coords[magnification].tolist():
+        for m, magnification in grid.magnifications.items():
+            stored = slide.get_best_level_for_downsample(magnification.factor)
+            side = round(magnification.patch_level0 / slide.level_downsamples[stored])
+            for x, y in grid.coords[m].tolist():
                 region = slide.read_region((x, y), stored, (side, side)).convert("RGB")
                 np.asarray(region.resize(size, Image.Resampling.BOX))
 
@@ -112,7 +112,7 @@ def tiles(path: str) -> Callable[[], object]:
     """The limit: the tiles under the patches decoded, nothing else."""
     with OpenSlideSlide(Path(path)) as opened:
         grid = _grid(opened, "part")
-    side = grid.levels[TILING.magnifications[-1]].patch_level0
+    side = grid.magnifications[TILING.magnifications[-1]].patch_level0
     coarsest = grid.coords[TILING.magnifications[-1]]
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages.first

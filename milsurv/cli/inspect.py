@@ -94,9 +94,9 @@ def _print_slide(found: SlideInspection, estimate: Estimate, progress: RunProgre
     if found.mask is not None:
         line("tissue", f"{found.tissue_mm2:.1f} mm², {found.mask.fraction:.0%} of the slide")
     if found.grid is not None:
-        for index, (magnification, level) in enumerate(found.grid.levels.items()):
-            count = found.patches[magnification]
-            line("" if index else "patches", f"{magnification}x: {count:,} at {level.mpp:.4g} µm/px")
+        for index, (m, magnification) in enumerate(found.grid.magnifications.items()):
+            count = found.patches[m]
+            line("" if index else "patches", f"{m}x: {count:,} at {magnification.mpp:.4g} µm/px")
         line("time", _time(found, estimate))
         line("disk", f"{size(estimate.disk(found))} of features")
     for doubt in found.doubts:

@@ -33,7 +33,7 @@ def slide_picture(
         width: of level 0, in pixels.
         grid: None when no patch is kept: then one panel with the tissue alone.
     """
-    panels = [] if grid is None else list(grid.levels)
+    panels = [] if grid is None else list(grid.magnifications)
     count = max(1, len(panels))
     right, bottom = _extent(thumbnail, width, grid)
     figure = Figure(figsize=(PANEL_INCHES * count, PANEL_INCHES * bottom / right + 1.3), layout="constrained")
@@ -61,7 +61,10 @@ def _extent(thumbnail: NDArray[np.uint8], width: int, grid: PatchGrid | None) ->
     """Width and height in level-0 pixels of the slide with the patches that hang over its edge."""
     ends = [np.array([width, width * thumbnail.shape[0] / thumbnail.shape[1]])]
     if grid is not None:
-        ends += [grid.coords[m].max(axis=0) + level.patch_level0 for m, level in grid.levels.items()]
+        ends += [
+            grid.coords[m].max(axis=0) + magnification.patch_level0
+            for m, magnification in grid.magnifications.items()
+        ]
     right, bottom = np.max(ends, axis=0).tolist()
     return right, bottom
 
@@ -75,11 +78,13 @@ def _slide(axes: Axes, thumbnail: NDArray[np.uint8], width: int, mask: TissueMas
 
 
 def _patches(axes: Axes, grid: PatchGrid, magnification: int) -> None:
-    level, corners = grid.levels[magnification], grid.coords[magnification]
-    side = level.patch_level0
+    corners = grid.coords[magnification]
+    side = grid.magnifications[magnification].patch_level0
     squares = corners[:, None, :] + np.array([[0, 0], [side, 0], [side, side], [0, side]])
     axes.add_collection(PolyCollection(squares, facecolors="none", edgecolors=PATCH, linewidths=0.8))
-    axes.set_title(f"{magnification}x, {level.mpp:.4g} µm/px: {len(corners):,} patches")
+    axes.set_title(
+        f"{magnification}x, {grid.magnifications[magnification].mpp:.4g} µm/px: {len(corners):,} patches"
+    )
 
 
 def scale_bar(axes: Axes, width_mm: float, mm_per_px: float) -> None:

@@ -13,7 +13,7 @@ import torch
 from milsurv.errors import MilsurvError
 from milsurv.features.importers.layouts import TRIDENT_FEATURES
 from milsurv.features.inventory import feature_files
-from milsurv.features.store import ScaleFeatures, read_attributes, read_scales
+from milsurv.features.store import MagnificationFeatures, read_attributes, read_features
 from milsurv.storage.atomic import atomic_path
 
 ExportLayout = Literal["trident", "clam"]
@@ -31,19 +31,19 @@ def export_features(folder: Path, output: Path, layout: ExportLayout) -> Iterato
         raise MilsurvError(f"{output} lies within the features to export; name another folder")
     for file in feature_files(folder):
         attributes = read_attributes(file)
-        for magnification, scale in read_scales(file).items():
+        for magnification, stored in read_features(file).items():
             if layout == "trident":
-                _write_trident(file, output, magnification, scale, attributes)
+                _write_trident(file, output, magnification, stored, attributes)
             else:
-                _write_clam(file, output, magnification, scale)
+                _write_clam(file, output, magnification, stored)
         yield file
 
 
 def _write_trident(
-    file: Path, output: Path, magnification: int, scale: ScaleFeatures, attributes: dict[str, Any]
+    file: Path, output: Path, magnification: int, stored: MagnificationFeatures, attributes: dict[str, Any]
 ) -> None:
-    patch_px, side = attributes.get("patch_px"), scale.patch_level0
-    if scale.coords is None or patch_px is None or side is None:
+    patch_px, side = attributes.get("patch_px"), stored.patch_level0
+    if stored.coords is None or patch_px is None or side is None:
         raise MilsurvError(
             f"{file}: does not say where and how large its {magnification}x patches are, which TRIDENT's files do; "
             "export it with --layout clam"
@@ -60,21 +60,21 @@ def _write_trident(
     if attributes.get("mpp"):
         about["level0_magnification"] = round(10 / attributes["mpp"])
     with atomic_path(folder / file.name) as temporary, h5py.File(temporary, "w") as opened:
-        opened.create_dataset("features", data=scale.features)
-        opened.create_dataset("coords", data=scale.coords).attrs.update(about)
+        opened.create_dataset("features", data=stored.features)
+        opened.create_dataset("coords", data=stored.coords).attrs.update(about)
 
 
-def _write_clam(file: Path, output: Path, magnification: int, scale: ScaleFeatures) -> None:
+def _write_clam(file: Path, output: Path, magnification: int, stored: MagnificationFeatures) -> None:
     folder = output / f"{magnification}x"
-    features = scale.features.astype(np.float32)
-    if scale.coords is not None:
+    features = stored.features.astype(np.float32)
+    if stored.coords is not None:
         with (
             atomic_path(folder / "h5_files" / file.name) as temporary,
             h5py.File(temporary, "w") as opened,
         ):
             opened.create_dataset("features", data=features)
-            coords = opened.create_dataset("coords", data=scale.coords)
-            if scale.patch_level0 is not None:
-                coords.attrs["patch_size_level0"] = scale.patch_level0
+            coords = opened.create_dataset("coords", data=stored.coords)
+            if stored.patch_level0 is not None:
+                coords.attrs["patch_size_level0"] = stored.patch_level0
     with atomic_path(folder / "pt_files" / f"{file.stem}.pt") as temporary:
         torch.save(torch.from_numpy(features), temporary)

@@ -24,7 +24,7 @@ from milsurv.executors.devices import choose_device, decoding_threads
 from milsurv.executors.memory import release_device_memory
 from milsurv.features.encoder import Encoder, choose_precision
 from milsurv.features.room import lacking_room
-from milsurv.features.store import ScaleFeatures, read_attributes, write_features
+from milsurv.features.store import MagnificationFeatures, read_attributes, write_features
 from milsurv.plugin.base import PluginSection
 from milsurv.plugin.registry import Registry, get_registry
 from milsurv.plugin.sources import framework_fingerprint
@@ -290,11 +290,13 @@ def _extract(
             "settings": settings.content,
             "milsurv_version": __version__,
         }
-    scales = {
-        m: ScaleFeatures(features[m], grid.coords[m], grid.grid[m], level.mpp, level.patch_level0)
-        for m, level in grid.levels.items()
+    by_magnification = {
+        m: MagnificationFeatures(
+            features[m], grid.coords[m], grid.grid[m], magnification.mpp, magnification.patch_level0
+        )
+        for m, magnification in grid.magnifications.items()
     }
-    write_features(settings.path(slide_id), scales, attributes)
+    write_features(settings.path(slide_id), by_magnification, attributes)
     return _outcome(slide_id, attributes)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from milsurv.errors import MilsurvError
-from milsurv.features.store import ScaleFeatures, read_attributes, read_scales
+from milsurv.features.store import MagnificationFeatures, read_attributes, read_features
 
 MADE_FROM = ("slide", "source")
 """Attribute with the identity of what a file was made from: a slide, or features of others."""
@@ -79,32 +79,34 @@ def list_folders(workspace: Path) -> list[FeatureFolder]:
 def problems_of(path: Path) -> list[str]:
     """What is wrong with a feature file, which is read whole, checksums and all; empty when it is sound."""
     try:
-        attributes, scales = read_attributes(path), read_scales(path)
+        attributes, by_magnification = read_attributes(path), read_features(path)
     except MilsurvError as error:
         return [str(error)]
-    if not scales:
+    if not by_magnification:
         return [f"{path}: holds no magnification"]
-    problems = [*_attribute_problems(attributes, scales)]
-    for magnification, scale in scales.items():
-        problems += [f"{magnification}x: {problem}" for problem in _scale_problems(scale)]
+    problems = [*_attribute_problems(attributes, by_magnification)]
+    for magnification, stored in by_magnification.items():
+        problems += [f"{magnification}x: {problem}" for problem in _array_problems(stored)]
     if not problems:
-        problems += _grid_problems(scales, extracted="slide" in attributes)
+        problems += _grid_problems(by_magnification, extracted="slide" in attributes)
     return [f"{path}: {problem}" for problem in problems]
 
 
-def _attribute_problems(attributes: Mapping[str, Any], scales: Mapping[int, ScaleFeatures]) -> Iterable[str]:
+def _attribute_problems(
+    attributes: Mapping[str, Any], by_magnification: Mapping[int, MagnificationFeatures]
+) -> Iterable[str]:
     for name in ("patches", "settings", "milsurv_version"):
         if name not in attributes:
             yield f"lacks the attribute '{name}'"
     if not any(name in attributes for name in MADE_FROM):
         yield f"lacks an attribute that says what it was made from, '{MADE_FROM[0]}' or '{MADE_FROM[1]}'"
-    counts = {str(m): len(scale.features) for m, scale in scales.items()}
+    counts = {str(m): len(stored.features) for m, stored in by_magnification.items()}
     if attributes.get("patches", counts) != counts:
         yield f"says that it holds {attributes['patches']} patches, and holds {counts}"
 
 
-def _scale_problems(scale: ScaleFeatures) -> Iterable[str]:
-    features = scale.features
+def _array_problems(stored: MagnificationFeatures) -> Iterable[str]:
+    features = stored.features
     if features.dtype.kind != "f" or features.ndim != 2 or 0 in features.shape:
         yield f"features are {features.dtype} of shape {features.shape}, not numbers (n, d) of 1 or more patches"
         return
@@ -112,37 +114,37 @@ def _scale_problems(scale: ScaleFeatures) -> Iterable[str]:
     if wrong:
         yield f"{wrong} of {len(features)} patches have features that are NaN or infinite"
     for name in ("coords", "grid"):
-        array = getattr(scale, name)
+        array = getattr(stored, name)
         if array is not None and (array.dtype.kind != "i" or array.shape != (len(features), 2)):
             yield f"{name} is {array.dtype} of shape {array.shape}, not whole numbers ({len(features)}, 2)"
     if (
-        scale.grid is not None
-        and scale.grid.ndim == 2
-        and len(np.unique(scale.grid, axis=0)) < len(scale.grid)
+        stored.grid is not None
+        and stored.grid.ndim == 2
+        and len(np.unique(stored.grid, axis=0)) < len(stored.grid)
     ):
         yield "two patches have one place in the grid"
 
 
-def _grid_problems(scales: Mapping[int, ScaleFeatures], extracted: bool) -> Iterable[str]:
+def _grid_problems(by_magnification: Mapping[int, MagnificationFeatures], extracted: bool) -> Iterable[str]:
     """Grids that do not nest, or do not fit the coordinates."""
-    grids = {m: scale.grid for m, scale in scales.items() if scale.grid is not None}
-    if 0 < len(grids) < len(scales):
+    grids = {m: stored.grid for m, stored in by_magnification.items() if stored.grid is not None}
+    if 0 < len(grids) < len(by_magnification):
         yield f"only {', '.join(f'{m}x' for m in grids)} of its magnifications have a grid"
-    if extracted and len(grids) == len(scales):
+    if extracted and len(grids) == len(by_magnification):
         coarsest = min(grids)
         held = {m: np.unique(grid // (m // coarsest), axis=0) for m, grid in grids.items()}
         for m, cells in held.items():
             if not np.array_equal(cells, held[coarsest]):
                 yield f"the {m}x patches do not lie within the {coarsest}x patches, and each of these holds one"
     origins = {}
-    for m, scale in scales.items():
-        if scale.grid is None or scale.coords is None or scale.patch_level0 is None:
+    for m, stored in by_magnification.items():
+        if stored.grid is None or stored.coords is None or stored.patch_level0 is None:
             continue
-        offsets = scale.coords - scale.grid * scale.patch_level0
+        offsets = stored.coords - stored.grid * stored.patch_level0
         origins[m] = np.median(offsets, axis=0)
-        if np.abs(offsets - origins[m]).max() > 1 + ROUNDING_SHARE * scale.patch_level0:
+        if np.abs(offsets - origins[m]).max() > 1 + ROUNDING_SHARE * stored.patch_level0:
             yield f"{m}x: coords and grid say different places"
     if origins:
-        sides = [scales[m].patch_level0 or 0.0 for m in origins]
+        sides = [by_magnification[m].patch_level0 or 0.0 for m in origins]
         if np.ptp(list(origins.values()), axis=0).max() > 1 + ROUNDING_SHARE * min(sides):
             yield "the grids of its magnifications begin at different places"

@@ -143,7 +143,7 @@ def _read_seconds(slide: Slide, grid: PatchGrid, tiling: Tiling) -> float:
     coarsest = min(grid.grid)
     places = grid.grid[coarsest]
     chosen = places[np.linspace(0, len(places) - 1, min(len(places), SAMPLED_PLACES)).round().astype(int)]
-    sample = PatchGrid(grid.levels, {**grid.grid, coarsest: chosen}, grid.coords)
+    sample = PatchGrid(grid.magnifications, {**grid.grid, coarsest: chosen}, grid.coords)
     started = time.perf_counter()
     for _ in read_grid(slide, sample, tiling):
         pass

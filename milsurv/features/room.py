@@ -14,7 +14,7 @@ from milsurv.cohort.cases import SlideRef
 from milsurv.config.run import RunConfig
 from milsurv.errors import SlideError
 from milsurv.plugin.registry import Registry
-from milsurv.slides.grid import make_grid, make_levels
+from milsurv.slides.grid import make_grid, make_magnifications
 from milsurv.slides.opening import find_tissue, open_slide, slide_faults
 from milsurv.slides.reader import Slide
 
@@ -32,7 +32,9 @@ def bytes_of_patch(dim: int, dtype: str) -> int:
 def most_patches(config: RunConfig, slide: Slide) -> float:
     """Patches over all magnifications if the whole slide were tissue. Raises SlideError when it is of no use."""
     width, height = slide.dimensions
-    sides: list[float] = [level.patch_level0 for level in make_levels(slide.mpp, config.tiling).values()]
+    sides: list[float] = [
+        magnification.patch_level0 for magnification in make_magnifications(slide.mpp, config.tiling).values()
+    ]
     return float(sum(width * height / side**2 for side in sides))
 
 

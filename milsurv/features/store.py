@@ -31,7 +31,7 @@ CHECKSUMS = "checksums"
 
 
 @dataclass(frozen=True)
-class ScaleFeatures:
+class MagnificationFeatures:
     """What is stored of one magnification."""
 
     features: NDArray[np.floating[Any]]
@@ -46,7 +46,9 @@ class ScaleFeatures:
     """Side of a patch in level-0 pixels."""
 
 
-def write_features(path: Path, scales: Mapping[int, ScaleFeatures], attributes: Mapping[str, Any]) -> None:
+def write_features(
+    path: Path, by_magnification: Mapping[int, MagnificationFeatures], attributes: Mapping[str, Any]
+) -> None:
     """Write one slide's features; ``attributes`` is anything JSON-able.
 
     HDF5 makes the file in memory: it crashes the process when it cannot write to a disk that is full.
@@ -55,14 +57,14 @@ def write_features(path: Path, scales: Mapping[int, ScaleFeatures], attributes: 
     with h5py.File(image, "w", libver=("v110", "v110")) as file:  # its headers have checksums of their own
         for name, value in attributes.items():
             file.attrs[name] = np.bytes_(json.dumps(value))
-        for magnification, scale in scales.items():
+        for magnification, stored in by_magnification.items():
             group = file.create_group(f"{magnification}x")
             for name in ("mpp", "patch_level0"):
-                if getattr(scale, name) is not None:
-                    group.attrs[name] = float(getattr(scale, name))
+                if getattr(stored, name) is not None:
+                    group.attrs[name] = float(getattr(stored, name))
             for name in ("features", "coords", "grid"):
-                if getattr(scale, name) is not None:
-                    group.create_dataset(name, data=getattr(scale, name))
+                if getattr(stored, name) is not None:
+                    group.create_dataset(name, data=getattr(stored, name))
         write_checksums(file)
     with atomic_path(path) as temporary:
         temporary.write_bytes(image.getbuffer())
@@ -163,17 +165,17 @@ class _FeatureFile:
             raise ValueError(f"{place} is not what was written: its checksum differs")
 
 
-def read_scales(path: Path) -> dict[int, ScaleFeatures]:
-    """All that a feature file holds: magnification -> scale, finest first. Raises MilsurvError as :func:`read_bag`."""
+def read_features(path: Path) -> dict[int, MagnificationFeatures]:
+    """All that a feature file holds, by magnification, finest first. Raises MilsurvError as :func:`read_bag`."""
     with _open(path) as file:
-        return {m: _read_scale(file, m) for m in file.magnifications}
+        return {m: _read_magnification(file, m) for m in file.magnifications}
 
 
-def _read_scale(file: _FeatureFile, magnification: int) -> ScaleFeatures:
+def _read_magnification(file: _FeatureFile, magnification: int) -> MagnificationFeatures:
     features = file.array(magnification, "features")
     if features is None:
         raise KeyError(f"{magnification}x has no features")
-    return ScaleFeatures(
+    return MagnificationFeatures(
         features,
         file.array(magnification, "coords"),
         file.array(magnification, "grid"),
@@ -196,15 +198,15 @@ def read_bag(path: Path) -> Bag:
 
     Raises MilsurvError when it cannot be read, or is not what was written.
     """
-    scales = read_scales(path)
+    by_magnification = read_features(path)
 
     def tensors(name: str) -> dict[int, torch.Tensor] | None:
-        arrays = {m: getattr(scale, name) for m, scale in scales.items()}
+        arrays = {m: getattr(stored, name) for m, stored in by_magnification.items()}
         if any(array is None for array in arrays.values()):
             return None
         return {m: torch.from_numpy(array) for m, array in arrays.items()}
 
-    features = {m: torch.from_numpy(scale.features) for m, scale in scales.items()}
+    features = {m: torch.from_numpy(stored.features) for m, stored in by_magnification.items()}
     return Bag(features, tensors("coords"), tensors("grid"))
 
 

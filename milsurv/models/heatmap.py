@@ -36,7 +36,7 @@ from milsurv.explain.patch_table import importance_table, patches_geojson
 from milsurv.explain.pictures import Picture
 from milsurv.features.bag import Bag
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings
-from milsurv.features.store import read_attributes, read_bag, read_scales
+from milsurv.features.store import read_attributes, read_bag, read_features
 from milsurv.models.prediction import require_own_features
 from milsurv.models.trained import MPP_ADVICE, FoldModel, TrainedModel
 from milsurv.progress import RunProgress
@@ -286,7 +286,7 @@ def _too_large(slide: SlideRef, bag: Bag) -> str:
 def _bag(drawn: DrawnSlide) -> tuple[Bag, dict[int, float]]:
     """The bag, and the sides of its patches in level-0 pixels."""
     bag = read_bag(drawn.features)
-    sides = {m: scale.patch_level0 for m, scale in read_scales(drawn.features).items()}
+    sides = {m: stored.patch_level0 for m, stored in read_features(drawn.features).items()}
     known = {m: side for m, side in sides.items() if side is not None}
     if bag.coords is None or len(known) < len(sides):
         raise MilsurvError(

@@ -46,17 +46,17 @@ def _training_facts(config: RunConfig, results: RunResults) -> list[tuple[str, s
 def _feature_facts(config: RunConfig, cohort: dict[str, Any]) -> list[tuple[str, str]]:
     """What the features are of, and who made them."""
     tiling, imported = config.tiling, config.features
-    scales = wording.magnifications(tiling.magnifications)
+    magnifications = wording.magnifications(tiling.magnifications)
     if imported is not None:
         encoder = f", encoder {cohort['imported']}" if imported.layout == "trident" else ""
         return [
-            ("Patches", f"at {scales}, chosen where the features were made"),
+            ("Patches", f"at {magnifications}, chosen where the features were made"),
             ("Features", f"imported from {imported.place}, layout {imported.layout}{encoder}"),
         ]
     return [
         (
             "Patches",
-            f"{tiling.patch_px} px at {scales}, "
+            f"{tiling.patch_px} px at {magnifications}, "
             f"kept where at least {100 * tiling.min_tissue:g} % of the finest is {config.tissue.name} tissue",
         ),
         (

@@ -59,16 +59,16 @@ def _cohort(config: RunConfig, results: RunResults) -> str:
 
 def _features(config: RunConfig, results: RunResults, cite: Citations) -> str:
     tiling, imported = config.tiling, config.features
-    scales = _and([f"{m}x ({10 / m:g} µm per pixel)" for m in tiling.magnifications])
+    magnifications = _and([f"{m}x ({10 / m:g} µm per pixel)" for m in tiling.magnifications])
     if imported is not None:
         encoder = f" of the encoder {results.cohort['imported']}" if imported.layout == "trident" else ""
-        return f"Patch features{encoder} at {scales} had been computed beforehand (layout {imported.layout})."
+        return f"Patch features{encoder} at {magnifications} had been computed beforehand (layout {imported.layout})."
     backbone = config.extracting_backbone
     grids = "on one aligned grid " if len(tiling.magnifications) > 1 else ""
     return (
         f"Slides were read with {config.reader.name}{cite.of_plugin('reader', config.reader.name)}. Tissue was found "
         f"by {_named(config.tissue)}{cite.of_plugin('tissue', config.tissue.name)}, and non-overlapping patches of "
-        f"{tiling.patch_px} × {tiling.patch_px} pixels were cut {grids}at {scales}; a patch of the finest "
+        f"{tiling.patch_px} × {tiling.patch_px} pixels were cut {grids}at {magnifications}; a patch of the finest "
         f"magnification was kept where at least {100 * tiling.min_tissue:g} % of it was tissue. Each patch was encoded "
         f"by {_named(backbone)}{cite.of_plugin('backbone', backbone.name)}, computed in {results.cohort['precision']}; "
         f"features were stored as {config.extraction.dtype}."

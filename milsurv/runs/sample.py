@@ -17,7 +17,7 @@ from milsurv.features.bag import Bag
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings, left_out
 from milsurv.features.importers.importing import ImportSettings, import_slide, require_equal_dims
 from milsurv.features.room import bytes_of_patch, most_patches, open_referred
-from milsurv.features.store import ScaleFeatures, read_bag, write_features
+from milsurv.features.store import MagnificationFeatures, read_bag, write_features
 from milsurv.plugin.registry import Registry
 from milsurv.runs.folder import FeatureSettings
 from milsurv.slides.grid import PatchGrid, make_grid
@@ -148,12 +148,12 @@ def _few(bag: Bag) -> Bag:
 
 
 def _write(path: Path, bag: Bag) -> None:
-    scales = {
-        m: ScaleFeatures(
+    by_magnification = {
+        m: MagnificationFeatures(
             features.numpy(),
             None if bag.coords is None else bag.coords[m].numpy(),
             None if bag.grid is None else bag.grid[m].numpy(),
         )
         for m, features in bag.features.items()
     }
-    write_features(path, scales, {})
+    write_features(path, by_magnification, {})

@@ -17,10 +17,10 @@ ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Level:
+class Magnification:
     """One magnification of a slide's grid."""
 
-    magnification: int
+    value: int
     mpp: float
     """True µm per patch pixel."""
     factor: float
@@ -34,7 +34,7 @@ class PatchGrid:
     """The patches of a slide by magnification, finest first, each in row-major order.
 
     Attributes:
-        levels: magnification -> its resolution.
+        magnifications: magnification -> its resolution.
         grid: magnification -> ``(n, 2)`` int32, (column, row) in units of that magnification's patches. With
             ``k`` the ratio of two magnifications, the coarser patch (c, r) covers the finer patches
             (k·c..k·c+k-1, k·r..k·r+k-1).
@@ -42,7 +42,7 @@ class PatchGrid:
             ``grid * patch_level0``, rounded.
     """
 
-    levels: dict[int, Level]
+    magnifications: dict[int, Magnification]
     grid: dict[int, NDArray[np.int32]]
     coords: dict[int, NDArray[np.int64]]
 
@@ -54,7 +54,7 @@ class PatchGrid:
     def only(self, kept: Mapping[int, NDArray[np.bool_]]) -> PatchGrid:
         """The grid without the patches that are not ``kept``: magnification -> ``(n,)``."""
         return PatchGrid(
-            self.levels,
+            self.magnifications,
             {m: places[kept[m]] for m, places in self.grid.items()},
             {m: corners[kept[m]] for m, corners in self.coords.items()},
         )
@@ -68,12 +68,12 @@ def make_grid(dimensions: tuple[int, int], mpp: float, mask: TissueMask, tiling:
     its finer patches is. Raises SlideError when the slide is too coarse for the finest magnification, has no
     tissue, or keeps no patch.
     """
-    levels = make_levels(mpp, tiling)
-    finest = levels[tiling.magnifications[0]]
+    magnifications = make_magnifications(mpp, tiling)
+    finest = magnifications[tiling.magnifications[0]]
     columns, rows = (int(side / finest.patch_level0 + ROUNDING) for side in dimensions)
     if not (columns and rows):
         raise SlideError(
-            f"too small: {dimensions[0]}×{dimensions[1]} px hold no {finest.magnification}x patch "
+            f"too small: {dimensions[0]}×{dimensions[1]} px hold no {finest.value}x patch "
             f"of {finest.patch_level0:g} px"
         )
     if not mask.mask.any():
@@ -83,19 +83,19 @@ def make_grid(dimensions: tuple[int, int], mpp: float, mask: TissueMask, tiling:
     kept = share >= tiling.min_tissue - ROUNDING
     if not kept.any():
         raise SlideError(
-            f"no tissue: no {finest.magnification}x patch is tissue for {tiling.min_tissue:.0%} of its area, "
+            f"no tissue: no {finest.value}x patch is tissue for {tiling.min_tissue:.0%} of its area, "
             f"at most {share.max():.1%}; tiling.min_tissue sets the share"
         )
     grid, coords = {}, {}
-    for magnification in levels:
-        ratio = finest.magnification // magnification
+    for magnification in magnifications:
+        ratio = finest.value // magnification
         places = np.argwhere(_any_of(kept, ratio))[:, ::-1]
         grid[magnification] = places.astype(np.int32)
         coords[magnification] = np.rint(places * ratio * finest.patch_level0).astype(np.int64)
-    return PatchGrid(levels, grid, coords)
+    return PatchGrid(magnifications, grid, coords)
 
 
-def make_levels(mpp: float, tiling: Tiling) -> dict[int, Level]:
+def make_magnifications(mpp: float, tiling: Tiling) -> dict[int, Magnification]:
     """The resolution of each magnification, finest first, on a slide of ``mpp`` µm per level-0 pixel.
 
     Magnification m asks for 10 / m µm/px. The finest takes an integer number of level-0 pixels per patch
@@ -109,13 +109,13 @@ def make_levels(mpp: float, tiling: Tiling) -> dict[int, Level]:
         factor = float(integer)
     elif factor < 1:
         raise ResolutionError(_too_coarse(mpp, tiling))
-    levels = {}
+    magnifications = {}
     for magnification in tiling.magnifications:
-        level_factor = factor * (finest // magnification)
-        levels[magnification] = Level(
-            magnification, mpp * level_factor, level_factor, level_factor * tiling.patch_px
+        its_factor = factor * (finest // magnification)
+        magnifications[magnification] = Magnification(
+            magnification, mpp * its_factor, its_factor, its_factor * tiling.patch_px
         )
-    return levels
+    return magnifications
 
 
 def _too_coarse(mpp: float, tiling: Tiling) -> str:
@@ -129,9 +129,9 @@ def _too_coarse(mpp: float, tiling: Tiling) -> str:
     )
 
 
-def _edges(count: int, level: Level) -> NDArray[np.float64]:
+def _edges(count: int, magnification: Magnification) -> NDArray[np.float64]:
     """``(count + 1,)`` borders of a row of patches in level-0 pixels."""
-    return np.asarray(np.rint(np.arange(count + 1) * level.patch_level0))
+    return np.asarray(np.rint(np.arange(count + 1) * magnification.patch_level0))
 
 
 def _tissue_share(mask: TissueMask, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milsurv.config.run import Tiling
-from milsurv.slides.grid import Level, PatchGrid
+from milsurv.slides.grid import Magnification, PatchGrid
 from milsurv.slides.opening import slide_faults
 from milsurv.slides.quality import usable
 from milsurv.slides.reader import Slide
@@ -36,8 +36,8 @@ def read_grid(slide: Slide, grid: PatchGrid, tiling: Tiling, threads: int = 1) -
     the factor is no integer, patches lie within half a level-0 pixel of their place. With ``threads``, as many
     coarsest patches are read at the same time. Raises SlideError, with the place, where the slide is damaged.
     """
-    finest, *coarser = grid.levels
-    coarsest = min(grid.levels)
+    finest, *coarser = grid.magnifications
+    coarsest = min(grid.magnifications)
     indices = {magnification: _index_by_place(places) for magnification, places in grid.grid.items()}
     span, patch_px = finest // coarsest, tiling.patch_px
 
@@ -53,7 +53,7 @@ def read_grid(slide: Slide, grid: PatchGrid, tiling: Tiling, threads: int = 1) -
 
     def batches_at(place: list[int]) -> list[Batch]:
         column, row = (span * at for at in place)
-        block = _read_block(slide, grid.levels[finest], column, row, span, patch_px)
+        block = _read_block(slide, grid.magnifications[finest], column, row, span, patch_px)
         within = [(down, right) for down in range(span) for right in range(span)]
         kept = [(down, right) for down, right in within if (column + right, row + down) in indices[finest]]
         patches = _cut(block, span, kept)
@@ -99,7 +99,7 @@ def _index_by_place(places: NDArray[np.int32]) -> dict[tuple[int, int], int]:
 
 
 def _read_block(
-    slide: Slide, finest: Level, column: int, row: int, span: int, patch_px: int
+    slide: Slide, finest: Magnification, column: int, row: int, span: int, patch_px: int
 ) -> NDArray[np.uint8]:
     """``span`` × ``span`` patches of the finest magnification from (column, row) on, as one picture."""
     step = max(1, int(MAX_READ_PX / finest.patch_level0))

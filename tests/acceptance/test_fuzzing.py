@@ -24,7 +24,7 @@ from milsurv.backbones.weights import read_state
 from milsurv.cohort.text_table import read_text_table
 from milsurv.errors import MilsurvError
 from milsurv.features.importers.foreign import read_foreign
-from milsurv.features.store import ScaleFeatures, read_attributes, read_bag, write_features
+from milsurv.features.store import MagnificationFeatures, read_attributes, read_bag, write_features
 from milsurv.plugin.base import PluginConfig
 from milsurv.slides.geojson import GeoJsonConfig, GeoJsonTissue
 from milsurv.slides.jpeg_tiles import JpegTiles, JpegTilesError
@@ -59,7 +59,9 @@ def _h5(**options: object) -> bytes:
 def _own() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.h5"
-        write_features(path, {20: ScaleFeatures(FEATURES, CELLS, CELLS.astype(np.int32))}, {"mpp": 0.5})
+        write_features(
+            path, {20: MagnificationFeatures(FEATURES, CELLS, CELLS.astype(np.int32))}, {"mpp": 0.5}
+        )
         return path.read_bytes()
 
 

@@ -20,7 +20,7 @@ from milsurv.config.run import RunConfig, Splits
 from milsurv.evaluation.compare import compare
 from milsurv.executors.base import Event, Report, Unit
 from milsurv.executors.local import LocalExecutor
-from milsurv.features.store import ScaleFeatures, write_features
+from milsurv.features.store import MagnificationFeatures, write_features
 from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase
 from milsurv.training.job import OPTIMISTIC, PREDICTIONS, FoldJob
@@ -120,6 +120,6 @@ def _cases_with_noise(cohort: Cohort, seed: int, folder: Path) -> dict[str, Trai
     for case in cohort.cases:
         path = folder / f"{case.case_id}.h5"
         noise = rng.normal(size=(PATCHES, DIM)).astype(np.float32)
-        write_features(path, {20: ScaleFeatures(noise)}, {})
+        write_features(path, {20: MagnificationFeatures(noise)}, {})
         made[case.case_id] = TrainingCase(case.case_id, case.time, case.event, ((case.case_id, path),))
     return made

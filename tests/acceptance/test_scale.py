@@ -20,7 +20,7 @@ import yaml
 from milsurv._version import __version__
 from milsurv.config.loading import load_config
 from milsurv.features.extract import ExtractionSettings
-from milsurv.features.store import ScaleFeatures, write_features
+from milsurv.features.store import MagnificationFeatures, write_features
 from milsurv.slides.reader import slide_identity
 from tests.conftest import small_config
 
@@ -86,19 +86,21 @@ def _write_slides_and_features(
         "patches": {"20": 16, "10": 4, "5": 1},
         "settings": settings.content,
     }
-    scales = {}
+    by_magnification = {}
     for magnification, side in ((20, 4), (10, 2), (5, 1)):
         grid = np.argwhere(np.ones((side, side))).astype(np.int32)
         features = rng.normal(size=(side * side, DIM)).astype(np.float16)
         patch = 1280 // magnification
-        scales[magnification] = ScaleFeatures(
+        by_magnification[magnification] = MagnificationFeatures(
             features, grid.astype(np.int64) * patch, grid, 0.5, float(patch)
         )
     content = rng.bytes(2000)
     for number, slide_id in enumerate(slide_ids):
         slide = slides / f"{slide_id}.svs"
         slide.write_bytes(content + bytes(number))
-        write_features(settings.path(slide_id), scales, {**attributes, "slide": slide_identity(slide)})
+        write_features(
+            settings.path(slide_id), by_magnification, {**attributes, "slide": slide_identity(slide)}
+        )
 
 
 def _measure(*arguments: object, folder: Path, until: Callable[[], bool] = lambda: False) -> Measured:

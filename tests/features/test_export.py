@@ -11,7 +11,7 @@ from milsurv.config.loading import load_config
 from milsurv.errors import MilsurvError
 from milsurv.features.export import ExportLayout, export_features
 from milsurv.features.extract import ExtractionSettings, extract_slide
-from milsurv.features.store import ScaleFeatures, read_bag, write_features
+from milsurv.features.store import MagnificationFeatures, read_bag, write_features
 from tests.conftest import WriteConfig
 from tests.features.importers.make_foreign import make_features
 from tests.features.importers.test_importing import _ignore, _import, _settings
@@ -70,7 +70,9 @@ def test_what_clam_is_given_comes_back_with_the_same_numbers(extracted: Path, tm
 
 
 def test_features_without_places_go_to_clam_as_tensors_alone(tmp_path: Path) -> None:
-    write_features(tmp_path / "ctp-1" / "a.h5", {20: ScaleFeatures(make_features(3, 1))}, {"patch_px": None})
+    write_features(
+        tmp_path / "ctp-1" / "a.h5", {20: MagnificationFeatures(make_features(3, 1))}, {"patch_px": None}
+    )
     list(export_features(tmp_path / "ctp-1", tmp_path / "out", "clam"))
     written = [path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert written == [Path("20x/pt_files/a.pt")]
@@ -80,6 +82,6 @@ def test_features_without_places_go_to_clam_as_tensors_alone(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("layout", ["trident", "clam"])
 def test_features_are_not_exported_into_themselves(tmp_path: Path, layout: ExportLayout) -> None:
-    write_features(tmp_path / "a.h5", {20: ScaleFeatures(make_features(3, 1))}, {})
+    write_features(tmp_path / "a.h5", {20: MagnificationFeatures(make_features(3, 1))}, {})
     with pytest.raises(MilsurvError, match="lies within the features"):
         list(export_features(tmp_path, tmp_path / "out", layout))

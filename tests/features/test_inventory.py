@@ -9,25 +9,25 @@ import pytest
 
 from milsurv.errors import MilsurvError
 from milsurv.features.inventory import feature_files, list_folders, problems_of
-from milsurv.features.store import ScaleFeatures, write_checksums, write_features
+from milsurv.features.store import MagnificationFeatures, write_checksums, write_features
 from tests.features.importers.make_foreign import make_features, nested_cells
 
 ATTRIBUTES = {"slide": {}, "settings": {"dtype": "float16"}, "milsurv_version": "0.1.0"}
 
 
 def _write(path: Path, seed: int = 1, **attributes: object) -> None:
-    scales = {}
+    by_magnification = {}
     for m, cells in nested_cells(seed).items():
         side = 5120 / m
-        scales[m] = ScaleFeatures(
+        by_magnification[m] = MagnificationFeatures(
             make_features(len(cells), m),
             np.rint(cells * side).astype(np.int64),
             cells.astype(np.int32),
             10 / m,
             side,
         )
-    patches = {str(m): len(scale.features) for m, scale in scales.items()}
-    write_features(path, scales, {**ATTRIBUTES, "patches": patches, **attributes})
+    patches = {str(m): len(stored.features) for m, stored in by_magnification.items()}
+    write_features(path, by_magnification, {**ATTRIBUTES, "patches": patches, **attributes})
 
 
 def test_a_sound_file_has_no_problems(tmp_path: Path) -> None:

@@ -9,44 +9,44 @@ import torch
 
 from milsurv import Bag, MilsurvError
 from milsurv.features.store import (
-    ScaleFeatures,
+    MagnificationFeatures,
     patch_sides,
     read_attributes,
     read_bag,
-    read_scales,
+    read_features,
     write_features,
 )
 
 
-def _scale(patches: int, dim: int = 5) -> ScaleFeatures:
+def _magnification(patches: int, dim: int = 5) -> MagnificationFeatures:
     rng = np.random.default_rng(patches)
     grid = np.stack(np.divmod(np.arange(patches), 4), 1)[:, ::-1].astype(np.int32)
     features = rng.normal(size=(patches, dim)).astype(np.float16)
-    return ScaleFeatures(features, grid.astype(np.int64) * 256, grid, mpp=0.5, patch_level0=256.0)
+    return MagnificationFeatures(features, grid.astype(np.int64) * 256, grid, mpp=0.5, patch_level0=256.0)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "slide.h5"
-    scales = {20: _scale(16), 10: _scale(4), 5: _scale(1)}
-    write_features(path, scales, {"mpp": 0.5, "settings": {"backbone": "x"}})
+    by_magnification = {20: _magnification(16), 10: _magnification(4), 5: _magnification(1)}
+    write_features(path, by_magnification, {"mpp": 0.5, "settings": {"backbone": "x"}})
     bag = read_bag(path)
     assert list(bag.features) == [20, 10, 5]
     assert bag.sizes == {20: 16, 10: 4, 5: 1}
     assert bag.coords is not None
     assert bag.grid is not None
-    for magnification, scale in scales.items():
+    for magnification, stored in by_magnification.items():
         assert bag.features[magnification].dtype == torch.float16
         assert bag.coords[magnification].dtype == torch.int64
         assert bag.grid[magnification].dtype == torch.int32
-        np.testing.assert_array_equal(bag.features[magnification].numpy(), scale.features)
-        np.testing.assert_array_equal(bag.coords[magnification].numpy(), scale.coords)
-        np.testing.assert_array_equal(bag.grid[magnification].numpy(), scale.grid)
+        np.testing.assert_array_equal(bag.features[magnification].numpy(), stored.features)
+        np.testing.assert_array_equal(bag.coords[magnification].numpy(), stored.coords)
+        np.testing.assert_array_equal(bag.grid[magnification].numpy(), stored.grid)
     assert read_attributes(path) == {"mpp": 0.5, "settings": {"backbone": "x"}}
     assert patch_sides(path) == {20: 256.0, 10: 256.0, 5: 256.0}
 
 
 def test_the_layout_is_the_documented_one(tmp_path: Path) -> None:
-    write_features(tmp_path / "slide.h5", {20: _scale(3)}, {})
+    write_features(tmp_path / "slide.h5", {20: _magnification(3)}, {})
     with h5py.File(tmp_path / "slide.h5") as file:
         described = {name: (file[f"20x/{name}"].dtype.str, file[f"20x/{name}"].shape) for name in file["20x"]}
     assert described == {"features": ("<f2", (3, 5)), "coords": ("<i8", (3, 2)), "grid": ("<i4", (3, 2))}
@@ -54,13 +54,13 @@ def test_the_layout_is_the_documented_one(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
-        write_features(tmp_path / "slide.h5", {20: _scale(3)}, {"unwritable": object()})
+        write_features(tmp_path / "slide.h5", {20: _magnification(3)}, {"unwritable": object()})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_truncated_file_is_named_with_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "slide.h5"
-    write_features(path, {20: _scale(300)}, {})
+    write_features(path, {20: _magnification(300)}, {})
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(MilsurvError, match=r"slide\.h5 cannot be read.*delete it"):
         read_bag(path)
@@ -70,14 +70,16 @@ def test_a_truncated_file_is_named_with_what_to_do(tmp_path: Path) -> None:
 def test_a_flipped_byte_is_refused_or_harmless(tmp_path: Path, stride: int) -> None:
     path = tmp_path / "slide.h5"
     write_features(
-        path, {20: _scale(4, 3), 10: ScaleFeatures(_scale(1).features)}, {"mpp": 0.5, "slide": {"a": 1}}
+        path,
+        {20: _magnification(4, 3), 10: MagnificationFeatures(_magnification(1).features)},
+        {"mpp": 0.5, "slide": {"a": 1}},
     )
 
     def content() -> list[object]:
         told: list[object] = [read_attributes(path), read_attributes(path, ["mpp"])]
-        for magnification, scale in read_scales(path).items():
-            arrays = (scale.features, scale.coords, scale.grid)
-            told += [magnification, scale.mpp, scale.patch_level0]
+        for magnification, stored in read_features(path).items():
+            arrays = (stored.features, stored.coords, stored.grid)
+            told += [magnification, stored.mpp, stored.patch_level0]
             told += [
                 None if array is None else (array.dtype, array.shape, array.tobytes()) for array in arrays
             ]
@@ -95,7 +97,7 @@ def test_a_flipped_byte_is_refused_or_harmless(tmp_path: Path, stride: int) -> N
 
 
 def test_a_file_without_checksums_is_an_older_one(tmp_path: Path) -> None:
-    write_features(tmp_path / "slide.h5", {20: _scale(3)}, {})
+    write_features(tmp_path / "slide.h5", {20: _magnification(3)}, {})
     with h5py.File(tmp_path / "slide.h5", "r+") as file:
         del file.attrs["checksums"]
     with pytest.raises(
@@ -115,7 +117,7 @@ def test_a_bag_moves_with_its_places() -> None:
 
 def test_a_file_damaged_within_is_named_with_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "slide.h5"
-    write_features(path, {20: _scale(4000)}, {})
+    write_features(path, {20: _magnification(4000)}, {})
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 64] = bytes(64)

@@ -16,7 +16,7 @@ from milsurv.config.run import Evaluation, RunConfig
 from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.times import evaluation_times, survival_column
-from milsurv.features.store import ScaleFeatures, write_features
+from milsurv.features.store import MagnificationFeatures, write_features
 from milsurv.losses.nll import NLL
 from milsurv.plugin.base import PluginSection
 from milsurv.plugin.registry import get_registry
@@ -191,24 +191,24 @@ def add_slide(
         mask = registry.create("tissue", config.tissue).segment(slide)
         grid = make_grid(slide.dimensions, slide.mpp, mask, config.tiling)
         rng = np.random.default_rng(3)
-        scales = {
-            m: ScaleFeatures(
+        by_magnification = {
+            m: MagnificationFeatures(
                 rng.normal(size=(len(grid.coords[m]), FEATURE_DIM)).astype(np.float16),
                 grid.coords[m],
                 grid.grid[m],
-                level.mpp,
-                level.patch_level0,
+                magnification.mpp,
+                magnification.patch_level0,
             )
-            for m, level in grid.levels.items()
+            for m, magnification in grid.magnifications.items()
         }
         row = {
             "path": str(path),
             "mpp": slide.mpp,
             "mpp_source": slide.mpp_source,
             "features": str(features),
-            **{f"patches_{m}x": len(grid.coords[m]) for m in grid.levels},
+            **{f"patches_{m}x": len(grid.coords[m]) for m in grid.magnifications},
         }
-    write_features(config.workspace / features, scales, {})
+    write_features(config.workspace / features, by_magnification, {})
     slides = slides.copy()
     for column, value in row.items():
         slides.loc[slides["case_id"] == case_id, column] = value

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from milsurv.config.run import Tiling
 from milsurv.errors import SlideError
-from milsurv.slides.grid import make_grid, make_levels
+from milsurv.slides.grid import make_grid, make_magnifications
 from milsurv.slides.tissue import TissueMask
 
 MAGNIFICATIONS = [(20, 10, 5), (20,), (40, 20, 10, 5), (20, 5), (30, 10, 5)]
@@ -63,26 +63,26 @@ def test_grids_are_aligned_whatever_the_resolution(
         return
     patches = make_grid((width, height), mpp, mask, tiling)
     finest_places = patches.grid[finest]
-    side = patches.levels[finest].patch_level0
-    for magnification in magnifications:
-        ratio = finest // magnification
-        level, places, coords = (
-            patches.levels[magnification], patches.grid[magnification], patches.coords[magnification]
+    side = patches.magnifications[finest].patch_level0
+    for m in magnifications:
+        ratio = finest // m
+        magnification, places, coords = (
+            patches.magnifications[m], patches.grid[m], patches.coords[m]
         )  # fmt: skip
         assert places.dtype == np.int32
         assert coords.dtype == np.int64
         assert set(map(tuple, places.tolist())) == set(map(tuple, (finest_places // ratio).tolist()))
         assert places.tolist() == sorted(places.tolist(), key=lambda place: place[::-1])
         assert len(np.unique(places, axis=0)) == len(places)
-        assert np.abs(coords - places * level.patch_level0).max() <= 0.5 + 1e-6
+        assert np.abs(coords - places * magnification.patch_level0).max() <= 0.5 + 1e-6
         corners = dict(zip(map(tuple, (places * ratio).tolist()), coords.tolist(), strict=True))
         for place, corner in zip(finest_places.tolist(), patches.coords[finest].tolist(), strict=True):
             if tuple(place) in corners:
                 assert corners[tuple(place)] == corner
-        assert level.mpp == pytest.approx(mpp * level.factor)
-        assert level.factor == pytest.approx(patches.levels[finest].factor * ratio)
-        assert level.patch_level0 == pytest.approx(level.factor * patch_px)
-        assert abs(level.mpp * magnification / 10 - 1) <= tolerance + 1e-6
+        assert magnification.mpp == pytest.approx(mpp * magnification.factor)
+        assert magnification.factor == pytest.approx(patches.magnifications[finest].factor * ratio)
+        assert magnification.patch_level0 == pytest.approx(magnification.factor * patch_px)
+        assert abs(magnification.mpp * m / 10 - 1) <= tolerance + 1e-6
     ends = np.rint((finest_places + 1) * side)
     assert (ends <= [width, height]).all()
     assert (patches.coords[finest] >= 0).all()
@@ -102,7 +102,7 @@ def test_kept_patches_have_their_share_of_tissue_and_the_others_have_not(
     shape = (int(height / downsample) + 1, int(width / downsample) + 1)
     mask = TissueMask(np.random.default_rng(seed).random(shape) < 0.6, downsample)
     tiling = Tiling(magnifications=(20,), patch_px=16, min_tissue=min_tissue)
-    side = make_levels(mpp, tiling)[20].patch_level0
+    side = make_magnifications(mpp, tiling)[20].patch_level0
     expected = []
     for row in range(int(height // side)):
         for column in range(int(width // side)):
@@ -131,21 +131,23 @@ def test_kept_patches_have_their_share_of_tissue_and_the_others_have_not(
     ],
 )
 def test_integer_factors_within_tolerance(mpp: float, tolerance: float, factor: float) -> None:
-    levels = make_levels(mpp, Tiling(resolution_tolerance=tolerance))
-    assert [level.factor for level in levels.values()] == pytest.approx([factor, 2 * factor, 4 * factor])
-    assert [level.mpp for level in levels.values()] == pytest.approx(
+    by_magnification = make_magnifications(mpp, Tiling(resolution_tolerance=tolerance))
+    assert [magnification.factor for magnification in by_magnification.values()] == pytest.approx(
+        [factor, 2 * factor, 4 * factor]
+    )
+    assert [magnification.mpp for magnification in by_magnification.values()] == pytest.approx(
         [mpp * factor, 2 * mpp * factor, 4 * mpp * factor]
     )
-    assert levels[5].patch_level0 == pytest.approx(256 * 4 * factor)
+    assert by_magnification[5].patch_level0 == pytest.approx(256 * 4 * factor)
 
 
 def test_too_coarse_says_what_it_would_allow() -> None:
     with pytest.raises(
         SlideError, match=r"too coarse for 20x: it has 1 µm/px.*allows 10x, 5x \(at most 10\.5x\)"
     ):
-        make_levels(1.0, Tiling())
+        make_magnifications(1.0, Tiling())
     with pytest.raises(SlideError, match=r"allows none of tiling\.magnifications"):
-        make_levels(352.8, Tiling())
+        make_magnifications(352.8, Tiling())
 
 
 def test_coarser_patches_may_hang_over_the_edge() -> None:

@@ -46,7 +46,7 @@ def slow_patches(path: Path, grid: PatchGrid, patch_px: int) -> Patches:
     result = {}
     with openslide.OpenSlide(path) as slide:
         for magnification, coords in grid.coords.items():
-            side = round(grid.levels[magnification].patch_level0)
+            side = round(grid.magnifications[magnification].patch_level0)
             batch = []
             for x, y in coords.tolist():
                 rgba = np.asarray(slide.read_region((x, y), 0, (side, side)))
@@ -98,7 +98,7 @@ def test_a_real_slide() -> None:
     with OpenSlideSlide(REAL_SLIDE) as slide:
         tissue = OtsuTissue(OtsuConfig()).segment(slide)
         grid = make_grid(slide.dimensions, slide.mpp, tissue, Tiling())
-        assert grid.levels[20].mpp == 0.499
+        assert grid.magnifications[20].mpp == 0.499
         assert_same(read_all(slide, grid, 256), slow_patches(REAL_SLIDE, grid, 256))
 
 
@@ -133,13 +133,13 @@ def test_resampled_patches_lie_within_half_a_pixel_of_their_place(
         everything = TissueMask(np.ones((82, 94), bool), 16.0)
         grid = make_grid(slide.dimensions, slide.mpp, everything, Tiling(patch_px=64))
         read = read_all(slide, grid, 64)
-    for magnification, level in grid.levels.items():
-        assert level.mpp == pytest.approx(10 / magnification)
-        corners = grid.grid[magnification] * level.patch_level0
-        inside = (corners + level.patch_level0 <= [width, height]).all(axis=1)
+    for m, magnification in grid.magnifications.items():
+        assert magnification.mpp == pytest.approx(10 / m)
+        corners = grid.grid[m] * magnification.patch_level0
+        inside = (corners + magnification.patch_level0 <= [width, height]).all(axis=1)
         assert inside.any()
-        for (x, y), pixels in zip(corners[inside], read[magnification][inside], strict=True):
-            centres = (np.arange(64) + 0.5) * level.factor
+        for (x, y), pixels in zip(corners[inside], read[m][inside], strict=True):
+            centres = (np.arange(64) + 0.5) * magnification.factor
             assert (
                 abs(shift(pixels[..., 0].mean(axis=0), x + centres)) < 0.5 + 0.05
             )  # grey levels are rounded

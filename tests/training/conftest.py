@@ -13,7 +13,7 @@ import pytest
 from milsurv.config.loading import load_config
 from milsurv.config.run import RunConfig
 from milsurv.executors.base import Event
-from milsurv.features.store import ScaleFeatures, write_features
+from milsurv.features.store import MagnificationFeatures, write_features
 from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase
 from milsurv.training.job import FoldJob
@@ -43,11 +43,11 @@ DIM = 6
 CASES = 24
 
 
-def _scale(rng: np.random.Generator, side: int, risk: float) -> ScaleFeatures:
+def _magnification(rng: np.random.Generator, side: int, risk: float) -> MagnificationFeatures:
     grid = np.argwhere(np.ones((side, side)))[:, ::-1].astype(np.int32)
     features = rng.normal(size=(side * side, DIM))
     features[:, 0] += 2 * risk
-    return ScaleFeatures(features.astype(np.float16), grid.astype(np.int64) * 64, grid, 0.5, 64.0)
+    return MagnificationFeatures(features.astype(np.float16), grid.astype(np.int64) * 64, grid, 0.5, 64.0)
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +62,13 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingCase]:
         for slide in range(2 if number % 5 == 0 else 1):
             path = folder / f"{number}-{slide}.h5"
             write_features(
-                path, {20: _scale(rng, 4, risk), 10: _scale(rng, 2, risk), 5: _scale(rng, 1, risk)}, {}
+                path,
+                {
+                    20: _magnification(rng, 4, risk),
+                    10: _magnification(rng, 2, risk),
+                    5: _magnification(rng, 1, risk),
+                },
+                {},
             )
             slides.append((path.stem, path))
         time = round(float(rng.exponential(20 / np.exp(risk))) + 0.1, 2)

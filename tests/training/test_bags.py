@@ -13,7 +13,7 @@ from milsurv.config.training import Executor
 from milsurv.errors import MilsurvError
 from milsurv.executors.memory import host_memory, pinned_size
 from milsurv.features.bag import Bag
-from milsurv.features.store import ScaleFeatures, read_bag, write_features
+from milsurv.features.store import MagnificationFeatures, read_bag, write_features
 from milsurv.training.bags import BagCache, CachePlan, plan_cache
 
 
@@ -23,7 +23,7 @@ def files(tmp_path: Path) -> list[Path]:
     rng = np.random.default_rng(0)
     paths = [tmp_path / f"{number}.h5" for number in range(8)]
     for path in paths:
-        write_features(path, {20: ScaleFeatures(rng.normal(size=(20, 4)).astype(np.float16))}, {})
+        write_features(path, {20: MagnificationFeatures(rng.normal(size=(20, 4)).astype(np.float16))}, {})
     return paths
 
 

@@ -22,7 +22,7 @@ from milsurv.features.extract import ExtractedSlide, left_out, traceback_of
 from milsurv.features.importers.foreign import ForeignPatches, hash_of_features, read_foreign, read_shape
 from milsurv.features.importers.lattice import rebuild_grid
 from milsurv.features.importers.layouts import FeatureFolders, find_folders
-from milsurv.features.store import ScaleFeatures, read_attributes, write_features
+from milsurv.features.store import MagnificationFeatures, read_attributes, write_features
 from milsurv.plugin.registry import Registry
 from milsurv.plugin.sources import framework_fingerprint
 from milsurv.slides.opening import slide_faults
@@ -165,8 +165,8 @@ def _import(settings: ImportSettings, slide_id: str, file: Path, mpp: float | No
     mpp_source = "table" if mpp is not None else "objective power" if power else None
     grid = _grid(patches)
     patch_px = {of_m.patch_px for of_m in patches.values()}
-    scales = {
-        m: ScaleFeatures(
+    by_magnification = {
+        m: MagnificationFeatures(
             of_m.features,
             _coords(of_m, slide_mpp),
             None if grid is None else grid[m],
@@ -185,7 +185,7 @@ def _import(settings: ImportSettings, slide_id: str, file: Path, mpp: float | No
         "settings": settings.content,
         "milsurv_version": __version__,
     }
-    write_features(settings.path(slide_id), scales, attributes)
+    write_features(settings.path(slide_id), by_magnification, attributes)
     return _outcome(slide_id, attributes)
 
 

@@ -14,7 +14,7 @@ from milsurv.errors import MilsurvError
 from milsurv.executors.base import Event
 from milsurv.features.extract import ExtractedSlide
 from milsurv.features.importers.importing import ImportSettings, import_slide, imported, require_equal_dims
-from milsurv.features.store import read_attributes, read_bag, read_scales
+from milsurv.features.store import read_attributes, read_bag, read_features
 from tests.features.importers.make_foreign import (
     MAGNIFICATIONS,
     import_config,
@@ -70,8 +70,8 @@ def test_a_trident_slide_keeps_features_places_and_grid(tmp_path: Path) -> None:
         np.testing.assert_array_equal(bag.features[magnification].numpy(), features)
         np.testing.assert_array_equal(bag.coords[magnification].numpy(), cells * (256 * 40 // magnification))
         np.testing.assert_array_equal(bag.grid[magnification].numpy(), cells)
-    scales = read_scales(settings.path("a"))
-    assert {m: (s.mpp, s.patch_level0) for m, s in scales.items()} == {
+    by_magnification = read_features(settings.path("a"))
+    assert {m: (s.mpp, s.patch_level0) for m, s in by_magnification.items()} == {
         20: (0.5, 512),
         10: (1.0, 1024),
         5: (2.0, 2048),
@@ -149,7 +149,7 @@ def test_stamp_places_need_the_slides_resolution_and_the_grid_does_not(
         else:
             assert bag.coords is not None
             np.testing.assert_array_equal(bag.coords[m].numpy(), of_m * (2560 // m * 4))
-    assert [scale.mpp for scale in read_scales(settings.path("a")).values()] == [0.5, 1.0]
+    assert [stored.mpp for stored in read_features(settings.path("a")).values()] == [0.5, 1.0]
 
 
 def test_a_slide_is_imported_once_until_one_of_its_files_or_its_resolution_changes(tmp_path: Path) -> None:

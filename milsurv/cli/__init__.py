@@ -152,7 +152,8 @@ def list_plugins(
     plugin: PluginOption = None,
 ) -> None:
     """List the plugins that are built in, installed, or given as files."""
-    from milsurv.plugin.registry import KINDS, TRACKER, get_registry
+    from milsurv.plugin.kinds import KINDS
+    from milsurv.plugin.registry import TRACKER, get_registry
 
     kinds = (*KINDS, TRACKER)
     if kind is not None and kind not in kinds:

@@ -20,7 +20,8 @@ from milsurv.config.run import RunConfig
 from milsurv.config.training import Training
 from milsurv.errors import ConfigError, MilsurvError, PluginError, nearest
 from milsurv.plugin.base import PluginSection
-from milsurv.plugin.registry import KINDS, LOCAL, Registry, get_registry
+from milsurv.plugin.kinds import SECTIONS
+from milsurv.plugin.registry import LOCAL, Registry, get_registry
 from milsurv.storage.documents import YAMLError, compose_yaml, construct_yaml, read_yaml_text
 
 Place = tuple[str | int, ...]
@@ -130,7 +131,7 @@ def _plugin_settings(
 ) -> dict[str, tuple[str, dict[str, Any]]]:
     """Each plugin section's name and complete settings; what is wrong is added to ``problems``."""
     complete = {}
-    for kind in KINDS:
+    for kind in SECTIONS:
         default = RunConfig.model_fields[kind].default
         given = document.data.get(kind, default.model_dump() if isinstance(default, PluginSection) else None)
         if not isinstance(given, dict) or not isinstance(given.get("name"), str):
@@ -185,7 +186,7 @@ class _Document:
 
     def apply(self, overrides: Sequence[str]) -> None:
         """Set ``key.subkey=value`` over the file's data."""
-        plugin_names = {f"{kind}.name" for kind in KINDS}
+        plugin_names = {f"{kind}.name" for kind in SECTIONS}
         for override in sorted(
             overrides, key=lambda item: item.partition("=")[0].strip() not in plugin_names
         ):

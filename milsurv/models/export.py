@@ -15,7 +15,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from milsurv.config.cohort import TableCohort
 from milsurv.errors import MilsurvError, PluginError
 from milsurv.models.trained import TrainedModel, load_trained
-from milsurv.plugin.registry import KINDS, LOCAL
+from milsurv.plugin.kinds import SECTIONS
+from milsurv.plugin.registry import LOCAL
 from milsurv.report.results import RunResults
 from milsurv.report.wording import headline, limits, magnifications, metric_name, with_interval
 from milsurv.runs.folder import FEATURES, METRICS
@@ -84,7 +85,7 @@ def _without_paths(trained: TrainedModel) -> dict[str, Any]:
     settings["splits"]["files"] = None
     if settings["features"] is not None:
         settings["features"]["import"] = "name-them-with---set-features.import"
-    for kind in KINDS:
+    for kind in SECTIONS:
         settings[kind] = _named_alone(settings[kind])
     return settings
 

@@ -23,10 +23,11 @@ from milsurv.config.run import RunConfig
 from milsurv.errors import ConfigError, MilsurvError, PluginError, first_line
 from milsurv.features.extract import EXTRACTION_CODE, ExtractedSlide
 from milsurv.features.importers.importing import IMPORTING_CODE
-from milsurv.plugin.registry import KINDS, LOCAL, Registry, get_registry
+from milsurv.plugin.kinds import kinds_that_decide
+from milsurv.plugin.registry import LOCAL, Registry, get_registry
 from milsurv.plugin.sources import framework_fingerprint
 from milsurv.plugin.versions import ENVIRONMENT, PLUGINS
-from milsurv.runs.folder import FEATURES, OF_IMPORTED_FEATURES, FeatureSettings, find_run
+from milsurv.runs.folder import FEATURES, FeatureSettings, find_run
 from milsurv.runs.leakage import FOLLOW_UP, SLIDES, Acquaintance, TrainingCases, beginnings
 from milsurv.storage.checksums import read_checked, read_json
 from milsurv.storage.documents import YAMLError, compose_yaml, construct_yaml
@@ -224,7 +225,8 @@ def _require_plugins(folder: Path, plugin_files: Sequence[Path]) -> list[str]:
     if broken:
         raise MilsurvError(f"plugin file {broken[0].distribution} is broken: {broken[0].reason}")
     changed = []
-    kinds_used = KINDS if read_settings(folder).get("features") is None else OF_IMPORTED_FEATURES
+    imported = read_settings(folder).get("features") is not None
+    kinds_used = kinds_that_decide("models") if imported else kinds_that_decide("features", "models")
     recorded = {row["kind"]: row for row in read_json(folder / PLUGINS)}
     for kind in kinds_used:
         if kind not in recorded:

@@ -15,7 +15,7 @@ import inspect
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.metadata import EntryPoint, distribution, entry_points
@@ -28,20 +28,12 @@ import pluggy
 from milsurv._version import __version__
 from milsurv.errors import PluginError, nearest
 from milsurv.plugin import builtins, spec
+from milsurv.plugin.kinds import KINDS
 from milsurv.plugin.sources import source_fingerprint
 
 if TYPE_CHECKING:
     from milsurv.plugin.base import PluginSection
 
-REGISTERING_HOOKS = {
-    "reader": "milsurv_register_readers",
-    "tissue": "milsurv_register_tissue",
-    "backbone": "milsurv_register_backbones",
-    "aggregator": "milsurv_register_aggregators",
-    "loss": "milsurv_register_losses",
-}
-KINDS = tuple(REGISTERING_HOOKS)
-"""Kinds of plugin classes, one section of a configuration each."""
 TRACKER = "tracker"
 """What a plugin that registers no class is listed as: it has life-cycle hooks alone."""
 HOOK_PREFIX = "milsurv_"
@@ -72,6 +64,7 @@ class Registry:
     def __init__(self, files: Iterable[Path] = ()):
         self.manager = pluggy.PluginManager(spec.PROJECT)
         self.manager.add_hookspecs(spec)
+        self.manager.add_hookspecs(spec.REGISTERING)
         self.plugins: list[PluginInfo] = []
         self._origins: dict[tuple[str, str], str] = {}
         own = distribution(spec.PROJECT)
@@ -90,12 +83,12 @@ class Registry:
         try:
             module = load()
             _require_api(module)
-            _require_hooks(module)
+            _require_hooks(module, list(vars(self.manager.hook)))
             self.manager.register(module, name=name)
             self.manager.check_pending()
-            for kind, hook in REGISTERING_HOOKS.items():
-                if implementation := getattr(module, hook, None):
-                    implementation(_collector(found, kind, source, version))
+            for kind in KINDS.values():
+                if implementation := getattr(module, kind.hook, None):
+                    implementation(_collector(found, kind.name, source, version))
         except (Exception, SystemExit) as error:
             if module is not None and self.manager.get_plugin(name) is module:
                 self.manager.unregister(module)
@@ -215,9 +208,7 @@ class Registry:
             plugin_class = self.load(info.kind, info.name)
         except PluginError as error:
             return replace(info, status="broken", reason=str(error))
-        from milsurv.plugin.contracts import problem_of
-
-        problem = problem_of(info.kind, plugin_class)
+        problem = KINDS[info.kind].problem_of(plugin_class)
         return replace(info, status="broken", reason=f"{info.target} {problem}") if problem else info
 
 
@@ -239,9 +230,8 @@ def _require_api(module: Any) -> None:
         )
 
 
-def _require_hooks(module: Any) -> None:
+def _require_hooks(module: Any, known: Sequence[str]) -> None:
     """Refuse functions that look like hooks and would never be called."""
-    known = [name for name in vars(spec) if name.startswith(HOOK_PREFIX)]
     for name, value in vars(module).items():
         if not name.startswith(HOOK_PREFIX) or not inspect.isroutine(value):
             continue

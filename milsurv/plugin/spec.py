@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import pluggy
+
+from milsurv.plugin.kinds import KINDS, Kind
 
 PROJECT = "milsurv"
 PLUGIN_API = 1
@@ -15,35 +18,22 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class Register(Protocol):
-    """Names a plugin class without importing it."""
+    """Registers a plugin by name, without importing it."""
 
     def __call__(self, name: str, target: str, *, summary: str) -> None:
         """``target`` is ``"package.module:Class"``; ``summary`` is one line for ``milsurv list-plugins``."""
 
 
-@hookspec
-def milsurv_register_readers(register: Register) -> None:
-    """Called once at discovery, to name slide readers (see ``milsurv.slides.reader``)."""
+def _registering_hook(kind: Kind) -> Callable[[Register], None]:
+    def hook(register: Register) -> None: ...
+
+    hook.__name__ = kind.hook
+    hook.__doc__ = f"Called once at discovery, to register {kind.registers}."
+    return hookspec(hook)
 
 
-@hookspec
-def milsurv_register_tissue(register: Register) -> None:
-    """Called once at discovery, to name tissue segmentations (see ``milsurv.slides.tissue``)."""
-
-
-@hookspec
-def milsurv_register_backbones(register: Register) -> None:
-    """Called once at discovery, to name backbones (see ``milsurv.Backbone``)."""
-
-
-@hookspec
-def milsurv_register_aggregators(register: Register) -> None:
-    """Called once at discovery, to name aggregators (see ``milsurv.Aggregator``)."""
-
-
-@hookspec
-def milsurv_register_losses(register: Register) -> None:
-    """Called once at discovery, to name losses (see ``milsurv.Loss``)."""
+REGISTERING = type("RegisteringHooks", (), {kind.hook: _registering_hook(kind) for kind in KINDS.values()})
+"""The registering hooks, one per kind of plugin."""
 
 
 @hookspec

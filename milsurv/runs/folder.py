@@ -22,7 +22,8 @@ from milsurv.executors.devices import choose_device
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings
 from milsurv.features.importers.importing import ImportSettings
 from milsurv.features.tally import EVENTS
-from milsurv.plugin.registry import KINDS, Registry
+from milsurv.plugin.kinds import kinds_that_decide
+from milsurv.plugin.registry import Registry
 from milsurv.plugin.sources import framework_fingerprint
 from milsurv.plugin.versions import record_versions
 from milsurv.runs.leakage import TrainingCases
@@ -39,8 +40,6 @@ SHOWN_SETTINGS = 4
 """How many settings are named in which runs differ."""
 TRAINING_CODE = ("milsurv.training.loop",)
 """What of milsurv itself decides a model, beside its plugins."""
-OF_IMPORTED_FEATURES = ("aggregator", "loss")
-"""The kinds of plugins of a run that reads no slides."""
 FeatureSettings = ExtractionSettings | ImportSettings
 """What decides a run's features, be they extracted or imported."""
 
@@ -277,7 +276,7 @@ def _flat_settings(path: Path) -> dict[str, Any]:
 
 def kinds(config: RunConfig) -> tuple[str, ...]:
     """The kinds of plugins that a run uses: those that read slides only when features are not imported."""
-    return KINDS if config.features is None else OF_IMPORTED_FEATURES
+    return kinds_that_decide("features", "models") if config.features is None else kinds_that_decide("models")
 
 
 def plugin_names(config: RunConfig) -> dict[str, str]:

@@ -20,8 +20,9 @@ from milsurv.evaluation.times import EvaluationTimes, evaluation_times, time_tex
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings
 from milsurv.features.importers.importing import ImportSettings
 from milsurv.features.tally import EVENTS
+from milsurv.plugin.kinds import kinds_that_decide
 from milsurv.plugin.registry import Registry
-from milsurv.runs.folder import OF_IMPORTED_FEATURES, FeatureSettings, RunContent, RunFolder
+from milsurv.runs.folder import FeatureSettings, RunContent, RunFolder
 from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase
 from milsurv.training.job import FoldJob
@@ -152,7 +153,8 @@ def fold_jobs(
     cache: CachePlan,
 ) -> list[FoldJob]:
     """A unit's task for each seed and fold; ``cases`` are the content's with their feature files."""
-    origins = {key: origin for key, origin in content.origins.items() if key[0] in OF_IMPORTED_FEATURES}
+    deciding = kinds_that_decide("models")
+    origins = {key: origin for key, origin in content.origins.items() if key[0] in deciding}
     by_id = {case.case_id: case for case in cases}
 
     def chosen(ids: Sequence[str]) -> tuple[TrainingCase, ...]:

@@ -12,7 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from milsurv._version import __version__
 from milsurv.errors import MilsurvError
-from milsurv.plugin.registry import REGISTERING_HOOKS, Registry
+from milsurv.plugin.kinds import KINDS
+from milsurv.plugin.registry import Registry
 from milsurv.plugin.spec import PLUGIN_API, PROJECT
 
 Kind = Literal["aggregator", "backbone", "loss"]
@@ -76,7 +77,7 @@ def _files(plugin: NewPlugin) -> dict[str, str]:
     )
     values = {
         "plugin": plugin,
-        "hook": REGISTERING_HOOKS[plugin.kind],
+        "hook": KINDS[plugin.kind].hook,
         "api": PLUGIN_API,
         "version": __version__,
     }

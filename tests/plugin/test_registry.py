@@ -7,7 +7,8 @@ import pytest
 
 from milsurv import __version__
 from milsurv.errors import PluginError
-from milsurv.plugin.registry import KINDS, Registry, get_registry
+from milsurv.plugin.kinds import KINDS
+from milsurv.plugin.registry import Registry, get_registry
 from tests.conftest import COLOUR_BACKBONE
 
 REGISTER = """

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from milsurv.plugin.registry import REGISTERING_HOOKS, get_registry
+from milsurv.plugin.kinds import KINDS
+from milsurv.plugin.registry import get_registry
 from milsurv.plugin.sources import source_fingerprint
 
 MODEL = '''"""A model."""
@@ -203,7 +204,7 @@ def test_every_built_in_has_a_source_of_its_own_kind() -> None:
         for p in registry.plugins
         if p.distribution == "milsurv"
     }
-    assert {kind for kind, _ in origins} == set(REGISTERING_HOOKS)
+    assert {kind for kind, _ in origins} == set(KINDS)
     nothing = source_fingerprint("milsurv.errors")
     assert nothing not in origins.values()
     assert origins["aggregator", "abmil"] != origins["aggregator", "transmil"]

@@ -153,7 +153,7 @@ def _settings(
             "executor": {"threads": threads},
         }
     )
-    return ExtractionSettings.of(config, Registry())
+    return ExtractionSettings.of(config, Registry(), device)
 
 
 def _random_weights(name: str, folder: Path) -> Path:

@@ -78,13 +78,12 @@ def small_config(workspace: Path, cohort: Path) -> dict[str, Any]:
 def small_run(tmp_path_factory: pytest.TempPathFactory, small_cohort: Path) -> Path:
     """The folder of a finished run of the small cohort, three folds under two seeds. Do not change it."""
     from milsurv.config.loading import load_config
-    from milsurv.progress import RunProgress
-    from milsurv.runs.pipeline import run
+    from tests.sessions import run
 
     folder = tmp_path_factory.mktemp("small_run")
     (folder / "small.yaml").write_text(yaml.safe_dump(small_config(folder / "workspace", small_cohort)))
     config, registry = load_config(str(folder / "small.yaml"), ["seeds=[1, 2]"])
-    return run(config, registry, RunProgress(quiet=True)).folder
+    return run(config, registry).folder
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 from milsurv.cli.run import print_account
 from milsurv.models.external import evaluate_external, load_for
 from milsurv.progress import RunProgress
+from milsurv.runs.session import open_session
 
 
 def evaluate_command(
@@ -18,7 +19,8 @@ def evaluate_command(
     trained = load_for(model, cohort, slides, overrides, plugins)
     progress.log_to(trained.config.workspace / "logs" / f"{trained.config.name}-evaluation.log")
     progress.say(f"external validation of {trained.name}, {len(trained.models)} models, on {cohort}")
-    result = evaluate_external(trained, progress)
+    with open_session(trained.config, trained.registry, progress) as session:
+        result = evaluate_external(session, trained)
     about = result.metrics["cohort"]
     progress.say(f"{about['cases']} cases, {about['events']} events, {about['slides']} slides used")
     print_account("ensemble of the models, nothing fitted anew", result.metrics["pooled"][0], progress)

@@ -8,6 +8,7 @@ from pathlib import Path
 from milsurv.models.heatmap import HEATMAPS, draw_heatmap, find_slide
 from milsurv.models.trained import load_trained
 from milsurv.progress import RunProgress
+from milsurv.runs.session import open_session
 
 
 def heatmap_command(
@@ -24,8 +25,9 @@ def heatmap_command(
     trained = load_trained(run, overrides, plugins)
     for warning in trained.warnings:
         progress.warn(warning)
-    drawn = find_slide(trained, given, progress, mpp)
-    folder = output or trained.folder / HEATMAPS / drawn.slide.slide_id
-    for path in draw_heatmap(trained, drawn, folder, progress, ask_occlusion):
-        progress.say(f"{path}")
+    with open_session(trained.config, trained.registry, progress) as session:
+        drawn = find_slide(session, trained, given, mpp)
+        folder = output or trained.folder / HEATMAPS / drawn.slide.slide_id
+        for path in draw_heatmap(session, trained, drawn, folder, ask_occlusion):
+            progress.say(f"{path}")
     return 0

@@ -8,13 +8,11 @@ from pathlib import Path
 from rich.table import Table
 
 from milsurv.config.loading import load_config
-from milsurv.config.run import RunConfig
 from milsurv.errors import WeightsError, size
-from milsurv.executors.devices import choose_device, count_workers
 from milsurv.explain.slide_picture import slide_picture
 from milsurv.features.preview import SlideInspection, embedding_seconds, inspect_slide, slides_to_inspect
-from milsurv.plugin.registry import Registry
 from milsurv.progress import PlainConsole, RunProgress, duration
+from milsurv.runs.session import Session, open_session
 from milsurv.slides.outlines import write_geojson
 
 DPI = 130
@@ -34,7 +32,8 @@ def inspect_command(
     progress = RunProgress()
     config, registry = load_config(source, overrides, plugins)
     slides = slides_to_inspect(path, config, mpp)
-    estimate = Estimate(config, registry)
+    with open_session(config, registry, progress) as session:
+        estimate = Estimate(session)
     if len(slides) == 1 and not path.is_dir():
         ((file, given),) = slides.items()
         found = inspect_slide(file, given, config, registry)
@@ -55,9 +54,9 @@ def inspect_command(
 class Estimate:
     """Time and disk of extraction with a configuration's backbone, on this machine."""
 
-    def __init__(self, config: RunConfig, registry: Registry):
-        self.device = choose_device(config.device)
-        self.workers = count_workers(config.executor.workers, self.device)
+    def __init__(self, session: Session):
+        config, registry = session.config, session.registry
+        self.device, self.workers = session.device, session.workers
         self.name = config.extracting_backbone.name
         self._dim = registry.create("backbone", config.extracting_backbone).dim
         self._dtype = config.extraction.dtype

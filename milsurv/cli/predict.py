@@ -15,6 +15,7 @@ from milsurv.models.prediction import SlidePrediction, predict_slides
 from milsurv.models.trained import TrainedModel, load_trained
 from milsurv.progress import PlainConsole, RunProgress
 from milsurv.report.wording import DASH, time
+from milsurv.runs.session import Session, open_session
 from milsurv.storage.atomic import write_text
 
 
@@ -37,7 +38,20 @@ def predict_command(
     trained = load_trained(run, overrides, plugins)
     for warning in trained.warnings:
         progress.warn(warning)
-    predictions = predict_slides(trained, slides, progress, mpp, table)
+    with open_session(trained.config, trained.registry, progress) as session:
+        predictions = predict_slides(session, trained, slides, mpp, table)
+        _report(trained, predictions, output, progress)
+        if heatmaps:
+            _draw(session, trained, predictions, (output.parent if output else Path()) / HEATMAPS)
+    return int(any(prediction.row["models"] == 0 for prediction in predictions))
+
+
+def _report(
+    trained: TrainedModel,
+    predictions: Sequence[SlidePrediction],
+    output: Path | None,
+    progress: RunProgress,
+) -> None:
     rows = [prediction.row for prediction in predictions]
     _print(trained, rows)
     for prediction in predictions:
@@ -48,23 +62,20 @@ def predict_command(
     if output is not None:
         write_text(output, pd.DataFrame(rows).to_csv(index=False))
         progress.say(f"Predictions: {output}")
-    if heatmaps:
-        _draw(trained, predictions, (output.parent if output else Path()) / HEATMAPS, progress)
-    return int(any(row["models"] == 0 for row in rows))
 
 
 def _draw(
-    trained: TrainedModel, predictions: Sequence[SlidePrediction], folder: Path, progress: RunProgress
+    session: Session, trained: TrainedModel, predictions: Sequence[SlidePrediction], folder: Path
 ) -> None:
     for prediction in predictions:
         if prediction.known is not None:
             drawn = DrawnSlide(prediction.slide, prediction.features, prediction.known)
             try:
-                draw_heatmap(trained, drawn, folder / prediction.slide.slide_id, progress)
+                draw_heatmap(session, trained, drawn, folder / prediction.slide.slide_id)
             except MilsurvError as error:
-                progress.warn(f"slide {prediction.slide.slide_id} is not drawn: {error}")
+                session.progress.warn(f"slide {prediction.slide.slide_id} is not drawn: {error}")
                 continue
-            progress.say(f"Heatmap: {folder / prediction.slide.slide_id}")
+            session.progress.say(f"Heatmap: {folder / prediction.slide.slide_id}")
 
 
 def _print(trained: TrainedModel, rows: Sequence[dict[str, Any]]) -> None:

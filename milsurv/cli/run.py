@@ -9,12 +9,12 @@ from typing import Any
 from milsurv._version import __version__
 from milsurv.config.cohort import SyntheticCohort
 from milsurv.config.loading import load_config
-from milsurv.config.run import RunConfig, Splits
+from milsurv.config.run import Splits
 from milsurv.errors import MilsurvError
-from milsurv.executors.devices import choose_device, count_workers
 from milsurv.interrupts import Interrupted
 from milsurv.progress import RunProgress
 from milsurv.runs.pipeline import RunResult, run
+from milsurv.runs.session import Session, open_session
 
 TITLES = {
     "harrell_c_index": "Harrell's C",
@@ -32,9 +32,10 @@ def run_command(
     progress = RunProgress(quiet)
     config, registry = load_config(source, overrides, plugins)
     progress.log_to(config.workspace / "logs" / f"{config.name}.log")
-    _print_plan(config, progress, fold)
     try:
-        result = run(config, registry, progress, fold)
+        with open_session(config, registry, progress) as session:
+            _print_plan(session, fold)
+            result = run(session, fold)
     except MilsurvError as error:
         progress.log(f"error: {error}")
         raise
@@ -49,9 +50,8 @@ def run_command(
     return 0
 
 
-def _print_plan(config: RunConfig, progress: RunProgress, fold: int | None) -> None:
-    device = choose_device(config.device)
-    workers = count_workers(config.executor.workers, device)
+def _print_plan(session: Session, fold: int | None) -> None:
+    config, progress = session.config, session.progress
     if isinstance(config.cohort, SyntheticCohort):
         cohort = f"synthetic: {config.cohort.cases} made cases, seed {config.cohort.seed}"
     elif config.cohort.slides is not None:
@@ -70,7 +70,9 @@ def _print_plan(config: RunConfig, progress: RunProgress, fold: int | None) -> N
         "reported_fold": f"epoch chosen by the reported cases' {by}: optimistic",
         "both": f"epoch chosen by inner validation {by}, and by the reported cases' to compare",
     }[config.training.selection]
-    progress.say(f"milsurv {__version__}: run '{config.name}' on {device}, {workers} worker(s)")
+    progress.say(
+        f"milsurv {__version__}: run '{config.name}' on {session.device}, {session.workers} worker(s)"
+    )
     progress.say(f"  cohort     {cohort}")
     if config.features is not None:
         progress.say(

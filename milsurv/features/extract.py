@@ -20,7 +20,7 @@ from milsurv.cohort.cases import SlideRef
 from milsurv.config.run import RunConfig
 from milsurv.errors import TABLE_ADVICE, MilsurvError, SlideError, SlideFaultError, size, slide_reason
 from milsurv.executors.base import Event, Report, Unit
-from milsurv.executors.devices import choose_device, decoding_threads
+from milsurv.executors.devices import decoding_threads
 from milsurv.executors.memory import release_device_memory
 from milsurv.features.encoder import Encoder, choose_precision
 from milsurv.features.room import lacking_room
@@ -75,14 +75,13 @@ class ExtractionSettings:
     """What to do about a slide's µm/px, for its reason."""
 
     @classmethod
-    def of(cls, config: RunConfig, registry: Registry) -> ExtractionSettings:
+    def of(cls, config: RunConfig, registry: Registry, device: str) -> ExtractionSettings:
         """Raises WeightsError when a weights file that the config names is not there."""
         section = config.extracting_backbone
         backbone: Backbone = registry.create("backbone", section)
         names = {"reader": config.reader.name, "tissue": config.tissue.name, "backbone": section.name}
         origins = {(kind, name): registry.origin(kind, name) for kind, name in names.items()}
-        device = torch.device(choose_device(config.device))
-        precision = choose_precision(config.extraction.precision, backbone.precision, device)
+        precision = choose_precision(config.extraction.precision, backbone.precision, torch.device(device))
         return cls(
             config,
             backbone.weights_id(),

@@ -152,7 +152,7 @@ def _read_seconds(slide: Slide, grid: PatchGrid, tiling: Tiling) -> float:
 
 def embedding_seconds(config: RunConfig, registry: Registry, device: str) -> float:
     """Time of the backbone for a patch, measured on batches of grey ones. Raises WeightsError without its weights."""
-    encoder = load_encoder(ExtractionSettings.of(config, registry), device)
+    encoder = load_encoder(ExtractionSettings.of(config, registry, device), device)
     n, px = encoder.batch_size, config.tiling.patch_px
     patches, rows = np.full((n, px, px, 3), 128, np.uint8), np.arange(n)
     finest = max(config.tiling.magnifications)

@@ -19,17 +19,15 @@ from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.subgroups import attributes_of, subgroups
 from milsurv.evaluation.times import EvaluationTimes, evaluation_times
-from milsurv.executors.devices import choose_device, count_workers, visible_gpus
-from milsurv.executors.local import LocalExecutor
 from milsurv.explain.views import MissingView, SlideView, choose_slides, make_views
 from milsurv.features.extract import ExtractedSlide
 from milsurv.models.prediction import predict_cases, require_own_features
 from milsurv.models.trained import TrainedModel, load_trained, read_settings
-from milsurv.progress import RunProgress
 from milsurv.report.html import write_report
 from milsurv.runs.folder import METRICS, RunContent, describe, find_run
 from milsurv.runs.pipeline import RunResult, extract_features, prepare_cohort
 from milsurv.runs.planning import as_training_case, feature_settings, usable_cases
+from milsurv.runs.session import Session
 from milsurv.storage.atomic import fingerprint, json_text
 from milsurv.storage.checksums import write_checked
 from milsurv.storage.locks import remove_abandoned
@@ -72,34 +70,31 @@ def _table(trained: TrainedModel) -> TableCohort:
     return trained.config.cohort
 
 
-def evaluate_external(trained: TrainedModel, progress: RunProgress) -> RunResult:
+def evaluate_external(session: Session, trained: TrainedModel) -> RunResult:
     """Judge the cohort of ``trained.config``, measure, and write a report into WORKSPACE/evaluations.
 
     A case that training knows is judged by the folds that did not learn from it, or left out when there is none.
     Weights for censoring and the Kaplan-Meier reference come from the cohort itself: they are no part of the model.
     """
-    config, registry = trained.config, trained.registry
-    device = choose_device(config.device)
+    config = session.config
     for part in ("features", "evaluations"):
         remove_abandoned(config.workspace / part)
-    settings = feature_settings(config, registry)
+    settings = feature_settings(session)
     trained.require_same_features(settings)
-    workers = count_workers(config.executor.workers, device)
-    with LocalExecutor(workers, config.executor.threads, visible_gpus(device)) as executor:
-        cohort = prepare_cohort(config, settings, executor, progress)
-        slides = [slide for case in cohort.cases for slide in case.slides]
-        require_own_features(settings, [slide for slide in slides if slide.path is not None])
-        outcomes = extract_features(slides, settings, registry, executor, progress, device)
-        usable = usable_cases(cohort, outcomes)
-        allowed, notes = _judges(trained, usable, outcomes)
-        usable = _judged(usable, allowed)
-        for note in notes:
-            progress.warn(note)
-        times = _times(usable, trained)
-        cases = [as_training_case(case, settings) for case in usable.cases]
-        judged = predict_cases(trained, cases, allowed, times.all, executor, progress)
+    cohort = prepare_cohort(session, settings)
+    slides = [slide for case in cohort.cases for slide in case.slides]
+    require_own_features(settings, [slide for slide in slides if slide.path is not None])
+    outcomes = extract_features(session, settings, slides)
+    usable = usable_cases(cohort, outcomes)
+    allowed, notes = _judges(trained, usable, outcomes)
+    usable = _judged(usable, allowed)
+    for note in notes:
+        session.progress.warn(note)
+    times = _times(usable, trained)
+    cases = [as_training_case(case, settings) for case in usable.cases]
+    judged = predict_cases(session, trained, cases, allowed, times.all)
     content = RunContent(
-        config, registry, settings, cohort, usable, outcomes, warnings=tuple(notes), judged_by=trained.name
+        session, settings, cohort, usable, outcomes, warnings=tuple(notes), judged_by=trained.name
     )
     folder = config.workspace / "evaluations" / config.name / _fingerprint(trained, content, times)
     describe(content, folder)

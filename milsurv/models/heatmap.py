@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from milsurv.cohort.cases import SlideRef
 from milsurv.errors import MilsurvError, SlideError, nearest, slide_reason
-from milsurv.executors.devices import choose_device, visible_gpus
-from milsurv.executors.local import LocalExecutor
 from milsurv.executors.memory import want_of_memory_named
 from milsurv.explain.heatmap_figure import (
     FUSED,
@@ -39,9 +37,9 @@ from milsurv.features.extract import ExtractedSlide, ExtractionSettings
 from milsurv.features.store import read_attributes, read_bag, read_features
 from milsurv.models.prediction import require_own_features
 from milsurv.models.trained import MPP_ADVICE, FoldModel, TrainedModel
-from milsurv.progress import RunProgress
 from milsurv.runs.leakage import Acquaintance
 from milsurv.runs.pipeline import extract_features
+from milsurv.runs.session import Session
 from milsurv.slides.opening import open_slide, slide_faults
 from milsurv.slides.reader import Slide, slide_identity
 from milsurv.storage.atomic import atomic_path, write_text
@@ -99,9 +97,7 @@ class Opinion:
         return cls(models, f"{aggregator} of run {name}, {told}", not known.unseen_by)
 
 
-def find_slide(
-    trained: TrainedModel, given: str, progress: RunProgress, mpp: float | None = None
-) -> DrawnSlide:
+def find_slide(session: Session, trained: TrainedModel, given: str, mpp: float | None = None) -> DrawnSlide:
     """The slide that a file or an id of the run's ``slides.csv`` names, with its features, at ``mpp`` µm/px if given.
 
     They are the run's own where it has them of this very file, else they are extracted as training did. Raises
@@ -124,7 +120,7 @@ def find_slide(
             f"{trained.folder}: the models were trained on imported features, and there are none of slide "
             f"{slide.slide_id} in {trained.config.workspace}; draw a slide of the run, with its workspace"
         )
-    features, outcome = _extract(trained, slide, progress)
+    features, outcome = _extract(session, trained, slide)
     return DrawnSlide(
         slide, features, trained.acquaintance(slide, outcome, None if row is None else row["case_id"])
     )
@@ -186,10 +182,10 @@ def _features_of_run(trained: TrainedModel, slide: SlideRef, row: dict[str, str]
     return path
 
 
-def _extract(trained: TrainedModel, slide: SlideRef, progress: RunProgress) -> tuple[Path, ExtractedSlide]:
+def _extract(session: Session, trained: TrainedModel, slide: SlideRef) -> tuple[Path, ExtractedSlide]:
     """The slide's features as training would extract them, unless they are there already."""
-    config = trained.config
-    settings = replace(ExtractionSettings.of(config, trained.registry), mpp_advice=MPP_ADVICE)
+    settings = ExtractionSettings.of(session.config, session.registry, session.device)
+    settings = replace(settings, mpp_advice=MPP_ADVICE)
     trained.require_same_features(settings)
     with _named(slide):
         require_own_features(settings, [slide])
@@ -197,10 +193,7 @@ def _extract(trained: TrainedModel, slide: SlideRef, progress: RunProgress) -> t
         return settings.path(slide.slide_id), done
     with _opened(trained, slide):
         pass  # what cannot be opened is told once: extraction would tell it as a slide left out too
-    device = choose_device(config.device)
-    with LocalExecutor(1, config.executor.threads, visible_gpus(device)) as executor:
-        outcomes = extract_features([slide], settings, trained.registry, executor, progress, device)
-    outcome = outcomes[slide.slide_id]
+    outcome = extract_features(session, settings, [slide])[slide.slide_id]
     if outcome.reason is not None:
         raise MilsurvError(f"{slide.path}: {outcome.reason}")
     return settings.path(slide.slide_id), outcome
@@ -229,10 +222,10 @@ def _opened(trained: TrainedModel, slide: SlideRef) -> Iterator[Slide]:
 
 
 def draw_heatmap(
+    session: Session,
     trained: TrainedModel,
     drawn: DrawnSlide,
     folder: Path,
-    progress: RunProgress,
     ask_occlusion: bool = False,
 ) -> list[Path]:
     """Write a slide's maps, gallery, table and GeoJSON into ``folder``, and give back their paths.
@@ -244,7 +237,9 @@ def draw_heatmap(
     bag, sides = _bag(drawn)
     opinion = Opinion.of(trained, drawn.known)
     if opinion.seen_in_training:
-        progress.warn(f"slide {slide.slide_id}: every model learned from its case; the heatmap says so")
+        session.progress.warn(
+            f"slide {slide.slide_id}: every model learned from its case; the heatmap says so"
+        )
     assert bag.coords is not None
     coords = {m: places.numpy() for m, places in bag.coords.items()}
     with _opened(trained, slide) as opened:
@@ -252,9 +247,7 @@ def draw_heatmap(
         with slide_faults():
             thumbnail, downsample = opened.thumbnail(THUMBNAIL_PX)
         with want_of_memory_named(lambda: _too_large(slide, bag)):
-            found = measure_importance(
-                trained, opinion.models, bag, sides, slide.slide_id, ask_occlusion, progress
-            )
+            found = measure_importance(session, opinion.models, bag, sides, slide.slide_id, ask_occlusion)
         maps = maps_of(found, coords, sides)
         heatmap = Heatmap(slide.slide_id, found.kind, opinion.told, thumbnail, downsample, opened.mpp, maps)
         px = min(trained.config.tiling.patch_px, MOST_GALLERY_PX)
@@ -270,7 +263,7 @@ def draw_heatmap(
     if flat := [shown.name for shown in maps if shown.flat(found.kind)]:
         about["nearly_uniform"] = flat
         named = ", ".join(flat)
-        progress.warn(
+        session.progress.warn(
             f"attention is nearly uniform (within 10 % of uniform) at {named}: these maps say little"
         )
     return _write(folder, heatmap, pixels, table, patch_colours(found), about, origin)
@@ -297,20 +290,19 @@ def _bag(drawn: DrawnSlide) -> tuple[Bag, dict[int, float]]:
 
 
 def measure_importance(
-    trained: TrainedModel,
+    session: Session,
     models: Sequence[FoldModel],
     bag: Bag,
     sides: dict[int, float],
     slide_id: str,
     ask_occlusion: bool,
-    progress: RunProgress,
 ) -> Importance:
     """Attention, or occlusion where there is none or it is asked for: the mean over ``models``, in float32."""
-    device = choose_device(trained.config.device)
+    device, registry = session.device, session.registry
     moved = bag.to(device)
     if not ask_occlusion:
         seen = [
-            attention(load_model(model.file, trained.registry, device)[0], moved, model.seed, 0, slide_id)
+            attention(load_model(model.file, registry, device)[0], moved, model.seed, 0, slide_id)
             for model in models
         ]
         values = _mean(seen)
@@ -325,9 +317,9 @@ def measure_importance(
         )
     falls = []
     passes = len(models) * (1 + sum(some.count for some in blocks))
-    with progress.stage("leaving out patches", passes, "bags") as stage:
+    with session.progress.stage("leaving out patches", passes, "bags") as stage:
         for model in models:
-            network, loss, about = load_model(model.file, trained.registry, device)
+            network, loss, about = load_model(model.file, registry, device)
             found = occlusion(network, loss, moved, blocks, stage.advance, model.seed, 0, slide_id)
             falls.append({m: fall / (about["risk_deviation"] or 1.0) for m, fall in found.items()})
     return Importance("occlusion", _mean(falls), blocks=tuple(blocks))

@@ -16,18 +16,17 @@ from milsurv.cohort.cases import SlideRef
 from milsurv.config.run import RunConfig
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.times import survival_column
-from milsurv.executors.base import Event, Executor, Report, Unit
-from milsurv.executors.devices import choose_device, count_workers, visible_gpus
-from milsurv.executors.local import LocalExecutor
+from milsurv.executors.base import Event, Report, Unit
 from milsurv.features.extract import ExtractionSettings
 from milsurv.features.store import feature_dims, read_attributes
 from milsurv.models.new_slides import find_new_slides
 from milsurv.models.trained import MPP_ADVICE, FoldModel, TrainedModel
 from milsurv.plugin.registry import get_registry
-from milsurv.progress import RunProgress, Stage
+from milsurv.progress import Stage
 from milsurv.runs.folder import FeatureSettings
 from milsurv.runs.leakage import Acquaintance
 from milsurv.runs.pipeline import extract_features
+from milsurv.runs.session import Session
 from milsurv.slides.reader import slide_identity
 from milsurv.training.bags import CachePlan, plan_cache, shared_cache
 from milsurv.training.data import TrainingCase, files_of
@@ -62,9 +61,9 @@ class SlidePrediction:
 
 
 def predict_slides(
+    session: Session,
     trained: TrainedModel,
     paths: Sequence[Path],
-    progress: RunProgress,
     mpp: float | None = None,
     table: Path | None = None,
 ) -> list[SlidePrediction]:
@@ -81,24 +80,21 @@ def predict_slides(
             f"{trained.folder}: the models were trained on imported features, so there is no backbone to read slides "
             "with; import the slides' features alike, and judge them with milsurv evaluate"
         )
-    new_slides = find_new_slides(trained, paths, progress, mpp, table)
+    new_slides = find_new_slides(trained, paths, session.progress, mpp, table)
     slides = [new.slide for new in new_slides]
     case_ids = {new.slide.slide_id: new.case_id for new in new_slides}
-    settings = replace(ExtractionSettings.of(config, trained.registry), mpp_advice=MPP_ADVICE)
+    settings = replace(ExtractionSettings.of(config, session.registry, session.device), mpp_advice=MPP_ADVICE)
     trained.require_same_features(settings)
     require_own_features(settings, slides)
-    device = choose_device(config.device)
-    workers = min(count_workers(config.executor.workers, device), len(slides))
-    with LocalExecutor(workers, config.executor.threads, visible_gpus(device)) as executor:
-        outcomes = extract_features(slides, settings, trained.registry, executor, progress, device)
-        known = {
-            slide.slide_id: trained.acquaintance(slide, outcomes[slide.slide_id], case_ids[slide.slide_id])
-            for slide in slides
-            if outcomes[slide.slide_id].reason is None
-        }
-        judged = {slide_id: found.unseen_by for slide_id, found in known.items() if found.unseen_by}
-        cases = [TrainingCase(name, 0.0, 0, ((name, settings.path(name)),)) for name in judged]
-        judgement = predict_cases(trained, cases, judged, trained.times, executor, progress)
+    outcomes = extract_features(session, settings, slides)
+    known = {
+        slide.slide_id: trained.acquaintance(slide, outcomes[slide.slide_id], case_ids[slide.slide_id])
+        for slide in slides
+        if outcomes[slide.slide_id].reason is None
+    }
+    judged = {slide_id: found.unseen_by for slide_id, found in known.items() if found.unseen_by}
+    cases = [TrainingCase(name, 0.0, 0, ((name, settings.path(name)),)) for name in judged]
+    judgement = predict_cases(session, trained, cases, judged, trained.times)
     rows = dict(zip(judgement.pop("case_id"), records(judgement), strict=True))
     nothing = {**dict.fromkeys(judgement.columns), "models": 0}
     return [
@@ -137,12 +133,11 @@ def require_own_features(settings: FeatureSettings, slides: Sequence[SlideRef]) 
 
 
 def predict_cases(
+    session: Session,
     trained: TrainedModel,
     cases: Sequence[TrainingCase],
     allowed: Mapping[str, Sequence[int]],
     times: Sequence[float],
-    executor: Executor,
-    progress: RunProgress,
 ) -> pd.DataFrame:
     """A row per case, from the models of the folds that ``allowed`` names under its id, at least one.
 
@@ -151,15 +146,14 @@ def predict_cases(
     1 or 0; ``median_survival``, where the mean of their survival falls to one half, in the cohort's unit, NaN when it
     does not within the longest follow-up in training; ``survival_at_T`` for each of ``times``.
     """
-    config, device = trained.config, choose_device(trained.config.device)
+    config, device = session.config, session.device
     curve = np.linspace(0, float(trained.training_cases.follow_up.time.max()), CURVE_POINTS + 1)
     everywhen = (*times, *curve.tolist())
     asked = {
         model: tuple(case for case in cases if model.fold in allowed[case.case_id])
         for model in trained.models
     }
-    workers = count_workers(config.executor.workers, device)
-    plan, _ = plan_cache(files_of(cases), config.executor, device, workers)
+    plan, _ = plan_cache(files_of(cases), config.executor, device, session.workers)
     units = [
         Unit(
             f"seed {model.seed} fold {model.fold}",
@@ -176,8 +170,8 @@ def predict_cases(
         for model, mine in asked.items()
         if mine
     ]
-    with progress.stage("predicting", len(units), "models") as stage:
-        judgements: list[Judgement] = executor.run(units, partial(_count, stage))
+    with session.progress.stage("predicting", len(units), "models") as stage:
+        judgements: list[Judgement] = session.executor.run(units, partial(_count, stage))
     shared_cache.cache_clear()
     return put_together([case.case_id for case in cases], judgements, times, curve)
 

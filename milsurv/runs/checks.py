@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -16,13 +17,14 @@ from milsurv.cohort.reasons import few_lines
 from milsurv.config.cohort import SyntheticCohort, TableCohort
 from milsurv.config.run import RunConfig
 from milsurv.errors import MilsurvError, ProblemsError, size
-from milsurv.executors.devices import choose_device
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings, load_encoder, release_encoders
 from milsurv.features.room import free_bytes, nearest_folder
 from milsurv.plugin.registry import Registry
+from milsurv.progress import RunProgress
 from milsurv.runs.folder import FeatureSettings, RunContent, RunFolder
 from milsurv.runs.planning import Plan, cohort_of, feature_settings, fold_jobs, plan_folds
 from milsurv.runs.sample import Sample, look_at
+from milsurv.runs.session import Session, open_session
 from milsurv.storage.atomic import write_text
 from milsurv.synthetic.cohort import plan_cohort, slide_path, write_slide
 from milsurv.training.bags import CachePlan, shared_cache
@@ -49,36 +51,46 @@ class Findings:
 def check_run(config: RunConfig, registry: Registry, only_fold: int | None = None) -> Findings:
     """Check a run whose configuration and plugins are valid, by all that it does before the first epoch."""
     findings = Findings()
-    device = _collect(findings, lambda: choose_device(config.device))
     _check_workspace(config.workspace, findings)
-    settings = _collect(findings, lambda: feature_settings(config, registry))
+    progress = RunProgress(quiet=True)
+    with ExitStack() as stack:
+        session = _collect(findings, lambda: stack.enter_context(open_session(config, registry, progress)))
+        if session is None:  # everything else can be checked without the device
+            on_cpu = config.model_copy(update={"device": "cpu"})
+            session = stack.enter_context(open_session(on_cpu, registry, progress))
+        _check_stages(session, findings, only_fold)
+    return findings
+
+
+def _check_stages(session: Session, findings: Findings, only_fold: int | None) -> None:
+    config = session.config
+    settings = _collect(findings, lambda: feature_settings(session))
     if settings is None:
-        return findings
+        return
     with tempfile.TemporaryDirectory(prefix="milsurv-check-") as scratch:
         folder = Path(scratch)
         cohort = _collect(findings, lambda: _read_cohort(config, settings, folder, findings))
         if cohort is None:
-            return findings
-        sample = _collect(findings, lambda: _look_at(config, cohort, settings, registry, folder))
+            return
+        sample = _collect(findings, lambda: _look_at(session, cohort, settings, folder))
         if sample is None:
-            return findings
+            return
         _tell_slides(config, sample, findings)
-        if device is not None and isinstance(settings, ExtractionSettings) and sample.new:
-            findings.warnings += settings.warnings((), registry)
-            _collect(findings, lambda: _check_weights(settings, registry, device, sample, findings))
+        if isinstance(settings, ExtractionSettings) and sample.new:
+            findings.warnings += settings.warnings((), session.registry)
+            _collect(findings, lambda: _check_weights(session, settings, sample, findings))
         plan = _collect(findings, lambda: plan_folds(cohort, sample.outcomes, config, only_fold))
         if plan is None:
-            return findings
+            return
         findings.facts.append(
             f"{len(plan.splits)} folds of the {len(plan.usable.cases)} cases with {_what(config)[1]}"
         )
         findings.warnings += plan.warnings
-        if device is not None and sample.files:
+        if sample.files:
             content = RunContent(
-                config, registry, settings, cohort, plan.usable, sample.outcomes, plan.splits, plan.warnings
+                session, settings, cohort, plan.usable, sample.outcomes, plan.splits, plan.warnings
             )
-            _collect(findings, lambda: _rehearse(content, plan, sample, folder, device, only_fold))
-    return findings
+            _collect(findings, lambda: _rehearse(content, plan, sample, folder, only_fold))
 
 
 def _read_cohort(config: RunConfig, settings: FeatureSettings, folder: Path, findings: Findings) -> Cohort:
@@ -106,10 +118,8 @@ def _slides(cohort: Cohort) -> list[SlideRef]:
     return [slide for case in cohort.cases for slide in case.slides]
 
 
-def _look_at(
-    config: RunConfig, cohort: Cohort, settings: FeatureSettings, registry: Registry, folder: Path
-) -> Sample:
-    slides = _slides(cohort)
+def _look_at(session: Session, cohort: Cohort, settings: FeatureSettings, folder: Path) -> Sample:
+    slides, config, registry = _slides(cohort), session.config, session.registry
     if not isinstance(config.cohort, SyntheticCohort):
         return look_at(slides, settings, registry, folder)
     _, drawn = plan_cohort(config.cohort.cases, config.cohort.seed)
@@ -142,11 +152,11 @@ def _tell_slides(config: RunConfig, sample: Sample, findings: Findings) -> None:
 
 
 def _check_weights(
-    settings: ExtractionSettings, registry: Registry, device: str, sample: Sample, findings: Findings
+    session: Session, settings: ExtractionSettings, sample: Sample, findings: Findings
 ) -> None:
     """Look for the backbone's weights; those that are here and not too large embed some patches."""
     section = settings.config.extracting_backbone
-    found = registry.create("backbone", section).find_weights()
+    found = session.registry.create("backbone", section).find_weights()
     if found.note is not None:
         findings.warnings.append(found.note)
     if found.file is None:
@@ -155,7 +165,7 @@ def _check_weights(
     if count > LARGE_WEIGHTS:
         findings.facts.append(f"the weights of {section.name} are here ({size(count)}), and were not loaded")
     elif sample.patches is not None:
-        patches, encoder = sample.patches[:EMBEDDED_PATCHES], load_encoder(settings, device)
+        patches, encoder = sample.patches[:EMBEDDED_PATCHES], load_encoder(settings, session.device)
         finest, n = max(settings.config.tiling.magnifications), len(patches)
         coords = {finest: np.zeros((n, 2), np.int64)}
         try:
@@ -165,9 +175,7 @@ def _check_weights(
             release_encoders()
 
 
-def _rehearse(
-    content: RunContent, plan: Plan, sample: Sample, folder: Path, device: str, only_fold: int | None
-) -> None:
+def _rehearse(content: RunContent, plan: Plan, sample: Sample, folder: Path, only_fold: int | None) -> None:
     """Fit the loss of every fold, and train one of them for a step, on the sampled slides' features in place of all."""
     cases = [
         TrainingCase(
@@ -178,10 +186,10 @@ def _rehearse(
         )
         for at, case in enumerate(plan.usable.cases)
     ]
-    jobs = fold_jobs(content, cases, RunFolder(folder), plan.times, device, CachePlan("none", 0))
+    jobs = fold_jobs(content, cases, RunFolder(folder), plan.times, CachePlan("none", 0))
     jobs = [job for job in jobs if only_fold in (None, job.fold)]
     for job in jobs:
-        fit_loss(job, content.registry)
+        fit_loss(job, content.session.registry)
     try:
         rehearse(jobs[0])
     finally:

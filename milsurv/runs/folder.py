@@ -18,15 +18,14 @@ from milsurv.config.run import RunConfig
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.times import EvaluationTimes
 from milsurv.executors.base import Event
-from milsurv.executors.devices import choose_device
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings
 from milsurv.features.importers.importing import ImportSettings
 from milsurv.features.tally import EVENTS
 from milsurv.plugin.kinds import kinds_that_decide
-from milsurv.plugin.registry import Registry
 from milsurv.plugin.sources import framework_fingerprint
 from milsurv.plugin.versions import record_versions
 from milsurv.runs.leakage import TrainingCases
+from milsurv.runs.session import Session
 from milsurv.storage.atomic import append_event, fingerprint, json_text
 from milsurv.storage.checksums import read_checked, write_checked
 from milsurv.storage.documents import compose_yaml, construct_yaml
@@ -48,8 +47,7 @@ FeatureSettings = ExtractionSettings | ImportSettings
 class RunContent:
     """All that a run is made of, once features are there."""
 
-    config: RunConfig
-    registry: Registry
+    session: Session
     settings: FeatureSettings
     cohort: Cohort
     usable: Cohort
@@ -62,10 +60,15 @@ class RunContent:
     """Of an external validation, the model whose training had other cases."""
 
     @property
+    def config(self) -> RunConfig:
+        return self.session.config
+
+    @property
     def origins(self) -> dict[tuple[str, str], str]:
         """Kind and name of each plugin at work -> the fingerprint of its source."""
         return {
-            (kind, name): self.registry.origin(kind, name) for kind, name in plugin_names(self.config).items()
+            (kind, name): self.session.registry.origin(kind, name)
+            for kind, name in plugin_names(self.config).items()
         }
 
     def training_fingerprint(self) -> str:
@@ -86,7 +89,7 @@ class RunContent:
                 "origins": [*self.origins.values(), framework_fingerprint(*TRAINING_CODE)],
                 "training": config.training.model_dump(mode="json"),
                 "threads": config.executor.threads,
-                "device": choose_device(config.device).partition(":")[0],
+                "device": self.session.device.partition(":")[0],
             }
         )
 
@@ -215,7 +218,7 @@ class RunFolder:
                     found[job.folder] = folders[giver]
         if found:
             givers = sorted(set(found.values()))
-            record_versions(self.path, content.registry, plugin_names(content.config), givers)
+            record_versions(self.path, content.session.registry, plugin_names(content.config), givers)
         return len(found)
 
     def log(self, event: Event) -> None:
@@ -227,7 +230,7 @@ def describe(content: RunContent, path: Path) -> None:
     """Write into ``path`` what says what is run, and on whom."""
     settings = content.config.model_dump(mode="json", by_alias=True)
     write_checked(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-    record_versions(path, content.registry, plugin_names(content.config))
+    record_versions(path, content.session.registry, plugin_names(content.config))
     write_checked(path / "cohort.json", json_text(content.summary))
     write_checked(path / FEATURES, json_text(content.settings.content))
     write_checked(path / "slides.csv", content.slides().to_csv(index=False))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,17 +11,14 @@ from typing import Any
 from milsurv.cohort.cases import Cohort, SlideRef
 from milsurv.cohort.reasons import few_lines
 from milsurv.config.cohort import SyntheticCohort, TableCohort
-from milsurv.config.run import RunConfig
-from milsurv.executors.base import IN_OTHER_HANDS, Event, Executor, Unit
-from milsurv.executors.devices import choose_device, count_workers, slides_in_hand, visible_gpus
-from milsurv.executors.local import LocalExecutor
+from milsurv.executors.base import IN_OTHER_HANDS, Event, Unit
+from milsurv.executors.devices import slides_in_hand
 from milsurv.explain.views import views_of_fold
 from milsurv.features.extract import ExtractedSlide, release_encoders
 from milsurv.features.importers.importing import ImportSettings, require_equal_dims
 from milsurv.features.store import feature_dims
 from milsurv.features.tally import EVENTS, Tally
 from milsurv.plugin.lifecycle import HookFailure, LifeCycle
-from milsurv.plugin.registry import Registry
 from milsurv.progress import RunProgress, Stage
 from milsurv.report.html import write_report
 from milsurv.runs.evaluation import measure
@@ -35,6 +31,7 @@ from milsurv.runs.planning import (
     plan_folds,
     require_fold,
 )
+from milsurv.runs.session import Session
 from milsurv.storage.atomic import fingerprint, write_text
 from milsurv.storage.locks import remove_abandoned
 from milsurv.synthetic.cohort import GENERATOR_VERSION, draw, plan_cohort, slide_path
@@ -57,43 +54,31 @@ class RunResult:
     cohort: Cohort
 
 
-def run(
-    config: RunConfig, registry: Registry, progress: RunProgress, only_fold: int | None = None
-) -> RunResult:
+def run(session: Session, only_fold: int | None = None) -> RunResult:
     """Do all of a run that is not done yet. Raises MilsurvError for what the user can mend."""
-    registry.require_unchanged()
-    device = choose_device(config.device)
-    if config.training.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by PyTorch's documentation
+    config, progress = session.config, session.progress
     for part in ("cohorts", "features", "runs", "evaluations"):
         remove_abandoned(config.workspace / part)
     if config.splits.files is None:
         require_fold(only_fold, range(config.splits.count))
-    workers = count_workers(config.executor.workers, device)
-    with LocalExecutor(workers, config.executor.threads, visible_gpus(device)) as executor:
-        settings = feature_settings(config, registry)
-        cohort = prepare_cohort(config, settings, executor, progress)
-        slides = [slide for case in cohort.cases for slide in case.slides]
-        outcomes = extract_features(slides, settings, registry, executor, progress, device)
-        plan = plan_folds(cohort, outcomes, config, only_fold)
-        for warning in plan.warnings:
-            progress.warn(warning)
-        content = RunContent(
-            config, registry, settings, cohort, plan.usable, outcomes, plan.splits, plan.warnings
-        )
-        folder = RunFolder.lay_out(content, plan.times)
-        cases = [as_training_case(case, settings) for case in plan.usable.cases]
-        cache = plan_bags(cases, config, device, workers, progress)
-        jobs = fold_jobs(content, cases, folder, plan.times, device, cache)
-        if taken := folder.take_over(jobs, content):
-            progress.say(
-                f"{taken} of {len(jobs)} folds go on from where another evaluation of this training was"
-            )
-        todo = [job for job in jobs if only_fold in (None, job.fold)]
-        for job in todo:
-            fit_loss(job, registry)  # a fold that cannot train is told before the first one trains
-        life_cycle = tell_plugins(registry, folder, progress)
-        train(todo, folder, executor, progress, life_cycle, config)
+    settings = feature_settings(session)
+    cohort = prepare_cohort(session, settings)
+    slides = [slide for case in cohort.cases for slide in case.slides]
+    outcomes = extract_features(session, settings, slides)
+    plan = plan_folds(cohort, outcomes, config, only_fold)
+    for warning in plan.warnings:
+        progress.warn(warning)
+    content = RunContent(session, settings, cohort, plan.usable, outcomes, plan.splits, plan.warnings)
+    folder = RunFolder.lay_out(content, plan.times)
+    cases = [as_training_case(case, settings) for case in plan.usable.cases]
+    jobs = fold_jobs(content, cases, folder, plan.times, plan_bags(session, cases))
+    if taken := folder.take_over(jobs, content):
+        progress.say(f"{taken} of {len(jobs)} folds go on from where another evaluation of this training was")
+    todo = [job for job in jobs if only_fold in (None, job.fold)]
+    for job in todo:
+        fit_loss(job, session.registry)  # a fold that cannot train is told before the first one trains
+    life_cycle = tell_plugins(session, folder)
+    train(session, todo, folder, life_cycle)
     progress.say("measuring, writing the report")
     metrics = measure(jobs, content, plan.times, folder)
     finished = all(job.finished for job in jobs)
@@ -102,13 +87,12 @@ def run(
     return RunResult(folder.path, metrics, report, left_out, plan.usable)
 
 
-def prepare_cohort(
-    config: RunConfig, settings: FeatureSettings, executor: Executor, progress: RunProgress
-) -> Cohort:
+def prepare_cohort(session: Session, settings: FeatureSettings) -> Cohort:
     """Read the cohort's table and find its slides or their features; a synthetic cohort is made first."""
+    config, progress = session.config, session.progress
     table = config.cohort
     if isinstance(table, SyntheticCohort):
-        table = _make_synthetic(table, config.workspace, executor, progress)
+        table = _make_synthetic(session, table)
     cohort = cohort_of(config, table, settings)
     for line in cohort.missing:
         progress.say(line)
@@ -126,10 +110,8 @@ def synthetic_table(config: SyntheticCohort, workspace: Path) -> TableCohort:
     return TableCohort(table=folder / "cohort.csv", slides=folder / "slides")
 
 
-def _make_synthetic(
-    config: SyntheticCohort, workspace: Path, executor: Executor, progress: RunProgress
-) -> TableCohort:
-    location = synthetic_table(config, workspace)
+def _make_synthetic(session: Session, config: SyntheticCohort) -> TableCohort:
+    location = synthetic_table(config, session.config.workspace)
     assert location.slides is not None
     table, slides = plan_cohort(config.cases, config.seed)
     write_text(location.table, table.to_csv(index=False))
@@ -139,20 +121,16 @@ def _make_synthetic(
         for path, slide in paths.items()
         if not path.exists()
     ]
-    with progress.stage("drawing slides", len(units), "slides") as stage:
-        executor.run(units, partial(_count, stage, "drawn"))
+    with session.progress.stage("drawing slides", len(units), "slides") as stage:
+        session.executor.run(units, partial(_count, stage, "drawn"))
     return location
 
 
 def extract_features(
-    slides: Sequence[SlideRef],
-    settings: FeatureSettings,
-    registry: Registry,
-    executor: Executor,
-    progress: RunProgress,
-    device: str,
+    session: Session, settings: FeatureSettings, slides: Sequence[SlideRef]
 ) -> dict[str, ExtractedSlide]:
     """Slide id -> what became of it; slides whose feature files are whole are not read again."""
+    progress, device = session.progress, session.device
     outcomes: dict[str, ExtractedSlide] = {}
     todo: list[SlideRef] = []
     for slide in slides:
@@ -162,7 +140,7 @@ def extract_features(
             outcomes[slide.slide_id] = done
         else:
             todo.append(slide)
-    for warning in settings.warnings(todo, registry):
+    for warning in settings.warnings(todo, session.registry):
         progress.warn(warning)
     tally = Tally(settings.folder)
 
@@ -177,7 +155,7 @@ def extract_features(
 
     with progress.stage(f"{settings.verb} features", len(todo), "slides") as stage:
         units = [settings.unit(slide, device) for slide in todo]
-        fresh = executor.run(units, on_event, slides_in_hand(device), release_encoders)
+        fresh = session.executor.run(units, on_event, slides_in_hand(device), release_encoders)
     outcomes |= {outcome.slide_id: outcome for outcome in fresh}
     _warn_of_slides(outcomes.values(), tally.folder / EVENTS, progress)
     if isinstance(settings, ImportSettings):
@@ -203,36 +181,27 @@ def _count(stage: Stage, done: str, unit: Unit, event: Event, note: object = "")
     stage.advance(event["event"] == done, note)
 
 
-def plan_bags(
-    cases: Sequence[TrainingCase], config: RunConfig, device: str, workers: int, progress: RunProgress
-) -> CachePlan:
+def plan_bags(session: Session, cases: Sequence[TrainingCase]) -> CachePlan:
     """Where each worker keeps the bags that its folds train on."""
-    plan, told = plan_cache(files_of(cases), config.executor, device, workers)
-    progress.say(f"bags: {told}")
+    plan, told = plan_cache(files_of(cases), session.config.executor, session.device, session.workers)
+    session.progress.say(f"bags: {told}")
     return plan
 
 
-def tell_plugins(registry: Registry, folder: RunFolder, progress: RunProgress) -> LifeCycle:
+def tell_plugins(session: Session, folder: RunFolder) -> LifeCycle:
     """The life-cycle hooks of all plugins; one that fails is a warning, and its traceback stands in the events."""
 
     def on_failure(failure: HookFailure) -> None:
-        progress.warn(
+        session.progress.warn(
             f"plugin {failure.plugin} failed in {failure.hook} and is told nothing more of this run "
             f"({failure.error}); the traceback stands in {folder.path / EVENTS}"
         )
         folder.log({"event": "plugin switched off", **asdict(failure)})
 
-    return LifeCycle(registry.manager, on_failure)
+    return LifeCycle(session.registry.manager, on_failure)
 
 
-def train(
-    jobs: Sequence[FoldJob],
-    folder: RunFolder,
-    executor: Executor,
-    progress: RunProgress,
-    life_cycle: LifeCycle,
-    config: RunConfig,
-) -> None:
+def train(session: Session, jobs: Sequence[FoldJob], folder: RunFolder, life_cycle: LifeCycle) -> None:
     """Train the folds that are not finished, telling the plugins' life-cycle hooks as they go."""
     units = [
         Unit(f"seed {job.seed} fold {job.fold}", train_fold, {"job": job}, job.folder / PREDICTIONS)
@@ -242,10 +211,9 @@ def train(
     for job in jobs:
         if job.finished:
             job.remove_states()  # left when a run was killed after its last write
-    life_cycle.tell(
-        "milsurv_run_started", config=config.model_dump(mode="json", by_alias=True), folder=folder.path
-    )
-    total = sum(len(job.rows) for job in jobs if not job.trained) * config.training.epochs
+    config = session.config.model_dump(mode="json", by_alias=True)
+    life_cycle.tell("milsurv_run_started", config=config, folder=folder.path)
+    total = sum(len(job.rows) for job in jobs if not job.trained) * session.config.training.epochs
 
     def on_event(unit: Unit, event: Event) -> None:
         job: FoldJob = unit.arguments["job"]
@@ -263,8 +231,8 @@ def train(
         elif event["event"] == "fold finished":
             life_cycle.tell("milsurv_fold_finished", **fold)
 
-    with progress.stage("training folds", total, "cases") as stage:
-        executor.run(units, on_event)
+    with session.progress.stage("training folds", total, "cases") as stage:
+        session.executor.run(units, on_event)
     shared_cache.cache_clear()
 
 
@@ -272,7 +240,8 @@ def finish(content: RunContent, folder: RunFolder, metrics: dict[str, Any], life
     """Write the report and tell the plugins."""
     slides = content.slides()
     predictions = read_predictions(folder.path / PREDICTIONS)
-    views = views_of_fold(content.config, content.registry, folder.path, predictions, slides)
-    report = write_report(folder.path, content.config, views)
+    session = content.session
+    views = views_of_fold(session.config, session.registry, folder.path, predictions, slides)
+    report = write_report(folder.path, session.config, views)
     life_cycle.tell("milsurv_run_finished", folder=folder.path, metrics=metrics)
     return report

@@ -21,8 +21,8 @@ from milsurv.features.extract import ExtractedSlide, ExtractionSettings
 from milsurv.features.importers.importing import ImportSettings
 from milsurv.features.tally import EVENTS
 from milsurv.plugin.kinds import kinds_that_decide
-from milsurv.plugin.registry import Registry
 from milsurv.runs.folder import FeatureSettings, RunContent, RunFolder
+from milsurv.runs.session import Session
 from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase
 from milsurv.training.job import FoldJob
@@ -52,11 +52,11 @@ def plan_folds(
     return Plan(usable, tuple(splits), times, (*warnings, *_late_times(usable, config.evaluation)))
 
 
-def feature_settings(config: RunConfig, registry: Registry) -> FeatureSettings:
+def feature_settings(session: Session) -> FeatureSettings:
     """How the features come about: extracted from slides, or imported."""
-    if config.features is not None:
-        return ImportSettings.of(config, config.features)
-    return ExtractionSettings.of(config, registry)
+    if session.config.features is not None:
+        return ImportSettings.of(session.config, session.config.features)
+    return ExtractionSettings.of(session.config, session.registry, session.device)
 
 
 def cohort_of(
@@ -149,7 +149,6 @@ def fold_jobs(
     cases: Iterable[TrainingCase],
     folder: RunFolder,
     times: EvaluationTimes,
-    device: str,
     cache: CachePlan,
 ) -> list[FoldJob]:
     """A unit's task for each seed and fold; ``cases`` are the content's with their feature files."""
@@ -170,7 +169,7 @@ def fold_jobs(
             validation=chosen(split.validation),
             test=chosen(split.test),
             times=times.all,
-            device=device,
+            device=content.session.device,
             cache=cache,
             origins=origins,
         )

@@ -70,7 +70,7 @@ def _write_slides_and_features(
     path: Path, slides: Path, slide_ids: pd.Series, rng: np.random.Generator
 ) -> None:
     config, registry = load_config(str(path), [])
-    settings = ExtractionSettings.of(config, registry)
+    settings = ExtractionSettings.of(config, registry, "cpu")
     attributes: dict[str, object] = {
         "table_mpp": None,
         "doubts": [],

@@ -15,9 +15,8 @@ import yaml
 from milsurv.config.loading import load_config
 from milsurv.errors import MilsurvError
 from milsurv.features.store import read_bag
-from milsurv.progress import RunProgress
 from milsurv.runs.checks import check_run
-from milsurv.runs.pipeline import RunResult, run
+from milsurv.runs.pipeline import RunResult
 from tests.command import run_milsurv
 from tests.features.importers.make_foreign import (
     MAGNIFICATIONS,
@@ -30,6 +29,7 @@ from tests.features.importers.make_foreign import (
     write_trident,
     write_trident_cohort,
 )
+from tests.sessions import run
 
 LOCAL = {"name": "crossfusion", "embed_dim": 8, "num_heads": 2, "attention": "local"}
 
@@ -42,7 +42,7 @@ def _write_config(folder: Path, layout: str, source: Any, **sections: Any) -> Pa
 
 def _run(path: Path, *overrides: str) -> RunResult:
     config, registry = load_config(str(path), overrides)
-    return run(config, registry, RunProgress(quiet=True))
+    return run(config, registry)
 
 
 @pytest.fixture(scope="module")

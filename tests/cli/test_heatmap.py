@@ -11,10 +11,9 @@ from typer.testing import CliRunner
 from milsurv.cli import app
 from milsurv.config.loading import load_config
 from milsurv.errors import MilsurvError
-from milsurv.progress import RunProgress
-from milsurv.runs.pipeline import run
 from tests.command import run_milsurv
 from tests.conftest import COLOUR_BACKBONE, small_config
+from tests.sessions import run
 
 PLUGIN = ("--plugin", str(COLOUR_BACKBONE))
 
@@ -25,7 +24,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_cohort: Path) -> Pa
     file = folder / "small.yaml"
     file.write_text(yaml.safe_dump(small_config(folder / "workspace", small_cohort)))
     config, registry = load_config(str(file), ["training.epochs=1"])
-    return run(config, registry, RunProgress(quiet=True)).folder
+    return run(config, registry).folder
 
 
 def heatmap(*arguments: object) -> str:

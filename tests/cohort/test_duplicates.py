@@ -19,11 +19,10 @@ from milsurv.config.loading import load_config
 from milsurv.errors import CohortError
 from milsurv.features.extract import ExtractionSettings
 from milsurv.features.importers.foreign import hash_of_features
-from milsurv.progress import RunProgress
 from milsurv.runs.checks import check_run
-from milsurv.runs.pipeline import run
 from milsurv.slides.reader import HASHED_BYTES
 from tests.cohort.tables import columns, write
+from tests.sessions import run
 
 LIKENESS = ExtractionSettings.likeness
 
@@ -134,4 +133,4 @@ def test_check_and_run_refuse_imported_features_of_one_slide_under_two_cases(tmp
     (problem,) = check_run(loaded, registry).problems
     assert problem.startswith("slides of one content under several cases: s0 (case P0), s9 (case P9); ")
     with pytest.raises(CohortError, match=r"s0 \(case P0\), s9 \(case P9\)"):
-        run(loaded, registry, RunProgress(quiet=True))
+        run(loaded, registry)

@@ -21,7 +21,7 @@ from tests.features.importers.test_importing import _ignore, _import, _settings
 def extracted(write_config: WriteConfig, small_cohort: Path) -> Path:
     """A folder with the features of one slide, extracted at 0.3 µm/px, where no side is a whole number of pixels."""
     config, registry = load_config(str(write_config()))
-    settings = ExtractionSettings.of(config, registry)
+    settings = ExtractionSettings.of(config, registry, "cpu")
     slide = small_cohort / "slides" / "P00-1.svs"
     assert extract_slide(_ignore, settings, "P00-1", slide, 0.3, "cpu").reason is None
     return settings.folder

@@ -28,7 +28,7 @@ from tests.conftest import WriteConfig
 
 def _settings(config_file: Path, *overrides: str) -> ExtractionSettings:
     config, registry = load_config(str(config_file), overrides)
-    return ExtractionSettings.of(config, registry)
+    return ExtractionSettings.of(config, registry, "cpu")
 
 
 def _ignore(_event: Event) -> None:

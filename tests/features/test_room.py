@@ -32,7 +32,7 @@ def test_want_of_room_and_unknown_magnifications_are_said_before_the_first_slide
 ) -> None:
     config, registry = load_config(str(write_config()))
     slides = [SlideRef("P00-1", small_cohort / "slides" / "P00-1.svs")]
-    settings = ExtractionSettings.of(config, registry)
+    settings = ExtractionSettings.of(config, registry, "cpu")
     assert list(settings.warnings(slides, registry)) == []
     room, *_ = replace(settings, dim=10**13).warnings(slides, registry)
     assert "the features of 1 slides take about" in room

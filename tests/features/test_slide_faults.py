@@ -10,13 +10,13 @@ import pytest
 from milsurv.cohort.cases import SlideRef
 from milsurv.config.loading import load_config
 from milsurv.errors import CohortError
-from milsurv.executors.local import LocalExecutor
-from milsurv.features.extract import ExtractedSlide, ExtractionSettings
+from milsurv.features.extract import ExtractedSlide
 from milsurv.features.preview import inspect_slide
 from milsurv.progress import RunProgress
 from milsurv.runs.checks import check_run
-from milsurv.runs.pipeline import extract_features, run
+from milsurv.runs.folder import FeatureSettings
 from tests.conftest import COLOUR_BACKBONE, DATA, WriteConfig
+from tests.sessions import extract_features, run
 from tests.slides.make_slides import with_tissue, write_slide
 
 FAILING = {
@@ -39,15 +39,12 @@ EXPECTED = {
 
 def _extract(
     config: Path, slides: list[Path], log: Path | None = None
-) -> tuple[dict[str, ExtractedSlide], ExtractionSettings]:
-    loaded, registry = load_config(str(config))
-    settings = ExtractionSettings.of(loaded, registry)
+) -> tuple[dict[str, ExtractedSlide], FeatureSettings]:
     refs = [SlideRef(path.stem, path) for path in slides]
     progress = RunProgress(quiet=True)
     if log is not None:
         progress.log_to(log)
-    with LocalExecutor(1, 1) as executor:
-        return extract_features(refs, settings, registry, executor, progress, "cpu"), settings
+    return extract_features(*load_config(str(config)), refs, progress)
 
 
 def test_whatever_one_slide_raises_costs_that_slide(
@@ -91,7 +88,7 @@ def test_a_fault_of_every_slide_ends_the_run_and_is_named(write_config: WriteCon
     with pytest.raises(
         CohortError, match=r"17 of 17 failed in the same unexpected way \(ValueError at failing\.py"
     ):
-        run(loaded, registry, RunProgress(quiet=True))
+        run(loaded, registry)
 
 
 def test_check_tells_of_slides_that_do_not_open(

@@ -286,7 +286,9 @@ def test_a_retried_slide_is_whole(worst: Worst, tmp_path: Path) -> None:
     """Slides that were half there are copied again; extracting the whole ones elsewhere is the oracle."""
     retried = ["empty", "truncated", "late tile lacks"]
     config = _write_config(worst.folder, "all.csv", worst.folder / "slides")
-    elsewhere = ExtractionSettings.of(*load_config(str(config), [f"workspace={tmp_path / 'workspace'}"]))
+    elsewhere = ExtractionSettings.of(
+        *load_config(str(config), [f"workspace={tmp_path / 'workspace'}"]), "cpu"
+    )
     for number, name in enumerate(retried, start=50):
         whole = _good(tmp_path / f"{name}.svs", seed=number)
         shutil.copyfile(whole, worst.folder / "slides" / whole.name)

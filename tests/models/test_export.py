@@ -13,12 +13,11 @@ from huggingface_hub import ModelCard
 
 from milsurv.errors import MilsurvError
 from milsurv.models.export import export_model
-from milsurv.models.prediction import predict_slides
 from milsurv.models.trained import load_trained
-from milsurv.progress import RunProgress
 from milsurv.storage.checksums import write_checked
 from tests.command import run_milsurv
 from tests.conftest import COLOUR_BACKBONE
+from tests.sessions import predict_slides
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +37,6 @@ def test_an_export_predicts_what_its_run_predicts(
             for prediction in predict_slides(
                 load_trained(folder, [f"workspace={tmp_path / name}"], [COLOUR_BACKBONE]),
                 slides,
-                RunProgress(quiet=True),
             )
         ]
         for name, folder in (("run", small_run), ("export", exported))

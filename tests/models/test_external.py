@@ -15,13 +15,13 @@ from lifelines.utils import concordance_index
 
 from milsurv.config.loading import load_config
 from milsurv.errors import CohortError, MilsurvError
-from milsurv.models.external import evaluate_external, load_for
-from milsurv.progress import RunProgress
-from milsurv.runs.pipeline import RunResult, run
+from milsurv.models.external import load_for
+from milsurv.runs.pipeline import RunResult
 from milsurv.storage.checksums import write_checked
 from tests.command import run_milsurv
 from tests.conftest import COLOUR_BACKBONE
 from tests.features.importers.make_foreign import import_config, slide_ids, write_pt, write_table
+from tests.sessions import evaluate_external, run
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def others(tmp_path_factory: pytest.TempPathFactory, small_cohort: Path) -> Path
 
 def validate(run: Path, table: Path, slides: Path, workspace: Path, *overrides: str) -> RunResult:
     given = [f"workspace={workspace}", *overrides]
-    return evaluate_external(load_for(run, table, slides, given, [COLOUR_BACKBONE]), RunProgress(quiet=True))
+    return evaluate_external(load_for(run, table, slides, given, [COLOUR_BACKBONE]))
 
 
 @pytest.fixture(scope="module")
@@ -144,13 +144,11 @@ def test_imported_features_of_any_folder_but_of_the_same_length(tmp_path: Path) 
     )
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
     config, registry = load_config(str(tmp_path / "run.yaml"), [])
-    folder = run(config, registry, RunProgress(quiet=True)).folder
+    folder = run(config, registry).folder
 
     def of(name: str) -> RunResult:
         given = [f"features.import={tmp_path / name}"]
-        return evaluate_external(
-            load_for(folder, tmp_path / f"{name}.csv", None, given, []), RunProgress(quiet=True)
-        )
+        return evaluate_external(load_for(folder, tmp_path / f"{name}.csv", None, given, []))
 
     assert pd.read_csv(of("theirs").folder / "predictions.csv")["models"].tolist() == [2] * len(slide_ids())
     with pytest.raises(

@@ -18,19 +18,17 @@ from milsurv.errors import MilsurvError
 from milsurv.explain.importance import make_blocks
 from milsurv.features.bag import Bag
 from milsurv.features.store import read_bag
-from milsurv.models.heatmap import FEWEST_BLOCKS, MOST_PASSES, DrawnSlide, Opinion, draw_heatmap, find_slide
+from milsurv.models.heatmap import FEWEST_BLOCKS, MOST_PASSES, DrawnSlide, Opinion
 from milsurv.models.trained import TrainedModel, load_trained
-from milsurv.progress import RunProgress
 from milsurv.runs.leakage import Acquaintance
-from milsurv.runs.pipeline import run
 from milsurv.synthetic.pyramid import write_pyramid
 from milsurv.testing import make_bag
 from milsurv.training.model import load_model
 from tests.conftest import COLOUR_BACKBONE, small_config
 from tests.features.importers.make_foreign import import_config, write_table, write_trident_cohort
+from tests.sessions import draw_heatmap, find_slide, run
 from tests.slides.make_slides import with_tissue, write_scn
 
-QUIET = RunProgress(quiet=True)
 KNOWN = "P03-1"
 FILES = {
     "heatmap.png",
@@ -48,7 +46,7 @@ def train(folder: Path, config: dict[str, object], *overrides: str) -> Path:
     """The folder of a run."""
     file = folder / "small.yaml"
     file.write_text(yaml.safe_dump(config))
-    return run(*load_config(str(file), overrides), QUIET).folder
+    return run(*load_config(str(file), overrides)).folder
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +64,7 @@ def files(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What is written of a slide of the run."""
     folder = tmp_path_factory.mktemp("files") / "out"
     trained = load(finished)
-    assert written(draw_heatmap(trained, find_slide(trained, KNOWN, QUIET), folder, QUIET)) == FILES
+    assert written(draw_heatmap(trained, find_slide(trained, KNOWN), folder)) == FILES
     return folder
 
 
@@ -100,7 +98,7 @@ def written(paths: Sequence[Path]) -> set[str]:
 def test_a_slide_of_the_run_is_seen_by_the_models_that_did_not_learn_from_it(
     trained: TrainedModel, files: Path
 ) -> None:
-    drawn = find_slide(trained, KNOWN, QUIET)
+    drawn = find_slide(trained, KNOWN)
     assert drawn.features == trained.config.workspace / slides_of(trained).loc[KNOWN]["features"]
     folds = reporting_folds(trained, KNOWN.removesuffix("-1"))
     opinion = Opinion.of(trained, drawn.known)
@@ -150,11 +148,11 @@ def test_a_new_slide_is_extracted_as_training_did_and_seen_by_all(
     trained: TrainedModel, tmp_path: Path
 ) -> None:
     mine = load(trained.folder, f"workspace={tmp_path / 'workspace'}")
-    drawn = find_slide(mine, str(new_slide(tmp_path)), QUIET)
+    drawn = find_slide(mine, str(new_slide(tmp_path)))
     assert drawn.features.is_relative_to(tmp_path / "workspace")
     assert drawn.known == Acquaintance((0, 1, 2))
     assert "mean of all 6 models, which did not learn from this slide" in Opinion.of(mine, drawn.known).told
-    assert written(draw_heatmap(mine, drawn, tmp_path / "out", QUIET)) == FILES
+    assert written(draw_heatmap(mine, drawn, tmp_path / "out")) == FILES
 
 
 def test_the_geojson_of_a_slide_with_bounds_counts_from_qupaths_corner(
@@ -163,7 +161,7 @@ def test_the_geojson_of_a_slide_with_bounds_counts_from_qupaths_corner(
     mine = load(trained.folder, f"workspace={tmp_path / 'workspace'}")
     at, side = (320, 192), 512
     slide = write_scn(tmp_path / "a.scn", with_tissue(side, side, [(0, 0, side, side)]), at=at, slide_px=1024)
-    draw_heatmap(mine, find_slide(mine, str(slide), QUIET), tmp_path / "out", QUIET)
+    draw_heatmap(mine, find_slide(mine, str(slide)), tmp_path / "out")
     in_level_0 = pd.read_csv(tmp_path / "out" / "patches.csv")
     content = json.loads((tmp_path / "out" / "patches.geojson").read_text())
     assert content["milsurv"]["origin"] == list(at)
@@ -175,12 +173,12 @@ def test_the_geojson_of_a_slide_with_bounds_counts_from_qupaths_corner(
 
 
 def test_a_slide_that_every_model_knows_is_drawn_and_says_so(trained: TrainedModel, tmp_path: Path) -> None:
-    drawn = find_slide(trained, KNOWN, QUIET)
+    drawn = find_slide(trained, KNOWN)
     known = DrawnSlide(drawn.slide, drawn.features, Acquaintance((), "its case trained this model"))
     opinion = Opinion.of(trained, known.known)
     assert len(opinion.models) == 6
     assert "LEARNED from this slide's case" in opinion.told
-    draw_heatmap(trained, known, tmp_path, QUIET)
+    draw_heatmap(trained, known, tmp_path)
     assert set(pd.read_csv(tmp_path / "patches.csv")["seen_in_training"]) == {1}
     assert json.loads((tmp_path / "patches.geojson").read_text())["milsurv"]["seen_in_training"] is True
 
@@ -196,12 +194,12 @@ def test_models_whose_epoch_the_reported_cases_chose_are_told_to_be_optimistic(t
 def test_occlusion_stands_beside_attention_and_is_the_mean_fall_of_the_standardised_risk(
     trained: TrainedModel, files: Path, tmp_path: Path
 ) -> None:
-    drawn = find_slide(trained, KNOWN, QUIET)
+    drawn = find_slide(trained, KNOWN)
     names = {"occlusion_" + name for name in FILES} - {
         f"occlusion_heatmap_{name}.png" for name in ("20x", "10x", "fused")
     }
     shutil.copytree(files, tmp_path, dirs_exist_ok=True)
-    assert written(draw_heatmap(trained, drawn, tmp_path, QUIET, ask_occlusion=True)) == names
+    assert written(draw_heatmap(trained, drawn, tmp_path, ask_occlusion=True)) == names
     assert {path.name for path in tmp_path.iterdir()} == FILES | names
     table = pd.read_csv(tmp_path / "occlusion_patches.csv")
     bag = read_bag(drawn.features)
@@ -227,7 +225,7 @@ def test_occlusion_stands_beside_attention_and_is_the_mean_fall_of_the_standardi
 def test_an_aggregator_without_attention_is_occluded(small_cohort: Path, tmp_path: Path) -> None:
     config = small_config(tmp_path / "workspace", small_cohort) | {"aggregator": {"name": "meanpool"}}
     trained = load(train(tmp_path, config, "training.epochs=1"))
-    paths = draw_heatmap(trained, find_slide(trained, KNOWN, QUIET), tmp_path / "out", QUIET)
+    paths = draw_heatmap(trained, find_slide(trained, KNOWN), tmp_path / "out")
     assert "occlusion_heatmap.png" in written(paths)
     assert pd.read_csv(tmp_path / "out" / "occlusion_patches.csv")["occlusion"].abs().max() > 0
 
@@ -249,10 +247,10 @@ def test_a_slide_that_moved_is_drawn_from_where_it_is(trained: TrainedModel, tmp
         with pytest.raises(
             MilsurvError, match=f"{KNOWN}: it is no more at .*{path.name}.*give its file: milsurv"
         ):
-            find_slide(trained, KNOWN, QUIET)
-        drawn = find_slide(trained, str(moved), QUIET)
+            find_slide(trained, KNOWN)
+        drawn = find_slide(trained, str(moved))
         assert drawn.slide.path == moved
-        assert drawn.known == find_slide(trained, str(moved), QUIET).known
+        assert drawn.known == find_slide(trained, str(moved)).known
         assert drawn.features == trained.config.workspace / slides_of(trained).loc[KNOWN]["features"]
     finally:
         moved.rename(path)
@@ -263,7 +261,7 @@ def test_another_slide_of_a_known_name_is_refused(trained: TrainedModel, tmp_pat
     features = trained.config.workspace / slides_of(trained).loc[KNOWN]["features"]
     before = features.read_bytes()
     with pytest.raises(MilsurvError, match="were made from another file"):
-        find_slide(trained, str(other), QUIET)
+        find_slide(trained, str(other))
     assert features.read_bytes() == before
 
 
@@ -272,11 +270,11 @@ def test_another_slide_of_a_name_that_was_drawn_before_is_refused(
 ) -> None:
     mine = load(trained.folder, f"workspace={tmp_path / 'workspace'}")
     slide = new_slide(tmp_path)
-    first = find_slide(mine, str(slide), QUIET)
-    assert find_slide(mine, str(slide), QUIET) == first
+    first = find_slide(mine, str(slide))
+    assert find_slide(mine, str(slide)) == first
     write_pyramid(with_tissue(1024, 1024, [(0, 0, 500, 800)], seed=1), slide)
     with pytest.raises(MilsurvError, match=r"another slide named .* has its features in"):
-        find_slide(mine, str(slide), QUIET)
+        find_slide(mine, str(slide))
 
 
 @pytest.mark.parametrize(
@@ -288,7 +286,7 @@ def test_another_slide_of_a_name_that_was_drawn_before_is_refused(
 )
 def test_what_is_no_slide(trained: TrainedModel, given: str, problem: str) -> None:
     with pytest.raises(MilsurvError, match=problem):
-        find_slide(trained, given, QUIET)
+        find_slide(trained, given)
 
 
 def test_a_file_that_is_no_slide_is_told_once(
@@ -296,18 +294,18 @@ def test_a_file_that_is_no_slide_is_told_once(
 ) -> None:
     (tmp_path / "text.svs").write_text("this is no slide")
     with pytest.raises(MilsurvError, match=r"text.svs: does not open"):
-        find_slide(trained, str(tmp_path / "text.svs"), QUIET)
+        find_slide(trained, str(tmp_path / "text.svs"))
     assert capsys.readouterr() == ("", "")
 
 
 def test_features_that_lie_beyond_the_slide(trained: TrainedModel, tmp_path: Path) -> None:
-    drawn = find_slide(trained, KNOWN, QUIET)
+    drawn = find_slide(trained, KNOWN)
     small = write_pyramid(with_tissue(512, 512, [(0, 0, 512, 512)]), tmp_path / f"{KNOWN}.svs")
     wrong = DrawnSlide(trained.slide(small), drawn.features, drawn.known)
     with pytest.raises(
         MilsurvError, match=r"it has 512 × 512 pixels, but \d+x patches of its features lie up to"
     ):
-        draw_heatmap(trained, wrong, tmp_path / "out", QUIET)
+        draw_heatmap(trained, wrong, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -322,9 +320,9 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_imported_features_are_drawn_on_the_slide_that_is_given(imported: Path, tmp_path: Path) -> None:
     trained = load_trained(imported)
     slide = write_pyramid(np.full((4096, 4096, 3), 200, np.uint8), tmp_path / "C03-1.svs")
-    drawn = find_slide(trained, str(slide), QUIET)
+    drawn = find_slide(trained, str(slide))
     assert len(drawn.known.unseen_by) == 1
-    assert written(draw_heatmap(trained, drawn, tmp_path / "out", QUIET)) == FILES
+    assert written(draw_heatmap(trained, drawn, tmp_path / "out")) == FILES
 
 
 def test_imported_features_need_the_slide_they_were_made_from(imported: Path, tmp_path: Path) -> None:
@@ -332,6 +330,6 @@ def test_imported_features_need_the_slide_they_were_made_from(imported: Path, tm
     with pytest.raises(
         MilsurvError, match="C03-1: the run imported its features and knows no slide to draw on"
     ):
-        find_slide(trained, "C03-1", QUIET)
+        find_slide(trained, "C03-1")
     with pytest.raises(MilsurvError, match="imported features, and there are none of slide new slide"):
-        find_slide(trained, str(new_slide(tmp_path)), QUIET)
+        find_slide(trained, str(new_slide(tmp_path)))

@@ -7,15 +7,12 @@ import pytest
 
 from milsurv.cohort.mpp import read_mpp
 from milsurv.errors import MilsurvError
-from milsurv.models.heatmap import find_slide
 from milsurv.models.new_slides import find_new_slides
-from milsurv.models.prediction import predict_slides
 from milsurv.models.trained import TrainedModel, load_trained
-from milsurv.progress import RunProgress
 from tests.conftest import COLOUR_BACKBONE
+from tests.sessions import QUIET, find_slide, predict_slides
 from tests.slides.make_slides import with_tissue, write_slide
 
-QUIET = RunProgress(quiet=True)
 PICTURE = with_tissue(700, 700, [(50, 50, 600, 600)])
 
 
@@ -32,23 +29,23 @@ def unresolved(tmp_path: Path) -> Path:
 def test_a_slide_without_resolution_says_where_to_give_it_and_is_judged_with_it(
     trained: TrainedModel, unresolved: Path, tmp_path: Path
 ) -> None:
-    (without,) = predict_slides(trained, [unresolved], QUIET)
+    (without,) = predict_slides(trained, [unresolved])
     assert without.row["note"] == (
         "left out: unknown resolution: the slide gives neither µm/px nor objective power; give the µm per level-0 "
         "pixel with --mpp VALUE (milsurv predict also takes a table: --table FILE)"
     )
     with pytest.raises(MilsurvError, match="with --mpp VALUE"):
-        find_slide(trained, str(unresolved), QUIET)
+        find_slide(trained, str(unresolved))
     resolved = write_slide(tmp_path / "resolved.svs", PICTURE, mpp=0.5)
     table = tmp_path / "new.csv"
     table.write_text("slide_id,mpp,case_id\nunresolved.tif,0.5,P00\nresolved.svs,,somebody\n")
-    by_option, expected = predict_slides(trained, [unresolved, resolved], QUIET, mpp=0.5)
+    by_option, expected = predict_slides(trained, [unresolved, resolved], mpp=0.5)
     assert (by_option.row["models"], expected.row["models"]) == (6, 6)
     assert by_option.row["risk"] == expected.row["risk"]
-    by_table, of_nobody = predict_slides(trained, [unresolved, resolved], QUIET, mpp=0.5, table=table)
+    by_table, of_nobody = predict_slides(trained, [unresolved, resolved], mpp=0.5, table=table)
     assert (by_table.row["models"], of_nobody.row["models"]) == (2, 6)
     assert "its case trained this model" in by_table.row["note"]
-    drawn = find_slide(trained, str(unresolved), QUIET, mpp=0.5)
+    drawn = find_slide(trained, str(unresolved), mpp=0.5)
     assert drawn.features == by_table.features
 
 
@@ -84,7 +81,7 @@ def test_slides_of_the_run_are_not_drawn_at_another_resolution(small_run: Path) 
     with pytest.raises(
         MilsurvError, match=r"the run read slide .* at its own µm/px, and --mpp 0\.3 is given"
     ):
-        find_slide(own, slide, QUIET, mpp=0.3)
+        find_slide(own, slide, mpp=0.3)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "21", "0.04", "inf", "nan", "x", "0,25"])

@@ -14,20 +14,14 @@ from hypothesis import strategies as st
 
 from milsurv.errors import MilsurvError
 from milsurv.features.store import read_bag
-from milsurv.models.prediction import (
-    Judgement,
-    SlidePrediction,
-    median_survival,
-    predict_slides,
-    put_together,
-)
+from milsurv.models.prediction import Judgement, SlidePrediction, median_survival, put_together
 from milsurv.models.trained import TrainedModel, load_trained
-from milsurv.progress import RunProgress
 from milsurv.runs.folder import FEATURES
 from milsurv.storage.checksums import write_checked
 from milsurv.training.model import load_model
 from tests.command import run_milsurv
 from tests.conftest import COLOUR_BACKBONE
+from tests.sessions import predict_slides
 
 
 @pytest.fixture
@@ -44,7 +38,7 @@ def new_slide(small_cohort: Path, tmp_path: Path) -> Path:
 
 
 def predict(trained: TrainedModel, *paths: Path) -> list[SlidePrediction]:
-    return predict_slides(trained, paths, RunProgress(quiet=True))
+    return predict_slides(trained, paths)
 
 
 def test_slides_of_training_get_the_numbers_that_the_run_reported(

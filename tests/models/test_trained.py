@@ -14,8 +14,10 @@ from milsurv.models.trained import load_trained
 from milsurv.runs.folder import METRICS
 from milsurv.runs.leakage import FOLLOW_UP, SLIDES
 from milsurv.runs.planning import feature_settings
+from milsurv.runs.session import open_session
 from milsurv.storage.checksums import write_checked
 from tests.conftest import COLOUR_BACKBONE
+from tests.sessions import QUIET
 
 
 @pytest.fixture
@@ -113,7 +115,8 @@ def test_a_plugin_that_is_not_installed_is_named_with_its_version(run: Path) -> 
 
 def read_all(folder: Path) -> None:
     trained = load_trained(folder, plugin_files=[COLOUR_BACKBONE])
-    trained.require_same_features(feature_settings(trained.config, trained.registry))
+    with open_session(trained.config, trained.registry, QUIET) as session:
+        trained.require_same_features(feature_settings(session))
     _ = trained.cohort, trained.times
 
 

@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 
 from milsurv.config.loading import load_config
 from milsurv.errors import MilsurvError
-from milsurv.progress import RunProgress
 from milsurv.runs.checks import Findings, check_run
-from milsurv.runs.pipeline import run
 from tests.conftest import WriteConfig
 from tests.features.importers.make_foreign import (
     import_config,
@@ -27,6 +25,7 @@ from tests.features.importers.make_foreign import (
     write_pt,
     write_table,
 )
+from tests.sessions import run
 
 Array = NDArray[Any]
 Write = Callable[[int, Path, Array], None]
@@ -188,7 +187,7 @@ def test_what_a_run_refuses_its_check_refuses_in_the_same_words(
     config, registry = load_config(str(write_import(files, follow_up)), overrides)
     problems = check_run(config, registry).problems
     with pytest.raises(MilsurvError) as refused:
-        run(config, registry, RunProgress(quiet=True))
+        run(config, registry)
     assert message in str(refused.value)
     assert "\n".join(problems) == str(refused.value)
     assert not list(config.workspace.rglob("*.safetensors"))
@@ -204,7 +203,7 @@ def test_what_a_check_passes_runs(
     findings = check_run(config, registry, only_fold=1)
     assert findings.problems == []
     assert {file for file in path.parent.rglob("*") if file.is_file()} == before
-    result = run(config, registry, RunProgress(quiet=True), only_fold=1)
+    result = run(config, registry, only_fold=1)
     left_out = [line for line in findings.warnings if "will be left out" in line]
     assert len(left_out) == result.slides_left_out == (files == "one without patches")
     late = [line for line in findings.warnings if line.startswith("evaluation.times: 1000 lies beyond")]

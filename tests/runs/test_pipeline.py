@@ -11,17 +11,17 @@ import yaml
 
 from milsurv.config.loading import load_config
 from milsurv.errors import CohortError, MilsurvError
-from milsurv.progress import RunProgress
 from milsurv.runs.folder import find_run
-from milsurv.runs.pipeline import RunResult, run
+from milsurv.runs.pipeline import RunResult
 from milsurv.storage.checksums import write_checked
 from milsurv.training.job import REFIT_STATE, STATE
 from tests.conftest import COLOUR_BACKBONE, DATA, WriteConfig, small_config
+from tests.sessions import run
 
 
 def _run(config_file: Path, *overrides: str, only_fold: int | None = None) -> RunResult:
     config, registry = load_config(str(config_file), overrides)
-    return run(config, registry, RunProgress(quiet=True), only_fold)
+    return run(config, registry, only_fold)
 
 
 def _content(folder: Path) -> dict[str, bytes]:

@@ -17,12 +17,15 @@ class ABMILConfig(PluginConfig):
     """Settings of attention MIL."""
 
     magnification: PositiveInt | Literal["all"] = 20
-    """``all``: the patches of all magnifications in one bag, each magnification with its own projection."""
+    """Magnification of the patches. ``all``: patches of all magnifications, each with a projection of its own."""
     hidden_dim: int = Field(default=512, ge=1, le=MOST_WIDE)
+    """Size of the projected patch features."""
     attention_dim: int = Field(default=256, ge=1, le=MOST_WIDE)
+    """Hidden size of the attention network."""
     gated: bool = True
+    """Gated attention (equation 9) instead of plain attention (equation 8)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """After the projection."""
+    """Dropout after the projection."""
 
 
 class ABMIL(Aggregator):

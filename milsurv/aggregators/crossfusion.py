@@ -31,13 +31,15 @@ class WidthConfig(PluginConfig):
     """Sizes and dropouts of the CrossFusion models; the defaults are the released settings."""
 
     embed_dim: int = Field(default=512, ge=2, le=MOST_WIDE, multiple_of=2)
+    """Embedding size."""
     num_heads: int = Field(default=4, ge=1, le=MOST_WIDE)
+    """Attention heads; must divide ``embed_dim``."""
     num_layers: int = Field(default=1, ge=1, le=1000)
     """Layers before and after each position encoding."""
     dropout: float = Field(default=0.3, ge=0, lt=1)
-    """In feed-forward and convolution."""
+    """Dropout in feed-forward and convolutional layers."""
     attention_dropout: float = Field(default=0.2, ge=0, lt=1)
-    """On the transformers' attention weights; cross-attention has none."""
+    """Dropout on self-attention weights; cross-attention has none."""
     attention_dropout_in_eval: bool = False
     """Keep attention dropout in evaluation, as the released code does."""
 
@@ -57,11 +59,11 @@ class CrossFusionConfig(WidthConfig):
     """Settings of CrossFusion."""
 
     source: PositiveInt = 10
-    """Magnification whose patches look at those of the others."""
+    """Magnification whose patches attend to those of the others."""
     attention: Literal["dense", "local"] = "dense"
     """``dense``: the published model. ``local``: time and memory linear in the number of patches. A source patch
-    sees only the finer patches that it covers and the coarser one it lies in, self-attention stays within windows
-    of the grid, and convolutions run over the patches' places in the slide. Needs the bag's grid."""
+    attends only to the finer patches that it covers and the coarser one that contains it, self-attention is
+    limited to windows of the grid, and convolutions follow the patches' positions in the slide. Requires a grid."""
 
 
 class MultiScale(Aggregator):

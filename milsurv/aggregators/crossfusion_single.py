@@ -23,6 +23,7 @@ class CrossFusionSingleConfig(WidthConfig):
     """Settings of CrossFusion on one magnification."""
 
     magnification: PositiveInt = 20
+    """Magnification of the patches."""
 
 
 class CrossFusionSingle(Aggregator):

@@ -19,7 +19,9 @@ class DSMILConfig(PluginConfig):
     """Settings of DSMIL."""
 
     magnification: PositiveInt = 20
+    """Magnification of the patches."""
     query_dim: int = Field(default=128, ge=1, le=MOST_WIDE)
+    """Size of the queries."""
 
 
 class DSMIL(Aggregator):

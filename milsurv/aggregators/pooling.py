@@ -14,6 +14,7 @@ class PoolingConfig(PluginConfig):
     """Settings of mean and max pooling."""
 
     magnification: PositiveInt = 20
+    """Magnification of the patches."""
 
 
 class MeanPool(Aggregator):

@@ -22,10 +22,11 @@ class TransMILConfig(PluginConfig):
     """Settings of TransMIL."""
 
     magnification: PositiveInt = 20
+    """Magnification of the patches."""
     embed_dim: int = Field(default=512, ge=HEADS, le=MOST_WIDE, multiple_of=HEADS)
-    """Eight heads share it; half of it is the number of landmarks."""
+    """Embedding size, split over 8 heads; the number of landmarks is half of it."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    """After each attention's output projection."""
+    """Dropout after each attention's output projection."""
 
 
 class TransMIL(Aggregator):

@@ -1,4 +1,4 @@
-"""What a YAML file may say of the cohort: a table of follow-up, or a synthetic cohort."""
+"""The ``cohort`` section: a follow-up table, or a synthetic cohort."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     NonNegativeInt,
     Tag,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -20,7 +21,7 @@ from milsurv.config.section import AbsolutePath, Section
 
 
 def with_one_group(pattern: str) -> str:
-    """The pattern, if it is a regular expression with one group."""
+    """Return ``pattern``. Raises ValueError unless it is a regular expression with exactly one group."""
     try:
         groups = re.compile(pattern).groups
     except re.error as error:
@@ -31,18 +32,21 @@ def with_one_group(pattern: str) -> str:
 
 
 class Columns(Section):
-    """Names of the cohort table's columns."""
+    """Column names of the cohort table."""
 
     case: str = "case_id"
+    """Case (patient) id."""
     slide: str | None = "slide_id"
-    """None for a table with one row per case: slides are then found by ``case_pattern`` in their file names."""
+    """Slide id; null for a table with one row per case, whose slides are then found by applying ``case_pattern`` to the
+    slide file names."""
     time: str = "time"
+    """Follow-up time, in ``time_unit``."""
     event: str | None = None
-    """1 = event observed, 0 = censored."""
+    """1 = event observed, 0 = censored. Defaults to ``event`` unless ``censorship`` is given."""
     censorship: str | None = None
-    """1 = censored, 0 = event observed: the other way to say it."""
+    """1 = censored, 0 = event observed. Give this or ``event``, not both."""
     mpp: str | None = None
-    """µm per level-0 pixel of the slide; wins over what the slide itself says."""
+    """µm per level-0 pixel; takes precedence over the slide's own metadata."""
 
     @model_validator(mode="before")
     @classmethod
@@ -59,7 +63,7 @@ class Columns(Section):
 
 
 def _words(value: Any) -> Any:
-    """Values of a table as text: YAML reads ``2`` as a number, and ``yes``, ``no`` and ``null`` as no text either."""
+    """Table values as text: YAML parses ``2`` as a number, and ``yes``, ``no`` and ``null`` as booleans and null."""
     if not isinstance(value, list | tuple):
         return value
     of_yaml = {True: ("true", "yes", "on"), False: ("false", "no", "off"), None: ("null",)}
@@ -67,14 +71,20 @@ def _words(value: Any) -> Any:
     return tuple(word.strip() for words in texts for word in words)
 
 
-Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Words = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_words),
+    WithJsonSchema({"type": "array", "items": {"type": ["string", "number", "boolean", "null"]}}),
+]
 
 
 class EventValues(Section):
-    """What the values of the event column mean, where they are not 1 and 0."""
+    """Meaning of the values in the event or censorship column, if they are not 1 and 0."""
 
     observed: Words = Field(min_length=1)
+    """Values that mean: event observed."""
     censored: Words = Field(min_length=1)
+    """Values that mean: censored."""
 
     @model_validator(mode="after")
     def _each_means_one_thing(self) -> EventValues:
@@ -84,39 +94,44 @@ class EventValues(Section):
 
 
 def plain(value: str) -> str:
-    """A table's value as it is compared: in small letters, and numbers alike however they are written."""
+    """A table value normalised for comparison: case-folded, and numbers in one notation."""
     value = value.strip().casefold()
     return f"{float(value):.15g}" if re.fullmatch(r"-?\d+(\.\d*)?", value, re.ASCII) else value
 
 
 def yaml_list(values: Sequence[str]) -> str:
-    """Values of a table as a YAML list, for a setting that a message proposes; ``[…]`` without any."""
+    """Table values as a YAML list, for a setting suggested in an error message; ``[…]`` if there are none."""
     quoted = [v if re.fullmatch(r"\d+", v) else "'" + v.replace("'", "''") + "'" for v in values]
     return f"[{', '.join(quoted) or '…'}]"
 
 
 class TableCohort(Section):
-    """A table of follow-up and a folder of slides."""
+    """A follow-up table and a folder of slides."""
 
     source: Literal["table"] = "table"
+    """Read the cohort from a table."""
     table: AbsolutePath
-    """CSV, TSV or Parquet; one row per slide (or per case, see ``columns.slide``)."""
+    """CSV, TSV or Parquet file with one row per slide (or per case, see ``columns.slide``)."""
     slides: AbsolutePath | None = None
-    """Folder in which slides are found by id, nested folders too; not given when features are imported."""
+    """Folder that is searched recursively for the slides. Leave it out if features are imported."""
     columns: Columns = Columns()
+    """Column names of the table."""
     event_values: EventValues | None = None
-    """What the values of the event or censorship column mean; None: 1 and 0, as the column's role says."""
+    """Meaning of the values in the event or censorship column; by default 1 and 0."""
     also_missing: Words = ()
-    """Words that stand for a missing value in this table, besides the usual ones (see docs/cohort.md)."""
+    """Additional markers of a missing value in this table (the default ones are listed in docs/cohort.md)."""
     not_missing: Words = ()
-    """Usual words for a missing value that are values in this table, such as ``None`` among treatments."""
+    """Default markers of a missing value that are real values in this table, such as ``None`` for a treatment."""
     time_unit: str = "months"
+    """Unit of the follow-up times; used as a label."""
     endpoint: str = "OS"
+    """Name of the endpoint, such as OS, DSS or PFI; used as a label."""
     slide_pattern: str | None = None
-    """Regular expression with one group that cuts the slide id out of a file name or table value."""
+    """Regular expression with one group that extracts the slide id from a file name or table value."""
     case_pattern: str | None = None
-    """Regular expression with one group that cuts the case id out of a table value, split file or file name."""
+    """Regular expression with one group that extracts the case id from a table value, split file or file name."""
     on_invalid: Literal["error", "drop"] = "error"
+    """How to handle invalid rows: reject the table, or drop, count and list them."""
 
     @field_validator("slide_pattern", "case_pattern")
     @classmethod
@@ -125,11 +140,14 @@ class TableCohort(Section):
 
 
 class SyntheticCohort(Section):
-    """A made cohort with slides drawn by milsurv, whose true risk is known."""
+    """A simulated cohort with slides drawn by milsurv. The true risk of each case is known."""
 
     source: Literal["synthetic"]
+    """Simulate the cohort."""
     cases: int = Field(default=110, ge=20, le=100_000)
+    """Number of cases."""
     seed: NonNegativeInt = 1
+    """Seed of the simulation."""
 
 
 COHORT_SOURCES: dict[str, type[Section]] = {"table": TableCohort, "synthetic": SyntheticCohort}

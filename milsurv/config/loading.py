@@ -1,7 +1,6 @@
-"""Reads a run configuration from YAML, and reports everything that is wrong with it at once.
+"""Loads a run configuration from YAML and reports all of its problems at once.
 
-PyYAML reads ``1e-4`` as a string and keeps the last of two equal keys without a word; here the first is read as
-a number and the second is refused.
+Unlike plain PyYAML, ``1e-4`` is parsed as a number and duplicate keys are an error.
 """
 
 from __future__ import annotations
@@ -26,23 +25,23 @@ from milsurv.storage.documents import YAMLError, compose_yaml, construct_yaml, r
 
 Place = tuple[str | int, ...]
 MESSAGES = {
-    "model_type": "must hold keys and values, such as {name: …}",
-    "model_attributes_type": "must hold keys and values, such as {name: …}",
-    "dict_type": "must hold keys and values",
+    "model_type": "must be a mapping, such as {name: …}",
+    "model_attributes_type": "must be a mapping, such as {name: …}",
+    "dict_type": "must be a mapping",
     "tuple_type": "must be a list, such as [1, 2]",
     "path_type": "must be a path",
 }
-"""pydantic's type of error -> what a user of YAML is told."""
+"""pydantic error type -> message."""
 
 
 def load_config(
     source: str, overrides: Sequence[str] = (), plugin_files: Sequence[Path] = ()
 ) -> tuple[RunConfig, Registry]:
-    """The validated configuration and the registry with its local plugins.
+    """Return the validated configuration, and a registry that includes its local plugins.
 
-    ``source`` is a YAML file, or the name of a configuration that comes with milsurv (``demo``); ``overrides`` are
-    ``key.subkey=value``. Plugins' settings are validated against their ``Config`` and completed with its defaults.
-    Raises ConfigError with all problems, each with file and line.
+    ``source`` is a YAML file or the name of a bundled configuration such as ``demo``; ``overrides`` are strings
+    ``key.subkey=value``. Plugin settings are validated against the plugin's ``Config`` and completed with its
+    defaults. Raises ConfigError with all problems, each with file and line.
     """
     path = find_config(source)
     document = _Document(path)
@@ -75,52 +74,49 @@ def load_config(
 def _problems_of_coupling(
     document: _Document, registry: Registry, loss: str, training: Training
 ) -> list[str]:
-    """Settings that a loss cannot take which compares the cases of a batch with each other."""
+    """Settings that cannot be combined with a loss that couples the cases of a batch."""
     if not registry.load("loss", loss).couples_cases:
         return []
-    told = {
-        "sampling": ("balanced", "draws some cases several times", "uniform"),
-        "rows": ("slide", "lets a case stand as several rows", "case"),
-    }
+    conflicts = {"sampling": ("balanced", "uniform"), "rows": ("slide", "case")}
     return [
-        f"{document.where(('training', key))}: training.{key}: {value} {effect}, but loss '{loss}' compares the cases "
-        f"of a batch with each other, where each may stand once; set it to {instead}, or take a loss that does not "
-        "couple cases, such as nll"
-        for key, (value, effect, instead) in told.items()
+        f"{document.where(('training', key))}: training.{key}: {value} can repeat a case within a batch, but loss "
+        f"'{loss}' compares the cases of a batch and needs each once; use {instead}, or a loss that does not couple "
+        "cases, such as nll"
+        for key, (value, instead) in conflicts.items()
         if getattr(training, key) == value
     ]
 
 
 def _local_plugins(document: _Document, plugin_files: Sequence[Path]) -> list[Path]:
-    """Files that the configuration and the command name, each once."""
+    """Plugin files given in the configuration and on the command line, without duplicates."""
     named = document.data.get("plugins") or []
     if not isinstance(named, list) or not all(isinstance(file, str) for file in named):
         document.problems.append(
-            f"{document.where(('plugins',))}: plugins: must be a list of files, such as [./mine.py]"
+            f"{document.where(('plugins',))}: plugins: must be a list of files, such as [./my_plugin.py]"
         )
         named = []
     return list(dict.fromkeys(Path(file).expanduser().absolute() for file in (*named, *plugin_files)))
 
 
 def find_config(source: str) -> Path:
-    """The file that ``source`` names: a path, or a configuration that comes with milsurv."""
+    """The file for ``source``, a path or the name of a bundled configuration. Raises MilsurvError if there is none."""
     path = Path(source)
     return path if path.is_file() else find_bundled(source)
 
 
 def find_bundled(name: str) -> Path:
-    """The file of a configuration that comes with milsurv. Raises MilsurvError when there is none of that name."""
+    """The file of a bundled configuration. Raises MilsurvError for an unknown name."""
     known = bundled_configs()
     if name not in known:
         raise MilsurvError(
-            f"{name}: no such file, and no configuration of that name comes with milsurv{nearest(name, known)}; "
-            f"there are: {', '.join(known)}"
+            f"{name}: no such file or bundled configuration{nearest(name, known)}; "
+            f"bundled are: {', '.join(known)}"
         )
     return known[name]
 
 
 def bundled_configs() -> dict[str, Path]:
-    """Name -> file of the configurations that come with milsurv."""
+    """Name -> file of the bundled configurations."""
     installed = Path(str(files("milsurv"))) / "configs"
     folder = installed if installed.is_dir() else installed.parent.parent / "configs"
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
@@ -129,7 +125,7 @@ def bundled_configs() -> dict[str, Path]:
 def _plugin_settings(
     document: _Document, registry: Registry, problems: list[str]
 ) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Each plugin section's name and complete settings; what is wrong is added to ``problems``."""
+    """Name and complete settings of each plugin section; appends to ``problems``."""
     complete = {}
     for kind in SECTIONS:
         default = RunConfig.model_fields[kind].default
@@ -148,7 +144,7 @@ def _plugin_settings(
 
 
 class _Document:
-    """A YAML file's data with the line of each of its keys."""
+    """The data of a YAML file, with the line of each key."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -163,7 +159,7 @@ class _Document:
             line = f":{error.line}" if error.line else ""
             raise ConfigError([f"{path}{line}: {error}"]) from None
         if not isinstance(data, dict):
-            raise ConfigError([f"{path}:1: must hold keys and values, such as 'cohort:'"])
+            raise ConfigError([f"{path}:1: must be a mapping, such as 'cohort:'"])
         self.data: dict[str, Any] = {key: value for key, value in data.items() if value is not None}
 
     def _index(self, node: yaml.Node, place: Place) -> None:
@@ -173,7 +169,7 @@ class _Document:
                 line = key.start_mark.line + 1
                 if key.value in seen:
                     self.problems.append(
-                        f"{self.path}:{line}: key '{key.value}' stands twice, first in line {seen[key.value]}; "
+                        f"{self.path}:{line}: duplicate key '{key.value}', first given in line {seen[key.value]}; "
                         "remove one"
                     )
                 seen.setdefault(key.value, line)
@@ -185,7 +181,7 @@ class _Document:
                 self._index(item, (*place, position))
 
     def apply(self, overrides: Sequence[str]) -> None:
-        """Set ``key.subkey=value`` over the file's data."""
+        """Apply ``key.subkey=value`` overrides; plugin names first, because they reset the plugin's section."""
         plugin_names = {f"{kind}.name" for kind in SECTIONS}
         for override in sorted(
             overrides, key=lambda item: item.partition("=")[0].strip() not in plugin_names
@@ -202,30 +198,30 @@ class _Document:
             for step in steps[:-1]:
                 section = section.setdefault(step, {})
                 if not isinstance(section, dict):
-                    raise ConfigError([f"--set {override}: '{step}' holds a value, not keys"])
+                    raise ConfigError([f"--set {override}: '{step}' is a value, not a section"])
             if key.strip() in plugin_names and section.get("name") != value:
-                section.clear()  # another plugin takes none of this one's settings
+                section.clear()  # these are the settings of another plugin
             section[steps[-1]] = value
             self.lines[tuple(steps)] = f"--set {override}"
 
     def where(self, place: Place) -> str:
-        """File and line of a key, or of the section that should hold it."""
+        """File and line of a key, or of the innermost section around it."""
         for length in range(len(place), 0, -1):
             if place[:length] in self.lines:
                 return self.lines[place[:length]]
         return f"{self.path}"
 
     def describe(self, detail: ErrorDetails, model: type[BaseModel], section: Place = ()) -> str:
-        """One line for one of pydantic's errors, found in ``model`` that validates ``section``."""
+        """One line for a pydantic error of ``model``, which validates ``section``."""
         loc = detail["loc"]
-        if section == () and len(loc) > 1 and loc[0] == "cohort":  # loc[1] is the tag of the union
+        if section == () and len(loc) > 1 and loc[0] == "cohort":  # loc[1] is the union's tag
             section, model, loc = ("cohort",), COHORT_SOURCES[str(loc[1])], loc[2:]
         place = (*section, *loc)
         message = MESSAGES.get(detail["type"], detail["msg"].removeprefix("Value error, "))
         message = message[0].lower() + message[1:]
         if detail["type"] == "extra_forbidden":
             known = _fields(model, loc)
-            message = f"unknown key{nearest(str(loc[-1]), known)}; there are: {', '.join(known)}"
+            message = f"unknown key{nearest(str(loc[-1]), known)}; allowed are: {', '.join(known)}"
         elif detail["type"] == "missing":
             message = "this key is missing"
         elif detail["type"] == "union_tag_invalid":
@@ -233,16 +229,14 @@ class _Document:
         elif detail["type"] == "slides":
             place = ("cohort", "slides")
         elif place == ("name",) and place not in self.lines:
-            message = (
-                "the file's name cannot name a run; add 'name:' with letters, digits, '.', '_' and '-' alone"
-            )
+            message = "the file name is not a valid run name; add 'name:' with only letters, digits, '.', '_' and '-'"
         elif detail["type"] != "backbone" and not isinstance(detail["input"], dict):
             message += f", not {detail['input']!r}"
         return f"{self.where(place)}: {'.'.join(str(step) for step in place)}: {message}"
 
 
 def _fields(model: type[BaseModel], loc: Place) -> list[str]:
-    """Names of the fields that may stand where ``loc`` ends."""
+    """Field names that are allowed at ``loc``."""
     models = [model]
     for step in loc[:-1]:
         models = [
@@ -255,7 +249,7 @@ def _fields(model: type[BaseModel], loc: Place) -> list[str]:
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The pydantic models within a field's annotation."""
+    """The pydantic models in a field's annotation."""
     annotation = getattr(annotation, "annotation", annotation)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]

@@ -1,6 +1,6 @@
-"""The run configuration: what a YAML file may say. Reading one from a file is in ``milsurv.config.loading``.
+"""The schema of a run configuration. ``milsurv.config.loading`` reads one from a YAML file.
 
-Paths are relative to the folder in which the command runs.
+Paths are relative to the current folder.
 """
 
 from __future__ import annotations
@@ -32,30 +32,33 @@ T = TypeVar("T")
 
 def _distinct(values: tuple[T, ...], what: str) -> tuple[T, ...]:
     if len(set(values)) != len(values):
-        raise ValueError(f"each {what} must stand once")
+        raise ValueError(f"must not contain the same {what} twice")
     return values
 
 
 class Splits(Section):
-    """Who trains, who chooses the epoch, who is reported."""
+    """Training, inner validation and test cases of each fold."""
 
     scheme: Literal["k_fold", "monte_carlo"] = "k_fold"
-    """Each case is reported in one fold, or each fold draws its reported cases anew."""
+    """``k_fold``: each case is a test case in exactly one fold. ``monte_carlo``: each fold draws its test cases anew."""
     folds: int = Field(default=5, ge=2, le=1000)
+    """Number of folds, or of random splits."""
     repeats: int = Field(default=1, ge=1, le=1000)
-    """How often ``k_fold`` is drawn; folds are numbered on."""
+    """Repetitions of ``k_fold``, each with a new partition; folds are numbered consecutively."""
     test: float | None = Field(default=None, gt=0, le=0.5)
-    """Share of the cases that ``monte_carlo`` reports in each fold; null: a fifth."""
+    """Fraction of test cases in each ``monte_carlo`` split; null means 0.2."""
     stratify: Literal["event", "event_and_time"] = "event"
-    """What is balanced between folds: events, or events in each quarter of event times."""
+    """Balance the event rate between folds, or the event rate within quartiles of the event times."""
     group_by: str | None = None
-    """Cases that stay together: ``site`` keeps those of a TCGA tissue source site on one side of each split; else a
-    regular expression with one group that cuts the group out of a case id."""
+    """Keep groups of cases on one side of every split. ``site``: TCGA tissue source site; otherwise a regular
+    expression with one group that extracts the group from a case id."""
     seed: NonNegativeInt = 1
+    """Seed of the splits."""
     validation: float = Field(default=0.15, gt=0, lt=0.5)
-    """Share of each fold's training cases held out to choose the epoch, stratified alike."""
+    """Fraction of each fold's training cases that is held out for inner validation (epoch selection), stratified."""
     files: AbsolutePath | None = None
-    """A table of ``case_id, fold[, role]``, or a folder of ``splits_<k>.csv`` with columns ``train`` and ``val``."""
+    """Predefined splits: a table ``case_id, fold[, role]``, or a folder of ``splits_<k>.csv`` with columns ``train``
+    and ``val`` (``val`` are the test cases)."""
 
     @field_validator("group_by")
     @classmethod
@@ -71,35 +74,39 @@ class Splits(Section):
         }
         asked = [key for key, differs in drawn.items() if differs]
         if self.files is not None and asked:
-            raise ValueError(f"splits.files brings its own folds; remove {', '.join(asked)}, or the files")
+            raise ValueError(f"splits.files defines the folds; remove either {', '.join(asked)} or files")
         if self.scheme == "monte_carlo" and self.repeats != 1:
-            raise ValueError("splits.scheme: monte_carlo draws as often as splits.folds says; remove repeats")
+            raise ValueError("with scheme: monte_carlo the number of splits is splits.folds; remove repeats")
         if self.scheme == "k_fold" and self.test is not None:
             raise ValueError(
-                "splits.test is for scheme: monte_carlo; k_fold reports each case once; remove it"
+                "test applies only to scheme: monte_carlo; with k_fold each case is a test case once; remove it"
             )
         return self
 
     @property
     def count(self) -> int:
-        """Folds that are drawn."""
+        """Number of folds drawn."""
         return self.folds * self.repeats
 
 
 class Tiling(Section):
-    """The aligned grid of patches."""
+    """The aligned grids of patches."""
 
     magnifications: tuple[PositiveInt, ...] = (20, 10, 5)
+    """Magnifications, 20 meaning 0.5 µm per pixel (10 / magnification). Each must divide the next finer one."""
     patch_px: int = Field(default=256, ge=16, le=8192)
+    """Side length of a patch in pixels at its magnification."""
     min_tissue: float = Field(default=0.5, ge=0, le=1)
-    """A patch of the finest magnification is kept when at least this share of it is tissue."""
+    """Minimum tissue fraction of a patch of the finest magnification."""
     min_sharpness: PositiveFloat | None = None
-    """Leave out patches of the finest magnification whose Laplacian varies less: what is in focus depends on
-    scanner and stain, so look at a few first. The next two leave out those with more white or black pixels."""
+    """Minimum variance of the Laplacian of a patch of the finest magnification. Suitable values depend on scanner and
+    stain, so check a few patches first."""
     max_white: float | None = Field(default=None, ge=0, lt=1)
+    """Maximum fraction of white pixels in a patch of the finest magnification."""
     max_black: float | None = Field(default=None, ge=0, lt=1)
+    """Maximum fraction of black pixels in a patch of the finest magnification."""
     resolution_tolerance: float = Field(default=0.05, ge=0, lt=0.5)
-    """Within this of an integer fraction of the slide's resolution, the integer is taken instead of resampling."""
+    """Relative tolerance for using an integer downsampling factor instead of exact resampling."""
 
     @field_validator("magnifications")
     @classmethod
@@ -110,72 +117,76 @@ class Tiling(Section):
         for finer, coarser in pairwise(ordered):
             if finer % coarser:
                 raise ValueError(
-                    f"each magnification must divide the next finer one; {coarser} does not divide {finer}"
+                    f"each magnification must divide the next finer one, but {coarser} does not divide {finer}"
                 )
         return ordered
 
 
 class Extraction(Section):
-    """How features are computed; nothing here changes them beyond rounding."""
+    """How features are computed. These settings change features by rounding only."""
 
     batch_size: PositiveInt | Literal["auto"] = "auto"
-    """Patches of all magnifications and slides in hand that go through the backbone together; halved when the
-    device's memory does not hold them. auto: 32 on a CPU, 256 on a GPU."""
+    """Patches per forward pass of the backbone; halved when the device runs out of memory. auto: 32 on a CPU, 256 on a
+    GPU."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type in which the backbone computes; auto: the narrowest that the backbone allows and the device is fast in."""
+    """Precision of the backbone. auto: the narrowest type that the backbone allows and the device is fast in."""
     compile: bool = False
-    """Compile the backbone with torch.compile: a minute more at the start, faster afterwards on a GPU."""
+    """Compile the backbone with ``torch.compile``: takes about a minute, then runs faster on a GPU."""
     decoding_threads: PositiveInt | Literal["auto"] = "auto"
-    """Threads that read each slide; auto: one on a CPU, where each core has a worker, all cores beside a GPU."""
+    """Threads that read patches of one slide. auto: 1 on a CPU (there is one worker per core), all cores with a GPU."""
     dtype: Literal["float16", "float32"] = "float16"
-    """Type in which features are stored."""
+    """Data type of the stored features."""
 
 
 def _folder_or_folders(value: Any) -> Any:
-    """One folder, or a folder for each magnification."""
+    """Validate one folder, or a mapping of magnification to folder."""
     if isinstance(value, str | Path):
         return value
     if not isinstance(value, dict) or not value:
-        raise ValueError("must be a folder, or a folder for each magnification, such as {20: a, 10: b}")
+        raise ValueError("must be a folder, or one folder per magnification, such as {20: a, 10: b}")
     if not all(isinstance(folder, str | Path) for folder in value.values()):
-        raise ValueError("each magnification must have a folder, such as {20: a, 10: b}")
+        raise ValueError("must have one folder per magnification, such as {20: a, 10: b}")
     if not all(re.fullmatch(r"[1-9]\d*x?", str(magnification)) for magnification in value):
-        raise ValueError("the keys must be magnifications, such as {20: a, 10: b}")
+        raise ValueError("keys must be magnifications, such as {20: a, 10: b}")
     return {int(str(magnification).removesuffix("x")): folder for magnification, folder in value.items()}
 
 
 class FeatureImport(Section):
-    """Features that were made elsewhere, in place of slides and a backbone."""
+    """Features extracted by another tool, instead of slides and a backbone."""
 
     folders: Annotated[
         AbsolutePath | dict[int, AbsolutePath], BeforeValidator(_folder_or_folders), Field(alias="import")
     ]
-    """The layout's folder; with ``clam`` and ``stamp`` also one for each magnification."""
+    """Folder with the features. With ``clam`` and ``stamp`` also one folder per magnification: ``{20: a, 10: b}``."""
     layout: Literal["trident", "clam", "authors", "stamp"]
+    """Tool whose file layout the folder has; ``authors`` is the CrossFusion authors' code."""
     encoder: str | None = None
-    """Whose features are taken, where TRIDENT's folder holds those of several encoders."""
+    """Encoder to use, if a TRIDENT folder has features of several encoders."""
 
     @property
     def place(self) -> str:
-        """The folder or folders in a few words."""
+        """The folder or folders, for display."""
         if isinstance(self.folders, Path):
             return str(self.folders)
         return ", ".join(f"{folder} at {magnification}x" for magnification, folder in self.folders.items())
 
 
 class Evaluation(Section):
-    """What is measured."""
+    """Metrics and their confidence intervals. Changes here do not retrain models."""
 
     times: tuple[PositiveFloat, ...] | None = None
-    """Times of AUC and survival probabilities; by default the quartiles of the cohort's event times."""
+    """Times at which AUC and survival probabilities are computed; by default the quartiles of the cohort's event
+    times."""
     bootstraps: int = Field(default=1000, ge=0)
+    """Bootstrap resamples for confidence intervals; 0 computes none."""
     seed: NonNegativeInt = 1
+    """Seed of the bootstrap."""
     truncation: PositiveFloat | None = None
-    """Time before which Uno's C counts events; by default the 80th percentile of each fold's training event times."""
+    """Truncation time of Uno's C; by default the 80th percentile of the event times of each fold's training cases."""
     subgroups: tuple[str, ...] = ()
-    """Columns of the cohort table: the metrics are also given for the cases of each of their values."""
+    """Columns of the cohort table; metrics are also computed for the cases of each of their values."""
     clinical: tuple[str, ...] = ()
-    """Columns of the cohort table whose Cox model is set beside the image risk, and joined with it."""
+    """Clinical columns of the cohort table; a Cox model of them is compared and combined with the image risk."""
 
     @field_validator("subgroups", "clinical")
     @classmethod
@@ -184,41 +195,59 @@ class Evaluation(Section):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns of the cohort table that are asked for, each once."""
+        """All columns of the cohort table used for evaluation, without duplicates."""
         return tuple(dict.fromkeys(self.subgroups + self.clinical))
 
 
 class RunConfig(Section):
-    """A whole run, from slides to report."""
+    """A run, from slides to report."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run and its folder; by default the name of the YAML file."""
     workspace: AbsolutePath = Field(default=Path("milsurv-workspace"), validate_default=True)
+    """Folder for features and runs."""
     plugins: tuple[AbsolutePath, ...] = ()
+    """Python files that register plugins."""
     device: str = "auto"
+    """``auto`` (all GPUs, else the CPU), ``cpu``, ``cuda`` (all GPUs) or one GPU such as ``cuda:1``."""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
         default=(1,), min_length=1, max_length=1000
     )
+    """Training seeds; every fold is trained once with each."""
     max_failed_slides: NonNegativeInt | None = None
-    """Exit status 1 when more slides than this are left out; null: any number."""
+    """Exit with status 1 if more slides than this are excluded; null: no limit."""
     features: FeatureImport | None = None
+    """Import features extracted by another tool."""
     cohort: Cohort
+    """Cases, follow-up and slides."""
     splits: Splits = Splits()
+    """Cross-validation splits."""
     reader: PluginSection = PluginSection(name="jpeg_tiles")
+    """Slide reader."""
     tissue: PluginSection = PluginSection(name="otsu")
+    """Tissue segmentation."""
     tiling: Tiling = Tiling()
+    """Patch grids."""
     backbone: PluginSection | None = Field(default=None, validate_default=True)
+    """Backbone that extracts patch features; required unless features are imported."""
     extraction: Extraction = Extraction()
+    """Feature extraction."""
     aggregator: PluginSection = PluginSection(name="crossfusion")
+    """Model that aggregates the patch features of a slide."""
     loss: PluginSection = PluginSection(name="nll")
+    """Survival loss."""
     training: Training = Training()
+    """Training loop."""
     evaluation: Evaluation = Evaluation()
+    """Evaluation."""
     executor: Executor = Executor()
+    """Where and how units of work run."""
 
     @field_validator("device")
     @classmethod
     def _known_device(cls, device: str) -> str:
         if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d{0,2}))?", device, re.ASCII):
-            raise ValueError("must be auto, cpu, cuda, or one GPU such as cuda:1")
+            raise ValueError("must be auto, cpu, cuda or one GPU such as cuda:1")
         return device
 
     @field_validator("seeds")
@@ -228,9 +257,9 @@ class RunConfig(Section):
 
     @property
     def extracting_backbone(self) -> PluginSection:
-        """The backbone of a run that extracts its features; there is none when they are imported."""
+        """The backbone. Raises TypeError if features are imported."""
         if self.backbone is None:
-            raise TypeError("features are imported, so there is no backbone")
+            raise TypeError("a run that imports features has no backbone")
         return self.backbone
 
     @field_validator("cohort")
@@ -242,11 +271,11 @@ class RunConfig(Section):
         if isinstance(cohort, SyntheticCohort):
             if imported:
                 raise ValueError(
-                    "a synthetic cohort has slides of its own; give a table with features.import"
+                    "features.import requires a cohort table; a synthetic cohort has its own slides"
                 )
         elif imported and cohort.slides is not None:
             raise PydanticCustomError(
-                "slides", "no slide is read when features are imported; remove this key"
+                "slides", "slides are not read if features are imported; remove this key"
             )
         elif not imported and cohort.slides is None:
             raise PydanticCustomError("slides", "this key is missing")
@@ -262,10 +291,11 @@ class RunConfig(Section):
         imported = info.data["features"] is not None
         if imported and backbone is not None:
             raise PydanticCustomError(
-                "backbone", "features.import brings features that are made already; remove one of the two"
+                "backbone", "features.import replaces the backbone; remove one of the two"
             )
         if not imported and backbone is None:
             raise PydanticCustomError(
-                "backbone", "this key is missing; or give features.import, to take features made elsewhere"
+                "backbone",
+                "this key is missing; give a backbone, or features.import to use existing features",
             )
         return backbone

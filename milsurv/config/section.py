@@ -1,4 +1,4 @@
-"""What the sections of a configuration share."""
+"""Base class and types shared by all sections of a configuration."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
-"""A path of the configuration, made absolute against the current folder."""
+"""A path, made absolute relative to the current folder."""
 
 
 class Section(BaseModel):
-    """A section of the YAML: unknown keys are refused."""
+    """A section of the YAML. Unknown keys are rejected; the docstring below a field is its description."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

@@ -21,6 +21,7 @@ class Training(Section):
     """The training loop."""
 
     epochs: int = Field(default=30, ge=1, le=1_000_000)
+    """Number of epochs."""
     batch_cases: PositiveInt = 64
     """Cases per optimiser step; gradients are accumulated bag by bag."""
     rows: Literal["case", "slide"] = "case"
@@ -35,9 +36,13 @@ class Training(Section):
     """``balanced`` draws each epoch's cases with replacement, by the inverse frequency of their quarter of event
     times and event; not with a loss that couples cases."""
     optimizer: Literal["adam", "adamw"] = "adam"
+    """``torch.optim.Adam`` or ``AdamW``."""
     learning_rate: PositiveFloat = 1e-4
+    """Maximum learning rate."""
     weight_decay: NonNegativeFloat = 1e-5
+    """Weight decay of the optimizer."""
     schedule: Literal["constant", "cosine", "one_cycle"] = "cosine"
+    """Learning rate schedule."""
     cosine_period: PositiveInt | None = None
     """Epochs in which ``cosine`` falls to 0, to rise again in as many; null: it falls over the whole training."""
     warmup: float = Field(default=0, ge=0, lt=1)

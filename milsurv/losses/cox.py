@@ -16,7 +16,7 @@ class CoxConfig(PluginConfig):
     """Settings of the Cox loss."""
 
     ties: Literal["efron", "breslow"] = "efron"
-    """How events at one time share a risk set."""
+    """Handling of tied event times."""
 
 
 class Cox(Loss):

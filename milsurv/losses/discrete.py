@@ -22,9 +22,9 @@ class DiscreteTimeConfig(PluginConfig):
     """Settings of the discrete-time losses."""
 
     bins: int = Field(default=4, ge=2, le=1000)
-    """Number of bins, cut at the quantiles of the uncensored training cases' times."""
+    """Number of time bins, cut at quantiles of the event times of the training cases."""
     alpha: float = Field(default=0.2, ge=0, le=1)
-    """Weight of the uncensored cases' likelihood beside the whole loss."""
+    """Extra weight of the uncensored cases: ``(1 - alpha) * loss + alpha * loss_uncensored``."""
 
 
 class DiscreteTime(Loss):

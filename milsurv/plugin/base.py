@@ -1,4 +1,4 @@
-"""A plugin's section of the configuration, and what every plugin's ``Config`` derives from."""
+"""The base class of every plugin's ``Config``, and a plugin's section of the configuration."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from pydantic import BaseModel, ConfigDict
 
 
 class PluginConfig(BaseModel):
-    """Settings of a plugin, as they stand in its section of the YAML. Unknown keys are refused."""
+    """Settings of a plugin, given in its section of the YAML.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Unknown keys are rejected. The docstring below a field is its description in ``milsurv config schema``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class PluginSection(BaseModel):
-    """``{name: crossfusion, …}``: which plugin, and the settings that its own ``Config`` validates."""
+    """``{name: crossfusion, …}``: the plugin's name, and settings that its own ``Config`` validates."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str

@@ -165,9 +165,9 @@ def test_files_that_part_a_site_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings_", "told"),
     [
-        ({"scheme": "monte_carlo", "repeats": 3}, "monte_carlo draws as often as splits.folds says"),
-        ({"test": 0.3}, "splits.test is for scheme: monte_carlo"),
-        ({"files": "splits.csv", "repeats": 2}, "brings its own folds; remove repeats"),
+        ({"scheme": "monte_carlo", "repeats": 3}, "the number of splits is splits.folds"),
+        ({"test": 0.3}, "test applies only to scheme: monte_carlo"),
+        ({"files": "splits.csv", "repeats": 2}, "defines the folds; remove either repeats"),
         ({"group_by": "no group"}, "must have exactly one group"),
     ],
 )

@@ -41,7 +41,7 @@ def test_all_problems_are_reported_at_once_each_with_its_line(tmp_path: Path) ->
         "aggregator: {name: crossfusion, embed_dims: 8}\n",
     )
     expected = {
-        "config.yaml:3: cohort.seeed: unknown key (did you mean 'seed'?); there are: cases, seed, source",
+        "config.yaml:3: cohort.seeed: unknown key (did you mean 'seed'?); allowed are: cases, seed, source",
         "config.yaml:5: backbone.name: unknown backbone 'resnet5' (did you mean 'resnet50'?)",
         "config.yaml:7: training.epochs: input should be a valid integer",
         "config.yaml:8: training.schedule: input should be 'constant', 'cosine' or 'one_cycle', not 'fish'",
@@ -55,7 +55,7 @@ def test_all_problems_are_reported_at_once_each_with_its_line(tmp_path: Path) ->
 
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     problems = _problems(tmp_path, SYNTHETIC + "training:\n  epochs: 3\n  epochs: 4\n")
-    assert problems == ["config.yaml:5: key 'epochs' stands twice, first in line 4; remove one"]
+    assert problems == ["config.yaml:5: duplicate key 'epochs', first given in line 4; remove one"]
 
 
 def test_a_missing_key_is_named_with_its_section(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_an_unknown_source_says_what_is_allowed(tmp_path: Path) -> None:
     ("text", "problem"),
     [
         ("training: [\n", "config.yaml:2: not valid YAML"),
-        ("- 1\n- 2\n", "config.yaml:1: must hold keys and values"),
+        ("- 1\n- 2\n", "config.yaml:1: must be a mapping"),
         ("", "cohort: this key is missing"),
     ],
 )
@@ -153,8 +153,8 @@ def test_an_unknown_configuration_lists_the_known_ones() -> None:
     ("text", "problem"),
     [
         ("seeds: 1\n", "config.yaml:3: seeds: must be a list, such as [1, 2], not 1"),
-        ("training: 5\n", "config.yaml:3: training: must hold keys and values, such as {name: …}, not 5"),
-        ("plugins: mine.py\n", "config.yaml:3: plugins: must be a list of files, such as [./mine.py]"),
+        ("training: 5\n", "config.yaml:3: training: must be a mapping, such as {name: …}, not 5"),
+        ("plugins: mine.py\n", "config.yaml:3: plugins: must be a list of files, such as [./my_plugin.py]"),
     ],
 )
 def test_a_value_of_another_shape_is_told_in_words_of_yaml(tmp_path: Path, text: str, problem: str) -> None:
@@ -169,7 +169,7 @@ def test_an_empty_section_is_one_that_is_not_there(tmp_path: Path) -> None:
 def test_a_file_whose_name_cannot_name_a_run_says_what_to_add(tmp_path: Path) -> None:
     path = tmp_path / "my köhort.yaml"
     path.write_text(SYNTHETIC)
-    with pytest.raises(ConfigError, match="the file's name cannot name a run; add 'name:'"):
+    with pytest.raises(ConfigError, match="the file name is not a valid run name; add 'name:'"):
         load_config(str(path))
 
 
@@ -213,20 +213,20 @@ def test_imported_features_need_neither_slides_nor_backbone(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (IMPORT + "backbone: {name: resnet18}\n", "3: backbone: features.import brings features"),
+        (IMPORT + "backbone: {name: resnet18}\n", "3: backbone: features.import replaces the backbone"),
         (
             "cohort: {source: synthetic}\n",
-            "config.yaml: backbone: this key is missing; or give features.import",
+            "config.yaml: backbone: this key is missing; give a backbone, or features.import",
         ),
-        (IMPORT.replace("a.csv", "a.csv, slides: b"), "1: cohort.slides: no slide is read when features are"),
-        (IMPORT.replace("table: a.csv", "source: synthetic"), "1: cohort: a synthetic cohort has slides"),
+        (IMPORT.replace("a.csv", "a.csv, slides: b"), "1: cohort.slides: slides are not read if features are"),
+        (IMPORT.replace("table: a.csv", "source: synthetic"), "1: cohort: features.import requires a cohort table"),
         (IMPORT.replace("import: there, ", ""), "2: features.import: this key is missing"),
-        (IMPORT.replace("there", "3"), "2: features.import: must be a folder, or a folder for each"),
-        (IMPORT.replace("there", "{big: a}"), "2: features.import: the keys must be magnifications"),
-        (IMPORT.replace("there", "{20: 3}"), "2: features.import: each magnification must have a folder"),
+        (IMPORT.replace("there", "3"), "2: features.import: must be a folder, or one folder per"),
+        (IMPORT.replace("there", "{big: a}"), "2: features.import: keys must be magnifications"),
+        (IMPORT.replace("there", "{20: 3}"), "2: features.import: must have one folder per magnification"),
         (IMPORT.replace("trident", "tridnt"), "2: features.layout: input should be 'trident', 'clam'"),
         (IMPORT.replace("layout", "layuot"), "2: features.layuot: unknown key (did you mean 'layout'?)"),
-        (IMPORT.replace("import:", "folders:"), "there are: encoder, import, layout"),
+        (IMPORT.replace("import:", "folders:"), "allowed are: encoder, import, layout"),
     ],
 )
 def test_what_is_wrong_with_an_import_gets_a_line(tmp_path: Path, text: str, problem: str) -> None:

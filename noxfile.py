@@ -43,6 +43,12 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+def reference(session: nox.Session) -> None:
+    """Write docs/reference/ (configuration keys, command line help) from the code."""
+    _python(session, "docs.generate")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Speed, as ratios measured in one run, on all cores."""
     session.run(sys.executable, "-m", "benchmarks", *session.posargs)

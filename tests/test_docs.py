@@ -1,9 +1,11 @@
-"""The plugin pages say what the code says."""
+"""The documentation agrees with the code."""
 
 from __future__ import annotations
 
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,3 +68,17 @@ def test_every_setting_stands_in_the_table_of_sections(section: str, model: type
     )
     settings = re.findall(r"`(\w+)`", row)
     assert sorted(settings) == sorted(model.model_fields)
+
+
+def test_the_reference_pages_are_those_of_the_code(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "docs.generate", tmp_path], cwd=ROOT, check=True)
+    generated = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    committed = {path.name: path.read_text() for path in (ROOT / "docs" / "reference").iterdir()}
+    assert generated == committed, "docs/reference is out of date; run: nox -s reference"
+
+
+def test_every_key_of_the_configuration_has_a_meaning() -> None:
+    page = (ROOT / "docs" / "reference" / "configuration.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) > 100
+    assert [key for key, meaning in rows if len(meaning.split()) < 2] == []

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import errno
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from milsurv._version import __version__
-from milsurv.cli.configs import app as configs_app
-from milsurv.cli.features import app as features_app
-from milsurv.cli.finished import app as finished_app
-from milsurv.cli.help import new_app
-from milsurv.cli.options import (
+from milsurv.cli.common import (
     ConfigArgument,
     DeviceOption,
     MppOption,
@@ -24,16 +18,19 @@ from milsurv.cli.options import (
     SetOption,
     WorkspaceOption,
     join_overrides,
-    require_mpp,
+    new_app,
 )
-from milsurv.errors import MilsurvError, PluginError, nearest
+from milsurv.cli.config import app as config_app
+from milsurv.cli.features import app as features_app
+from milsurv.cli.finished import app as finished_app
+from milsurv.cli.plugins import PluginGroup
+from milsurv.cli.plugins import app as plugins_app
+from milsurv.errors import MilsurvError
 from milsurv.interrupts import Interrupted, end_by_interrupts, raise_interrupts
-from milsurv.progress import PlainConsole, RunProgress, accept_any_text, discard_output, silence_libraries
-
-if TYPE_CHECKING:
-    from milsurv.plugin.registry import PluginInfo, Registry
+from milsurv.progress import RunProgress, accept_any_text, discard_output, silence_libraries
 
 app = new_app(
+    cls=PluginGroup,
     name="milsurv",
     help="Survival models from whole-slide images: from raw slides to a report, in one command.",
     epilog="Try it without any data: milsurv run demo",
@@ -41,16 +38,6 @@ app = new_app(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-app.add_typer(features_app, name="features")
-app.add_typer(configs_app, name="configs")
-
-PluginKind = Literal["aggregator", "backbone", "loss"]
-"""What ``new-plugin`` writes packages for."""
-BACKBONE_FACTS = ("dim", "licence", "gated")
-"""What ``list-plugins --kind backbone`` tells of each besides."""
-FOLDED = {"licence", "what it is", "from", "status"}
-"""Columns of ``list-plugins`` that may be folded; the status only where it gives a reason."""
-SHOWN_AS = {None: "", True: "yes", False: "no"}
 
 
 def _show_version(wanted: bool) -> None:
@@ -136,82 +123,11 @@ def inspect(
     """
     from milsurv.cli.inspect import inspect_command
 
-    raise typer.Exit(inspect_command(path, config, overrides or [], plugin or [], output, require_mpp(mpp)))
+    raise typer.Exit(inspect_command(path, config, overrides or [], plugin or [], output, mpp))
 
 
 app.add_typer(finished_app)
-
-
-@app.command("list-plugins")
-def list_plugins(
-    kind: Annotated[
-        str | None, typer.Option(help="reader, tissue, backbone, aggregator, loss or tracker.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Import and check every class.")] = False,
-    plugin: PluginOption = None,
-) -> None:
-    """List the plugins that are built in, installed, or given as files."""
-    from milsurv.plugin.kinds import KINDS
-    from milsurv.plugin.registry import TRACKER, get_registry
-
-    kinds = (*KINDS, TRACKER)
-    if kind is not None and kind not in kinds:
-        raise MilsurvError(
-            f"--kind {kind}: unknown kind{nearest(kind, kinds)}; there are: {', '.join(kinds)}"
-        )
-    registry = get_registry(tuple(dict.fromkeys(file.absolute() for file in plugin or [])))
-    found = registry.verified() if verify else registry.plugins
-    keys = ("kind", "name", "summary", "distribution", "version", "status", "reason")
-    shown = [info for info in found if kind in (None, info.kind)]
-    rows = [{key: getattr(info, key) for key in keys} for info in shown]
-    if kind == "backbone":
-        rows = [{**row, **_of_backbone(registry, info)} for row, info in zip(rows, shown, strict=True)]
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-    else:
-        _print_plugins(rows)
-
-
-def _of_backbone(registry: Registry, info: PluginInfo) -> dict[str, Any]:
-    """What a backbone's class says of itself; nothing when it is broken, or says it of an instance alone."""
-    if info.status != "ok":
-        return {}
-    try:
-        plugin_class = registry.load(info.kind, info.name)
-    except PluginError:
-        return {}
-    return {key: getattr(plugin_class, key, None) for key in BACKBONE_FACTS}
-
-
-def _print_plugins(rows: list[dict[str, Any]]) -> None:
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    more = [key for key in BACKBONE_FACTS if any(key in row for row in rows)]
-    folded = FOLDED if any(row["reason"] for row in rows) else FOLDED - {"status"}
-    for heading in ("kind", "name", *more, "what it is", "from", "status"):
-        table.add_column(heading, no_wrap=heading not in folded, overflow="fold")
-    for row in rows:
-        status = row["status"] if row["reason"] is None else f"{row['status']}: {row['reason']}"
-        source = f"{row['distribution']} {row['version']}"
-        style = None if row["status"] == "ok" else "red"
-        facts = (SHOWN_AS.get(row.get(key), row.get(key)) for key in more)
-        cells = (row["kind"], row["name"], *facts, row["summary"], source, status)
-        table.add_row(*map(str, cells), style=style)
-    PlainConsole().print(table)
-
-
-@app.command("new-plugin")
-def new_plugin(
-    kind: Annotated[PluginKind, typer.Argument(metavar="KIND", help="aggregator, backbone or loss.")],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name in a configuration, such as mymil.")],
-    parent: Annotated[
-        Path, typer.Option("--in", metavar="DIR", help="Where the package's folder is made.")
-    ] = Path(),
-) -> None:
-    """Write an installable package for a plugin of your own, with a test of milsurv's contract."""
-    from milsurv.cli.new_plugin import new_plugin_command
-
-    raise typer.Exit(new_plugin_command(kind, name, parent))
+app.add_typer(plugins_app)
 
 
 @app.command("import-checkpoint")
@@ -234,6 +150,11 @@ def import_checkpoint(
     from milsurv.cli.import_checkpoint import import_checkpoint_command
 
     raise typer.Exit(import_checkpoint_command(file, model, heads, output))
+
+
+app.add_typer(features_app, name="features")
+app.add_typer(config_app, name="config")
+app.add_typer(config_app, name="configs", hidden=True)  # former name
 
 
 def main() -> None:

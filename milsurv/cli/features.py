@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from milsurv.cli.help import new_app
+from milsurv.cli.common import new_app
 from milsurv.progress import PlainConsole, RunProgress
 
 if TYPE_CHECKING:

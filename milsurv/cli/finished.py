@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from milsurv.cli.help import new_app
-from milsurv.cli.options import (
+from milsurv.cli.common import (
     DeviceOption,
     ModelArgument,
     ModelSetOption,
@@ -16,7 +15,7 @@ from milsurv.cli.options import (
     PluginOption,
     WorkspaceOption,
     join_overrides,
-    require_mpp,
+    new_app,
 )
 
 app = new_app()
@@ -91,9 +90,7 @@ def heatmap(
     from milsurv.cli.heatmap import heatmap_command
 
     overrides = join_overrides(None, workspace, device)
-    raise typer.Exit(
-        heatmap_command(run, slide, output, overrides, plugin or [], occlusion, require_mpp(mpp))
-    )
+    raise typer.Exit(heatmap_command(run, slide, output, overrides, plugin or [], occlusion, mpp))
 
 
 @app.command()
@@ -128,9 +125,7 @@ def predict(
     from milsurv.cli.predict import predict_command
 
     given = join_overrides(overrides, workspace, device)
-    raise typer.Exit(
-        predict_command(run, slides, given, plugin or [], output, heatmaps, require_mpp(mpp), table)
-    )
+    raise typer.Exit(predict_command(run, slides, given, plugin or [], output, heatmaps, mpp, table))
 
 
 @app.command()

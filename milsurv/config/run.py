@@ -40,7 +40,7 @@ class Splits(Section):
     """Training, inner validation and test cases of each fold."""
 
     scheme: Literal["k_fold", "monte_carlo"] = "k_fold"
-    """``k_fold``: each case is a test case in exactly one fold. ``monte_carlo``: each fold draws its test cases anew."""
+    """``k_fold``: each case is a test case in exactly one fold. ``monte_carlo``: each fold draws its own test cases."""
     folds: int = Field(default=5, ge=2, le=1000)
     """Number of folds, or of random splits."""
     repeats: int = Field(default=1, ge=1, le=1000)

@@ -1,28 +1,35 @@
-"""JSON schema of a configuration, with the settings of every plugin that can be loaded."""
+"""JSON schema of a configuration, including the settings of every plugin that can be loaded."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, Union
 
-from pydantic import Field, create_model
+from pydantic import BaseModel, Field, create_model
 
 from milsurv.config.run import RunConfig
-from milsurv.errors import PluginError
-from milsurv.plugin.registry import KINDS, Registry
+from milsurv.plugin.kinds import SECTIONS
+from milsurv.plugin.registry import PluginInfo, Registry
 
 
 def config_schema(registry: Registry) -> dict[str, Any]:
-    """JSON schema (draft 2020-12) of a run's YAML file; plugin sections are told apart by their ``name``.
+    """JSON schema (draft 2020-12) of a configuration file; a plugin's settings depend on the ``name`` of its section.
 
-    Imports every plugin class. Broken plugins are left out. Rules that relate several keys are not part of the schema;
-    ``milsurv check`` reports those.
+    Imports every plugin class and leaves out broken ones. Rules that involve several keys, such as ``backbone`` or
+    ``features``, are not expressed; ``milsurv check`` tests them.
     """
+    plugins = [info for info in registry.verified() if info.status == "ok"]
     sections: dict[str, Any] = {}
     for kind in SECTIONS:
+        models = tuple(_section(registry, info) for info in plugins if info.kind == kind)
         field = RunConfig.model_fields[kind]
-        choices = tuple(filter(None, (_plugin_model(registry, kind, name) for name in registry.names(kind))))
-        any_plugin = Annotated[choices[0] if len(choices) == 1 else _union(choices), ...]
-        sections[kind] = (any_plugin, Field(field.default, description=field.description))
-    schema = create_model("Configuration", __base__=RunConfig, **sections).model_json_schema(by_alias=True)
+        sections[kind] = (Union[models], Field(field.default, description=field.description))  # noqa: UP007
+    schema = create_model("Configuration", __base__=RunConfig, **sections).model_json_schema()
     schema["required"].remove("name")  # defaults to the name of the file
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _section(registry: Registry, info: PluginInfo) -> type[BaseModel]:
+    """A model of ``{name: <the plugin's>, …}`` with the plugin's settings."""
+    config: type[BaseModel] = registry.load(info.kind, info.name).Config
+    name: Any = (Literal[info.name], Field(description=f"The {info.kind}: {info.summary}"))
+    return create_model(f"{info.kind}_{info.name}", __base__=config, __doc__=info.summary, name=name)

@@ -93,6 +93,11 @@ _ALL = (
         is_section=True,
         decides="models",
     ),
+    Kind(
+        "command",
+        "milsurv_register_commands",
+        "commands: ``milsurv NAME`` runs the typer app or click command",
+    ),
 )
 KINDS = {kind.name: kind for kind in _ALL}
 """Name -> kind, in the order in which ``list-plugins`` shows them."""

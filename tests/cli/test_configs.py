@@ -20,7 +20,7 @@ UUID = "1F2812C1-9807-4D14-8071-3FE15236EB44"
 
 
 def test_every_configuration_is_listed_with_its_purpose() -> None:
-    printed = CliRunner().invoke(app, ["configs", "ls"], env={"COLUMNS": "200"}).output.splitlines()
+    printed = CliRunner().invoke(app, ["config", "ls"], env={"COLUMNS": "200"}).output.splitlines()
     assert [line.split()[0] for line in printed[1:]] == sorted(file.stem for file in CONFIGS.glob("*.yaml"))
     assert any(
         line.startswith("crossfusion_kirc ") and "CrossFusion on TCGA-KIRC" in line for line in printed
@@ -37,7 +37,7 @@ def test_a_copy_is_the_same_file_and_nothing_is_overwritten(
     copy = tmp_path / "demo.yaml"
     assert copy.read_bytes() == (CONFIGS / "demo.yaml").read_bytes()
     copy.write_text("mine")
-    for output, reason in (("demo.yaml", "is there already"), ("none/demo.yaml", "no such folder")):
+    for output, reason in (("demo.yaml", "already exists"), ("none/demo.yaml", "no such folder")):
         with pytest.raises(MilsurvError, match=reason):
             CliRunner().invoke(app, ["configs", "cp", "demo", "-o", output], catch_exceptions=False)
     assert copy.read_text() == "mine"

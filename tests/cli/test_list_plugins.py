@@ -50,9 +50,7 @@ def test_no_column_is_squeezed_away_on_a_narrow_terminal() -> None:
         "dim",
         "licence",
         "gated",
-        "what",
-        "it",
-        "is",
+        "summary",
         "from",
         "status",
     ]

@@ -218,8 +218,14 @@ def test_imported_features_need_neither_slides_nor_backbone(tmp_path: Path) -> N
             "cohort: {source: synthetic}\n",
             "config.yaml: backbone: this key is missing; give a backbone, or features.import",
         ),
-        (IMPORT.replace("a.csv", "a.csv, slides: b"), "1: cohort.slides: slides are not read if features are"),
-        (IMPORT.replace("table: a.csv", "source: synthetic"), "1: cohort: features.import requires a cohort table"),
+        (
+            IMPORT.replace("a.csv", "a.csv, slides: b"),
+            "1: cohort.slides: slides are not read if features are",
+        ),
+        (
+            IMPORT.replace("table: a.csv", "source: synthetic"),
+            "1: cohort: features.import requires a cohort table",
+        ),
         (IMPORT.replace("import: there, ", ""), "2: features.import: this key is missing"),
         (IMPORT.replace("there", "3"), "2: features.import: must be a folder, or one folder per"),
         (IMPORT.replace("there", "{big: a}"), "2: features.import: keys must be magnifications"),

@@ -27,6 +27,22 @@ class Mine({name}):
 def {hook}(register):
     register("mine", f"{{__name__}}:Mine", summary="made for a test")
 """
+COMMANDS = """
+import typer
+from milsurv import hookimpl
+
+TEXT = "no command"
+app = typer.Typer()
+
+@app.command()
+def hello():
+    "Say hello."
+
+@hookimpl
+def milsurv_register_commands(register):
+    register("hello", "mine_command:app", summary="say hello")
+    register("text", "mine_command:TEXT", summary="not a command")
+"""
 TELLING = """
 from milsurv import hookimpl
 
@@ -67,6 +83,16 @@ def test_milsurv_register_aggregators(tmp_path: Path) -> None:
 
 def test_milsurv_register_losses(tmp_path: Path) -> None:
     _registered(tmp_path, "milsurv_register_losses", "loss", NLL)
+
+
+def test_milsurv_register_commands(tmp_path: Path) -> None:
+    file = tmp_path / "mine_command.py"
+    file.write_text(COMMANDS)
+    registry = Registry([file])
+    verified = {info.name: info for info in registry.verified() if info.kind == "command"}
+    assert {name: info.status for name, info in verified.items()} == {"hello": "ok", "text": "broken"}
+    assert verified["text"].reason == "mine_command:TEXT is not callable"
+    assert callable(registry.load("command", "hello"))
 
 
 def _told(folder: Path, hook: str, values: dict[str, Any]) -> None:

@@ -239,7 +239,7 @@ class RunConfig(Section):
     training: Training = Training()
     """Training loop."""
     evaluation: Evaluation = Evaluation()
-    """Evaluation."""
+    """Metrics and confidence intervals."""
     executor: Executor = Executor()
     """Where and how units of work run."""
 

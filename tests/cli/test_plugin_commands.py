@@ -68,7 +68,11 @@ def _milsurv(installed: Path, *arguments: str) -> subprocess.CompletedProcess[st
 def test_help_lists_commands_by_their_summary_and_survives_a_broken_plugin(installed: Path) -> None:
     done = _milsurv(installed, "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    listed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line.startswith("  "))
+    listed = dict(
+        line.strip().split(maxsplit=1)
+        for line in done.stdout.splitlines()
+        if line.startswith("  ") and len(line.split()) > 1
+    )
     assert listed["survey"] == "count slides by scanner"
     assert listed["older"] == "a click command"
     assert listed["run"] != "would replace a built-in command"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from milsurv.cohort.cases import Cohort, SlideRef
-from milsurv.cohort.ids import some
+from milsurv.cohort.ids import shorten
 from milsurv.errors import CohortError, SlideError
 
 SHOWN_COPIES = 10
@@ -43,7 +43,7 @@ def without_copies(cohort: Cohort, likeness: Likeness, dropping: bool) -> Cohort
         for case in cohort.cases
     )
     told = (
-        f"{len(reasons)} slides are left out that have the same content as another ({some(sorted(reasons))})"
+        f"{len(reasons)} slides are left out that have the same content as another ({shorten(sorted(reasons))})"
         + (f"; {len(shared)} contents stand under several cases" if shared else "")
     )
     return replace(cohort, cases=kept, warnings=(*cohort.warnings, told))

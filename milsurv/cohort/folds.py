@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from milsurv.cohort.cases import Case, Split
-from milsurv.cohort.ids import IdError, cut_id, some
+from milsurv.cohort.ids import IdError, extract_id, shorten
 from milsurv.cohort.split_files import AssignedFold
 from milsurv.config.run import Splits
 from milsurv.errors import CohortError
@@ -71,7 +71,7 @@ def groups_of(case_ids: Iterable[str], group_by: str | None) -> Groups | None:
     groups, without = {}, []
     for case_id in case_ids:
         try:
-            groups[case_id] = cut_id(case_id, SITE if group_by == "site" else group_by, "group_by")
+            groups[case_id] = extract_id(case_id, SITE if group_by == "site" else group_by, "group_by")
         except IdError:
             without.append(case_id)
     if without:
@@ -80,7 +80,7 @@ def groups_of(case_ids: Iterable[str], group_by: str | None) -> Groups | None:
             if group_by == "site"
             else f"matched by the expression {group_by!r}; correct it"
         )
-        raise CohortError([f"splits.group_by: {len(without)} case ids ({some(without)}) are not {wanted}"])
+        raise CohortError([f"splits.group_by: {len(without)} case ids ({shorten(without)}) are not {wanted}"])
     return groups
 
 
@@ -157,8 +157,8 @@ def take(
     if len(members) < 2:
         raise CohortError(
             [
-                f"{len(case_ids)} cases are all of {some(sorted(members))} by splits.group_by, and some must be held "
-                "out of them; give fewer folds, or leave group_by out"
+                f"{len(case_ids)} cases are all of {shorten(sorted(members))} by splits.group_by, and some must be "
+                "held out of them; give fewer folds, or leave group_by out"
             ]
         )
     taken: set[str] = set()
@@ -186,7 +186,7 @@ def check_groups(splits: Sequence[Split], groups: Groups | None) -> None:
         for (one, there), (other, here) in combinations(sides.items(), 2):
             if common := sorted(there & here):
                 problems.append(
-                    f"fold {split.fold}: cases of {some(common)} stand in {one} and in {other}, which "
+                    f"fold {split.fold}: cases of {shorten(common)} stand in {one} and in {other}, which "
                     "splits.group_by forbids; correct the splits, or leave group_by out"
                 )
     if problems:

@@ -31,7 +31,7 @@ class IdError(ValueError):
     """No usable id can be made of a value; the message says why, and what to do when that is not plain."""
 
 
-def cut_id(value: str, pattern: str | None, setting: str) -> str:
+def extract_id(value: str, pattern: str | None, setting: str) -> str:
     """The part of ``value`` that the group of ``pattern`` matches, or all of it without a pattern.
 
     Accents are composed (NFC): tables have them so, and file names from a Mac apart from their letters.
@@ -49,12 +49,12 @@ def cut_id(value: str, pattern: str | None, setting: str) -> str:
     return part
 
 
-def cut_slide_id(name: str, pattern: str | None) -> str:
+def extract_slide_id(name: str, pattern: str | None) -> str:
     """The slide id in a file name or table value: cut by ``pattern``, and without a slide file's suffix.
 
     It becomes the name of a feature file, so an `IdError` refuses what cannot be one.
     """
-    slide_id = strip_slide_suffix(cut_id(name, pattern, "slide_pattern"))
+    slide_id = strip_slide_suffix(extract_id(name, pattern, "slide_pattern"))
     if "/" in slide_id or "\\" in slide_id:
         raise IdError(
             f"slide id {slide_id!r} holds a path separator; cohort.slide_pattern: '([^/\\\\]+)$' cuts it off"
@@ -77,6 +77,6 @@ def strip_slide_suffix(name: str) -> str:
     return name
 
 
-def some(ids: Sequence[str], at_most: int = 3) -> str:
+def shorten(ids: Sequence[str], at_most: int = 3) -> str:
     """The first few ids for a message, with ``…`` when there are more."""
     return ", ".join(ids[:at_most]) + (", …" if len(ids) > at_most else "")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from milsurv.cohort.cases import SlideRef
 from milsurv.cohort.id_doubts import by_likeness
-from milsurv.cohort.ids import SLIDE_SUFFIXES, IdError, cut_id, cut_slide_id, some
+from milsurv.cohort.ids import SLIDE_SUFFIXES, IdError, extract_id, extract_slide_id, shorten
 from milsurv.cohort.parts import SETS, group_files
 from milsurv.errors import CohortError
 
@@ -94,7 +94,7 @@ def locate_by_slide(index: SlideFolder, slide_ids: Sequence[str], slide_pattern:
     files: dict[str, list[Path]] = defaultdict(list)
     for file in index.files:
         try:
-            files[cut_slide_id(file.name, slide_pattern)].append(file)
+            files[extract_slide_id(file.name, slide_pattern)].append(file)
         except IdError:
             continue  # counted below among the files of no case
     wanted = list(dict.fromkeys(slide_ids))
@@ -120,7 +120,7 @@ def _find_by_other_names(
     for file, names in index.other_names.items():
         for name in names:
             with suppress(IdError):
-                others[cut_slide_id(name, slide_pattern)].append(file)
+                others[extract_slide_id(name, slide_pattern)].append(file)
     named = {file: slide_id for slide_id in wanted for file in files.get(slide_id, ())}
     twice = {}
     for slide_id in wanted:
@@ -148,7 +148,7 @@ def locate_by_case(
         if case_id is None:
             continue  # counted below among the files of no case
         try:
-            slide_id = cut_slide_id(file.name, slide_pattern)
+            slide_id = extract_slide_id(file.name, slide_pattern)
         except IdError as error:
             problems.append(f"{file}: {error}; correct the pattern, or rename the file")
             continue
@@ -160,7 +160,7 @@ def locate_by_case(
     if lacking:
         warnings.insert(
             0,
-            f"{len(lacking)} of {len(slide_ids)} cases have no slide file in {index.folder}: {some(lacking)}",
+            f"{len(lacking)} of {len(slide_ids)} cases have no slide file in {index.folder}: {shorten(lacking)}",
         )
     slides = {case_id: _slides(dict.fromkeys(found), files, index) for case_id, found in slide_ids.items()}
     return Located(slides, tuple(problems), (*warnings, *index.unreadable))
@@ -170,7 +170,7 @@ def _case_of(names: Iterable[str], case_pattern: str, case_ids: Collection[str])
     """The first id of a case that is cut out of a slide's names."""
     for name in names:
         with suppress(IdError):
-            case_id = cut_id(name, case_pattern, "case_pattern")
+            case_id = extract_id(name, case_pattern, "case_pattern")
             if case_id in case_ids:
                 return case_id
     return None
@@ -188,7 +188,7 @@ def _slide(slide_id: str, files: Sequence[Path], index: SlideFolder) -> SlideRef
     if not files:
         return SlideRef(slide_id, None, reason=f"no file for this slide in {index.folder}")
     reason = (
-        f"{len(files)} files of this id in {index.folder}: {some(_names(files, index))}; one is allowed: move the "
+        f"{len(files)} files of this id in {index.folder}: {shorten(_names(files, index))}; one is allowed: move the "
         "others away, or set cohort.slide_pattern so that their ids differ"
     )
     return SlideRef(slide_id, None, reason=reason)
@@ -198,14 +198,14 @@ def _lacking(lacking: Sequence[str], wanted: Sequence[str], index: SlideFolder) 
     if not lacking:
         return []
     if len(lacking) < len(wanted):
-        return [f"{len(lacking)} of {len(wanted)} slides have no file in {index.folder}: {some(lacking)}"]
+        return [f"{len(lacking)} of {len(wanted)} slides have no file in {index.folder}: {shorten(lacking)}"]
     there = (
-        f"the files there are {some(_names(index.files, index), 1)}"
+        f"the files there are {shorten(_names(index.files, index), 1)}"
         if index.files
         else "there is no slide file"
     )
     return [
-        f"none of the {len(wanted)} slides has a file in {index.folder}: looked for {some(lacking, 1)}; "
+        f"none of the {len(wanted)} slides has a file in {index.folder}: looked for {shorten(lacking, 1)}; "
         f"{there}; correct {index.setting}, or cut the ids out with cohort.slide_pattern"
     ]
 
@@ -221,7 +221,7 @@ def _nearly(lacking: Sequence[str], found: Iterable[str]) -> list[str]:
     ]
     if not pairs:
         return []
-    told = some([f"{name!r} and {file!r}" for name, file in pairs])
+    told = shorten([f"{name!r} and {file!r}" for name, file in pairs])
     return [
         f"{len(pairs)} ids of the table differ from a file's in capital letters, spaces or leading zeros alone "
         f"({told}); write them as the files are called"
@@ -234,7 +234,7 @@ def _unused(used: set[Path], index: SlideFolder) -> list[str]:
         return []
     files = "slide file belongs" if len(unused) == 1 else "slide files belong"
     return [
-        f"{len(unused)} {files} to no case of the cohort in {index.folder}: {some(_names(unused, index))}"
+        f"{len(unused)} {files} to no case of the cohort in {index.folder}: {shorten(_names(unused, index))}"
     ]
 
 

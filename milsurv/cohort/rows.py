@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from milsurv.cohort.event_column import EventColumn
-from milsurv.cohort.ids import IdError, cut_id, cut_slide_id
+from milsurv.cohort.ids import IdError, extract_id, extract_slide_id
 from milsurv.cohort.mpp import ALLOWED_MPP, possible_mpp
 from milsurv.cohort.text_table import Row
 from milsurv.config.cohort import Columns, TableCohort
@@ -90,8 +90,8 @@ def check_row(
             wrong.append((f"{column} is {said}", f"allowed: {allowed}; {_OUT}", column))
         return otherwise
 
-    case_id = take(columns.case, lambda text: cut_id(_id(text), config.case_pattern, "case_pattern"), "")
-    slide_id = take(columns.slide, lambda text: cut_slide_id(_id(text), config.slide_pattern), "")
+    case_id = take(columns.case, lambda text: extract_id(_id(text), config.case_pattern, "case_pattern"), "")
+    slide_id = take(columns.slide, lambda text: extract_slide_id(_id(text), config.slide_pattern), "")
     time = take(columns.time, _time, math.nan)
     take(events.name, lambda text: _present(text, events.allowed), "")
     event = events.read(row)

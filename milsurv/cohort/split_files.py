@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from milsurv.cohort.ids import IdError, cut_id, some
+from milsurv.cohort.ids import IdError, extract_id, shorten
 from milsurv.cohort.text_table import Row, TextTable, read_text_table
 from milsurv.errors import CohortError, nearest
 
@@ -58,7 +58,7 @@ def read_split_files(
     """
 
     def to_case(text: str) -> str:
-        return text if text in case_ids else cut_id(text, case_pattern, "case_pattern")
+        return text if text in case_ids else extract_id(text, case_pattern, "case_pattern")
 
     mentions = _read_folder(path, to_case) if path.is_dir() else _read_table(read_text_table(path), to_case)
     known = [mention for mention in mentions if mention.case_id in case_ids]
@@ -67,8 +67,8 @@ def read_split_files(
     if named.isdisjoint(case_ids):
         raise CohortError(
             [
-                f"{path}: none of the cohort's {len(case_ids)} cases ({some(sorted(case_ids), 1)}) stands in "
-                f"a fold; the ids there are {some(sorted(named))}; "
+                f"{path}: none of the cohort's {len(case_ids)} cases ({shorten(sorted(case_ids), 1)}) stands in "
+                f"a fold; the ids there are {shorten(sorted(named))}; "
                 "correct splits.files or cohort.case_pattern"
             ]
         )
@@ -82,7 +82,7 @@ def read_split_files(
     if unnamed:
         problems.append(
             f"{path}: {len(unnamed)} of the cohort's {len(case_ids)} cases stand in no fold: "
-            f"{some(unnamed, 5)}; add them, take them out of the cohort's table, or check cohort.case_pattern"
+            f"{shorten(unnamed, 5)}; add them, take them out of the cohort's table, or check cohort.case_pattern"
         )
     if problems:
         raise CohortError(problems)
@@ -95,12 +95,14 @@ def _warnings(
     unknown = sorted(case_id for case_id in named if case_id not in case_ids)
     warnings = []
     if unknown:
-        warnings.append(f"{path}: {len(unknown)} cases of the splits are not in the cohort: {some(unknown)}")
+        warnings.append(
+            f"{path}: {len(unknown)} cases of the splits are not in the cohort: {shorten(unknown)}"
+        )
     for fold in folds:
         members = fold.train | fold.validation | fold.test
         absent = [case_id for case_id in case_ids if case_id not in members]
         if absent:
-            warnings.append(f"{path}: fold {fold.fold} leaves out {len(absent)} cases: {some(absent)}")
+            warnings.append(f"{path}: fold {fold.fold} leaves out {len(absent)} cases: {shorten(absent)}")
     return warnings
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from milsurv.cohort.cases import Cohort, Split
 from milsurv.cohort.folds import Groups, Strata, check_groups, draw_folds, groups_of, take
-from milsurv.cohort.ids import some
+from milsurv.cohort.ids import shorten
 from milsurv.cohort.split_files import AssignedFold, read_split_files
 from milsurv.config.run import Splits
 from milsurv.errors import CohortError
@@ -111,11 +111,11 @@ def _test_counts(splits: Sequence[Split], events: dict[str, int]) -> list[str]:
     often = [case_id for case_id, count in tested.items() if count > 1]
     warnings = []
     if never:
-        warnings.append(f"{len(never)} of {len(events)} cases are tested in no fold: {some(never)}")
+        warnings.append(f"{len(never)} of {len(events)} cases are tested in no fold: {shorten(never)}")
     if often:
         warnings.append(
             f"{len(often)} of {len(events)} cases are tested in several folds, and count as often in pooled "
-            f"figures: {some(often)}"
+            f"figures: {shorten(often)}"
         )
     return warnings
 
@@ -139,7 +139,7 @@ def _few_events(splits: Iterable[Split], events: dict[str, int]) -> list[str]:
     few = {fold: count for fold, count in counts.items() if 0 < count < FEW_EVENTS}
     if not few:
         return []
-    told = some([f"fold {fold}: {count}" for fold, count in few.items()], 10)
+    told = shorten([f"fold {fold}: {count}" for fold, count in few.items()], 10)
     return [
         f"fewer than {FEW_EVENTS} events among the reported cases of {len(few)} of {len(counts)} folds ({told}); their "
         "metrics will vary widely"

@@ -12,7 +12,7 @@ from pathlib import Path
 from milsurv.cohort.cases import Case, Cohort
 from milsurv.cohort.doubts import doubts, one_sided
 from milsurv.cohort.event_column import EventColumn
-from milsurv.cohort.ids import some
+from milsurv.cohort.ids import shorten
 from milsurv.cohort.locate import Located, SlideFolder, index_slides, locate_by_case, locate_by_slide
 from milsurv.cohort.missing import missing_doubts, missing_told, missing_words
 from milsurv.cohort.rows import Entry, RowProblem, check_row, disagreements, duplicates
@@ -243,6 +243,6 @@ def _one_patient_in_several_cases(entries: Iterable[Entry]) -> list[str]:
         return []
     return [
         f"{len(several)} TCGA patients stand as several cases each and may train and test at once: "
-        f"{some(several)}; "
+        f"{shorten(several)}; "
         "make them one case each with cohort.case_pattern: '^(.{12})'"
     ]

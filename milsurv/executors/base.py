@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from milsurv.storage.locks import claim
+from milsurv.storage.locks import try_lock
 
 Event = dict[str, Any]
 """What a unit reports while it works; sent to the process that drives the run."""
@@ -32,14 +32,14 @@ class Unit:
     work: Callable[..., Any]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     artifact: Path | None = None
-    """What the unit makes, and claims while it works, so that runs that share a workspace share the units."""
+    """What the unit makes, and locks while it works, so that runs that share a workspace share the units."""
 
     def do(self, report: Report) -> Any:
         """The result, or ``IN_OTHER_HANDS``."""
         if self.artifact is None:
             return self.work(report, **self.arguments)
-        with claim(self.artifact) as claimed:
-            return self.work(report, **self.arguments) if claimed else IN_OTHER_HANDS
+        with try_lock(self.artifact) as locked:
+            return self.work(report, **self.arguments) if locked else IN_OTHER_HANDS
 
 
 IN_OTHER_HANDS = "in other hands"

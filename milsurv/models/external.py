@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 
 from milsurv.cohort.cases import Cohort
-from milsurv.cohort.ids import some
+from milsurv.cohort.ids import shorten
 from milsurv.cohort.time_doubts import follow_up_doubt, known_unit
 from milsurv.config.cohort import TableCohort
 from milsurv.errors import CohortError, MilsurvError
@@ -151,13 +151,13 @@ def _judges(
     if known:
         notes.append(
             f"{len(known)} of {len(cohort.cases)} cases trained this model, by their ids or files, and are judged only "
-            f"by folds that did not see them ({some(known)}): of them this is no external validation; if they are "
+            f"by folds that did not see them ({shorten(known)}): of them this is no external validation; if they are "
             "other people, give them other ids"
         )
     unjudged = [case_id for case_id, folds in allowed.items() if not folds]
     if unjudged:
         notes.append(
-            f"{len(unjudged)} cases are left out, since every fold learned from them: {some(unjudged)}"
+            f"{len(unjudged)} cases are left out, since every fold learned from them: {shorten(unjudged)}"
         )
     return allowed, notes
 

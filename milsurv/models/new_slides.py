@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from milsurv.cohort.cases import SlideRef
-from milsurv.cohort.ids import IdError, cut_id, cut_slide_id, some
+from milsurv.cohort.ids import IdError, extract_id, extract_slide_id, shorten
 from milsurv.cohort.locate import SlideFolder, index_slides
 from milsurv.cohort.mpp import read_mpp
 from milsurv.cohort.parts import group_files
@@ -78,10 +78,10 @@ def _warn_of_table(
 ) -> None:
     lacking = [slide_id for slide_id in by_id if slide_id not in told] if table else []
     if lacking:
-        progress.warn(f"{len(lacking)} of {len(by_id)} slides have no row in {table}: {some(lacking)}")
+        progress.warn(f"{len(lacking)} of {len(by_id)} slides have no row in {table}: {shorten(lacking)}")
     others = [slide_id for slide_id in told if slide_id not in by_id]
     if others:
-        progress.warn(f"{len(others)} rows of {table} name none of the slides: {some(others)}")
+        progress.warn(f"{len(others)} rows of {table} name none of the slides: {shorten(others)}")
 
 
 def _warn_of_resolution(trained: TrainedModel, slides: Sequence[NewSlide], progress: RunProgress) -> None:
@@ -129,7 +129,7 @@ def _values(
     try:
         if row.flaw is not None:
             raise ValueError(row.flaw)
-        case_id = cut_id(case, patterns[1], "case_pattern") if case else None
-        return cut_slide_id(slide, patterns[0]), (read_mpp(mpp), case_id)
+        case_id = extract_id(case, patterns[1], "case_pattern") if case else None
+        return extract_slide_id(slide, patterns[0]), (read_mpp(mpp), case_id)
     except (IdError, ValueError) as error:
         raise MilsurvError(f"--table {table.path}: row {row.number}: {error}; correct it") from error

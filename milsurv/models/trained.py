@@ -16,7 +16,7 @@ import pandas as pd
 
 from milsurv._version import __version__
 from milsurv.cohort.cases import SlideRef
-from milsurv.cohort.ids import IdError, cut_id, cut_slide_id
+from milsurv.cohort.ids import IdError, extract_id, extract_slide_id
 from milsurv.config.cohort import TableCohort
 from milsurv.config.loading import load_config
 from milsurv.config.run import RunConfig
@@ -122,7 +122,7 @@ class TrainedModel:
         if not path.exists():
             raise MilsurvError(f"{path}: there is no such slide file")
         try:
-            slide_id = cut_slide_id(path.name, pattern)
+            slide_id = extract_slide_id(path.name, pattern)
         except IdError as error:
             raise MilsurvError(f"{path}: {error}; rename the file") from error
         return SlideRef(slide_id, path, self._mpp_of_table.get(slide_id))
@@ -158,7 +158,7 @@ class TrainedModel:
         pattern = self.config.cohort.case_pattern if isinstance(self.config.cohort, TableCohort) else None
         if pattern is not None and slide.path is not None:
             with suppress(IdError):
-                names += beginnings(cut_id(slide.path.name, pattern, "case_pattern"))
+                names += beginnings(extract_id(slide.path.name, pattern, "case_pattern"))
         return names
 
     def require_same_features(self, settings: FeatureSettings) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from milsurv.cohort.ids import some
+from milsurv.cohort.ids import shorten
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.compare import compare
 from milsurv.evaluation.ensemble import ensemble
@@ -46,7 +46,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
     if len(set(names)) < len(names):
         names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
     if len(set(names)) < len(names):
-        raise MilsurvError(f"{some(names)}: a run is named twice; name different ones")
+        raise MilsurvError(f"{shorten(names)}: a run is named twice; name different ones")
     return names
 
 
@@ -66,9 +66,9 @@ def _require_same(first: str, one: pd.DataFrame, second: str, other: pd.DataFram
     alone = joined[joined["_merge"] != "both"]
     if len(alone):
         only = [
-            f"{(alone['_merge'] == side).sum()} are in {name} alone ({some(_in_words(alone[alone['_merge'] == side]))})"
+            f"{len(rows)} are in {name} alone ({shorten(_in_words(rows))})"
             for side, name in (("left_only", first), ("right_only", second))
-            if (alone["_merge"] == side).any()
+            if len(rows := alone[alone["_merge"] == side])
         ]
         raise MilsurvError(
             f"{first} and {second} do not report the same cases in the same folds: {'; '.join(only)}; runs with the "
@@ -78,7 +78,7 @@ def _require_same(first: str, one: pd.DataFrame, second: str, other: pd.DataFram
     if len(different):
         raise MilsurvError(
             f"{first} and {second} have different follow-up of {len(different)} cases: "
-            f"{some(different['case_id'].tolist())}; runs with the same cohort can be compared"
+            f"{shorten(different['case_id'].tolist())}; runs with the same cohort can be compared"
         )
 
 

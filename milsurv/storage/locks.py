@@ -1,10 +1,9 @@
-"""What a living process has in hand: claims on artifacts, and on the temporary files that they are written to.
+"""Locks on artifacts, and on the temporary files that they are written to, so that runs share the work.
 
-A claim is a hidden file that its owner keeps locked with flock, which the kernel ends with the process, however it
-ends. Where the file system has no flock a claim is a lease instead: its owner touches it, and one that was not touched
-for `LEASE` seconds is free. All times are the file system's own, so that clocks of other machines do not matter.
+A lock is held through ``flock``, which the kernel releases when the process ends, or, where the file system has no
+``flock``, through a lease: a file that its holder touches and that expires when it is no longer touched.
 
-Claims only save double work. What they guard is written whole or not at all, so nothing breaks when one fails.
+Locks only save double work. Artifacts are written whole or not at all, so nothing breaks when a lock fails.
 """
 
 from __future__ import annotations
@@ -14,147 +13,100 @@ import hashlib
 import os
 import secrets
 import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import BaseFileLock, SoftFileLease, Timeout, UnixFileLock, has_fcntl
 
 from milsurv.errors import MilsurvError, full_disk_named
 
-try:
-    import fcntl
-except ImportError:
-    FLOCK = False
-else:
-    FLOCK = True
-
-PREFIX, CLAIM, TEMPORARY = ".milsurv-", ".claim", ".tmp"
-"""What names of claims and temporary files begin and end with: other hidden files are somebody else's."""
-LEASE = 120.0
-"""Seconds after which a claim that was not touched is free, where there is no flock."""
-HEARTBEAT = LEASE / 6
+PREFIX, LOCK, LEASE, TEMPORARY = ".milsurv-", ".lock", ".lease", ".tmp"
+"""Prefix and suffixes of the names of locks and temporary files."""
+LEASE_SECONDS = 120.0
+HEARTBEAT_SECONDS = LEASE_SECONDS / 6
 _NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextmanager
-def claim(artifact: Path) -> Iterator[bool]:
-    """True when ``artifact`` is this process's to make until the block ends; False when another process makes it.
+def try_lock(artifact: Path) -> Iterator[bool]:
+    """Lock ``artifact`` until the block ends; False, without waiting, when another process holds the lock.
 
-    The owner's claim is a hidden file beside the artifact. Look again whether the artifact is there once it is claimed.
+    Check again whether the artifact exists once it is locked. The lock is a hidden file in the artifact's folder,
+    which is created if needed and removed with the lock.
     """
-    digest = hashlib.sha256(os.fsencode(artifact.name)).hexdigest()[:16]  # names may be as long as allowed
-    path = artifact.parent / f"{PREFIX}{digest}{CLAIM}"
-    with ExitStack() as held:
-        with full_disk_named(artifact):
-            artifact.parent.mkdir(parents=True, exist_ok=True)
-            claimed = _take(path, held)
-        yield claimed
-
-
-def _take(path: Path, held: ExitStack) -> bool:
-    """Whether the claim is taken, until ``held`` ends; False when another process has it."""
-    while True:
-        try:
-            descriptor, fresh = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
-        except FileExistsError:
-            try:
-                descriptor, fresh = os.open(path, os.O_RDWR), False
-            except FileNotFoundError:
-                continue
-        locked = _try_lock(descriptor)
-        if locked is None and (fresh or _age(path.parent, descriptor) > LEASE):
-            _touch(path, descriptor)
-            held.callback(
-                _remove, path, os.fstat(descriptor)
-            )  # once it is closed: Windows removes no open file
-            held.callback(os.close, descriptor)
-            held.enter_context(_heartbeat(path, descriptor))
-            return True
-        if locked and _is_at(descriptor, path):
-            held.callback(os.close, descriptor)
-            held.callback(_remove, path, os.fstat(descriptor))  # while it is locked: nobody else's is removed
-            return True
-        os.close(descriptor)
-        if not locked:
-            return False
-
-
-@contextmanager
-def _heartbeat(path: Path, descriptor: int) -> Iterator[None]:
-    """Touch the file now and then, from a thread, until the block ends."""
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(HEARTBEAT):
-            with suppress(OSError):
-                _touch(path, descriptor)
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
+    digest = hashlib.sha256(os.fsencode(artifact.name)).hexdigest()[:16]  # names can have the maximum length
+    with full_disk_named(artifact):
+        artifact.parent.mkdir(parents=True, exist_ok=True)
+        lock = _acquire(artifact.parent / f"{PREFIX}{digest}")
     try:
-        yield
+        yield lock is not None
     finally:
-        over.set()
-        thread.join()
+        if lock is not None:
+            _release(lock)
 
 
 @contextmanager
 def temporary_file(folder: Path) -> Iterator[Path]:
-    """A new file in ``folder`` that is claimed until the block ends; to be renamed or removed by then."""
+    """A new file in ``folder``, locked until the block ends; to be renamed or removed by then."""
     while True:
         path = folder / f"{PREFIX}{secrets.token_hex(8)}{TEMPORARY}"
-        with claim(path) as claimed:
-            if claimed:
+        with try_lock(path) as locked:
+            if locked:
                 path.touch(exist_ok=False)
                 yield path
                 return
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove the temporary files and claims in ``folder`` and below whose owner is dead, as far as it is allowed."""
+    """Remove temporary files and locks of dead processes in ``folder`` and below, as far as permissions allow."""
     for path in folder.rglob(f"{PREFIX}*{TEMPORARY}"):
-        with suppress(OSError, MilsurvError), claim(path) as abandoned:
+        with suppress(OSError, MilsurvError), try_lock(path) as abandoned:
             if abandoned:
                 path.unlink(missing_ok=True)
-    for path in folder.rglob(f"{PREFIX}*{CLAIM}"):
-        with suppress(OSError), ExitStack() as held:
-            _take(path, held)
+    for path in folder.rglob(f"{PREFIX}*"):
+        if path.suffix in (LOCK, LEASE):
+            with suppress(OSError):
+                if lock := _acquire(path.with_suffix("")):
+                    _release(lock)
 
 
-def _try_lock(descriptor: int) -> bool | None:
-    """Whether the file is now locked; None where the file system has no flock."""
-    if not FLOCK:  # on Windows
+def _acquire(path: Path) -> BaseFileLock | None:
+    """A lock at ``path`` and a suffix; None when another process holds it."""
+    try:
+        if has_fcntl:
+            native = UnixFileLock(path.with_suffix(LOCK), blocking=False, fallback_to_soft=False)
+            try:
+                native.acquire()
+                return native
+            except OSError as error:
+                if error.errno not in _NO_FLOCK:
+                    raise
+                path.with_suffix(LOCK).unlink(missing_ok=True)
+        lease = SoftFileLease(
+            path.with_suffix(LEASE),
+            blocking=False,
+            lease_duration=LEASE_SECONDS,
+            heartbeat_interval=HEARTBEAT_SECONDS,
+        )
+        if _age(path.with_suffix(LEASE)) > LEASE_SECONDS:
+            lease.force_break()  # filelock lets a lease expire only when the same object has watched it
+        lease.acquire()
+        return lease
+    except Timeout:
         return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno in _NO_FLOCK:
-            return None
-        raise
-    return True
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is still the one at ``path``."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+def _release(lock: BaseFileLock) -> None:
+    if isinstance(lock, UnixFileLock):
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody else's is removed
+    lock.release()
 
 
-def _touch(path: Path, descriptor: int) -> None:
-    os.utime(descriptor if os.utime in os.supports_fd else path)
-
-
-def _remove(path: Path, claim: os.stat_result) -> None:
-    with suppress(FileNotFoundError, PermissionError):  # on Windows, while another process looks at it
-        if os.path.samestat(claim, path.stat()):
-            path.unlink()
-
-
-def _age(folder: Path, descriptor: int) -> float:
-    """Seconds since the file was touched, by the clock that stamps files in ``folder``."""
-    with tempfile.TemporaryFile(dir=folder) as now:
-        return os.fstat(now.fileno()).st_mtime - os.fstat(descriptor).st_mtime
+def _age(path: Path) -> float:
+    """Seconds since a file was touched, by the clock of its file system; 0 when there is none."""
+    with tempfile.TemporaryFile(dir=path.parent) as now:
+        try:
+            return os.fstat(now.fileno()).st_mtime - path.stat().st_mtime
+        except FileNotFoundError:
+            return 0.0

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from milsurv.cli import app
-from milsurv.cohort.ids import IdError, cut_id, cut_slide_id
+from milsurv.cohort.ids import IdError, extract_id, extract_slide_id
 from milsurv.config.cohort import TableCohort
 from milsurv.config.loading import bundled_configs, load_config
 from milsurv.config.run import RunConfig
@@ -163,16 +163,16 @@ def test_a_coad_slide_is_cut_to_its_patient_in_table_and_folds() -> None:
     cohort = _cohort("crossfusion_coad")
     slide = f"TCGA-AA-A01S-01Z-00-DX1.{UUID}"
     for text in (slide, f"{slide}.svs", "TCGA-AA-A01S"):
-        assert cut_id(text, cohort.case_pattern, "case_pattern") == "TCGA-AA-A01S"
-    assert cut_slide_id(f"{slide}.svs", cohort.slide_pattern) == slide
+        assert extract_id(text, cohort.case_pattern, "case_pattern") == "TCGA-AA-A01S"
+    assert extract_slide_id(f"{slide}.svs", cohort.slide_pattern) == slide
 
 
 def test_a_kirc_case_has_its_diagnostic_slides_and_no_others() -> None:
     cohort = _cohort("crossfusion_kirc")
     slide = f"TCGA-B0-5088-01Z-00-DX1.{UUID}"
     for text in ("TCGA-B0-5088", f"{slide}.svs"):
-        assert cut_id(text, cohort.case_pattern, "case_pattern") == "TCGA-B0-5088"
-    assert cut_slide_id(f"{slide}.svs", cohort.slide_pattern) == slide
+        assert extract_id(text, cohort.case_pattern, "case_pattern") == "TCGA-B0-5088"
+    assert extract_slide_id(f"{slide}.svs", cohort.slide_pattern) == slide
     for frozen in (f"TCGA-B0-5088-01A-01-TS1.{UUID}.svs", f"TCGA-B0-5088-01A-01-BS1.{UUID}.svs"):
         with pytest.raises(IdError):
-            cut_id(frozen, cohort.case_pattern, "case_pattern")
+            extract_id(frozen, cohort.case_pattern, "case_pattern")

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from milsurv.cohort.ids import LONGEST_ID, IdError, cut_id, cut_slide_id
+from milsurv.cohort.ids import LONGEST_ID, IdError, extract_id, extract_slide_id
 
 
 @pytest.mark.parametrize("value", ["A\0B", "A\x1b[31m", "A\nB", "\x7f", "A\ud800"])
 def test_control_characters_are_refused(value: str) -> None:
     with pytest.raises(IdError, match="control character") as caught:
-        cut_id(value, None, "case_pattern")
+        extract_id(value, None, "case_pattern")
     assert str(caught.value).isprintable()
     with pytest.raises(IdError, match="control character"):
-        cut_slide_id(value, None)
+        extract_slide_id(value, None)
 
 
 def test_an_id_too_long_for_a_file_name_is_refused() -> None:
-    assert cut_slide_id("é" * (LONGEST_ID // 2), None) == "é" * (LONGEST_ID // 2)
+    assert extract_slide_id("é" * (LONGEST_ID // 2), None) == "é" * (LONGEST_ID // 2)
     with pytest.raises(IdError, match=rf"{LONGEST_ID + 1} bytes, too many for a file name; cut it with"):
-        cut_slide_id("x" * (LONGEST_ID + 1), None)
+        extract_slide_id("x" * (LONGEST_ID + 1), None)
 
 
 @pytest.mark.parametrize("value", ["..", ".", "a/b", "a\\b", ".svs"])
 def test_what_is_no_file_name_is_refused(value: str) -> None:
     with pytest.raises(IdError):
-        cut_slide_id(value, None)
+        extract_slide_id(value, None)

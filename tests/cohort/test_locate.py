@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from milsurv.cohort.cases import SlideRef
-from milsurv.cohort.ids import SLIDE_SUFFIXES, IdError, cut_id, cut_slide_id
+from milsurv.cohort.ids import SLIDE_SUFFIXES, IdError, extract_id, extract_slide_id
 from milsurv.cohort.locate import index_slides, locate_by_case, locate_by_slide
 from milsurv.errors import CohortError
 
@@ -27,21 +27,21 @@ def indexed(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("suffix", [*SLIDE_SUFFIXES, ".SVS"])
 def test_only_a_slide_suffix_is_taken_off(suffix: str) -> None:
-    assert cut_slide_id(f"{BARCODE}{suffix}", None) == BARCODE
-    assert cut_slide_id(BARCODE, None) == BARCODE
+    assert extract_slide_id(f"{BARCODE}{suffix}", None) == BARCODE
+    assert extract_slide_id(BARCODE, None) == BARCODE
 
 
 @pytest.mark.parametrize("name", ["", ".svs", ".", "..", "../a", "a/b.svs", "a\\b", "a\nb", "a\x00"])
 def test_ids_that_cannot_name_a_feature_file_are_refused(name: str) -> None:
     with pytest.raises(IdError):
-        cut_slide_id(name, None)
+        extract_slide_id(name, None)
 
 
 def test_a_pattern_cuts_and_may_include_the_suffix() -> None:
-    assert cut_slide_id("batch/scan_7.svs", "([^/]+)$") == "scan_7"
-    assert cut_slide_id("scan_7.svs", r"_(\d+)\.svs$") == "7"
+    assert extract_slide_id("batch/scan_7.svs", "([^/]+)$") == "scan_7"
+    assert extract_slide_id("scan_7.svs", r"_(\d+)\.svs$") == "7"
     with pytest.raises(IdError, match=r"'scan' does not match cohort.case_pattern '\^\(x\)\?'"):
-        cut_id("scan", "^(x)?", "case_pattern")
+        extract_id("scan", "^(x)?", "case_pattern")
 
 
 def test_slides_are_found_in_nested_folders_and_hidden_or_other_files_are_not(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_tables_and_files_of_features_meet_at_the_slides_id(tmp_path: Path) -> N
     for name in ("a.h5", "b.svs.h5", "c.1.pt"):
         (tmp_path / name).touch()
     index = index_slides(tmp_path, (".h5", ".pt"))
-    assert [cut_slide_id(name, None) for name in ("a.h5", "b.svs", "b.svs.h5", "c.1")] == [
+    assert [extract_slide_id(name, None) for name in ("a.h5", "b.svs", "b.svs.h5", "c.1")] == [
         "a",
         "b",
         "b",

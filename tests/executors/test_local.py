@@ -15,7 +15,7 @@ from milsurv.errors import CohortError, MilsurvError
 from milsurv.executors.base import IN_OTHER_HANDS, Event, Report, Unit
 from milsurv.executors.devices import choose_device, count_workers, visible_gpus
 from milsurv.executors.local import LocalExecutor
-from milsurv.storage.locks import claim
+from milsurv.storage.locks import try_lock
 
 
 def square(report: Report, value: int) -> int:
@@ -257,7 +257,7 @@ def test_units_in_other_hands_are_done_last_and_looked_at_again(
     executor = two_workers if workers == 2 else LocalExecutor(1, threads=1)
     with ExitStack() as others:
         for path in artifacts[:2]:
-            assert others.enter_context(claim(path))
+            assert others.enter_context(try_lock(path))
 
         def on_event(unit: Unit, event: Event) -> None:
             heard.append((unit.name, event["event"]))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from milsurv._version import __version__
 from milsurv.cohort.cases import SlideRef
-from milsurv.cohort.ids import some
+from milsurv.cohort.ids import shorten
 from milsurv.config.run import FeatureImport, RunConfig
 from milsurv.errors import TABLE_ADVICE, MilsurvError, SlideError
 from milsurv.executors.base import Event, Report, Unit
@@ -234,7 +234,7 @@ def require_equal_dims(dims: Mapping[str, Mapping[int, int]]) -> None:
     for magnification, slides in by_dim.items():
         if len(slides) > 1:
             counted = "; ".join(
-                f"{dim} values in {len(ids)} ({some(sorted(ids))})"
+                f"{dim} values in {len(ids)} ({shorten(sorted(ids))})"
                 for dim, ids in sorted(slides.items(), key=lambda item: -len(item[1]))
             )
             raise MilsurvError(

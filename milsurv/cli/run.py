@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from milsurv._version import __version__
-from milsurv.config.cohort import SyntheticCohort
 from milsurv.config.loading import load_config
 from milsurv.config.run import Splits
 from milsurv.errors import MilsurvError
@@ -52,12 +51,6 @@ def run_command(
 
 def _print_plan(session: Session, fold: int | None) -> None:
     config, progress = session.config, session.progress
-    if isinstance(config.cohort, SyntheticCohort):
-        cohort = f"synthetic: {config.cohort.cases} made cases, seed {config.cohort.seed}"
-    elif config.cohort.slides is not None:
-        cohort = f"{config.cohort.table}, slides in {config.cohort.slides}"
-    else:
-        cohort = str(config.cohort.table)
     scales = " ".join(f"{magnification}x" for magnification in config.tiling.magnifications)
     folds = _folds_in_words(config.splits)
     if fold is not None:
@@ -73,7 +66,7 @@ def _print_plan(session: Session, fold: int | None) -> None:
     progress.say(
         f"milsurv {__version__}: run '{config.name}' on {session.device}, {session.workers} worker(s)"
     )
-    progress.say(f"  cohort     {cohort}")
+    progress.say(f"  cohort     {config.cohort}")
     if config.features is not None:
         progress.say(
             f"  features   {scales}, imported from {config.features.place} ({config.features.layout})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -108,6 +108,7 @@ def yaml_list(values: Sequence[str]) -> str:
 class TableCohort(Section):
     """A follow-up table and a folder of slides."""
 
+    synthetic: ClassVar = False
     source: Literal["table"] = "table"
     """Read the cohort from a table."""
     table: AbsolutePath
@@ -138,16 +139,26 @@ class TableCohort(Section):
     def _one_group(cls, pattern: str | None) -> str | None:
         return None if pattern is None else with_one_group(pattern)
 
+    def __str__(self) -> str:
+        return str(self.table) if self.slides is None else f"{self.table}, slides in {self.slides}"
+
 
 class SyntheticCohort(Section):
     """A simulated cohort with slides drawn by milsurv. The true risk of each case is known."""
 
+    synthetic: ClassVar = True
+    columns: ClassVar = Columns()
+    slide_pattern: ClassVar = None
+    case_pattern: ClassVar = None
     source: Literal["synthetic"]
     """Simulate the cohort."""
     cases: int = Field(default=110, ge=20, le=100_000)
     """Number of cases."""
     seed: NonNegativeInt = 1
     """Seed of the simulation."""
+
+    def __str__(self) -> str:
+        return f"synthetic: {self.cases} simulated cases, seed {self.seed}"
 
 
 COHORT_SOURCES: dict[str, type[Section]] = {"table": TableCohort, "synthetic": SyntheticCohort}

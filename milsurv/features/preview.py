@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from milsurv.cohort.ids import SLIDE_SUFFIXES
 from milsurv.cohort.locate import index_slides
 from milsurv.cohort.table import read_cohort
-from milsurv.config.cohort import TableCohort
+from milsurv.config.cohort import SyntheticCohort
 from milsurv.config.run import RunConfig, Tiling
 from milsurv.errors import MilsurvError, SlideError, slide_reason
 from milsurv.features.extract import ExtractionSettings, load_encoder
@@ -92,7 +92,7 @@ def slides_to_inspect(path: Path, config: RunConfig, mpp: float | None = None) -
 
 
 def _table_mpp(config: RunConfig) -> Mapping[Path, float | None]:
-    if not isinstance(config.cohort, TableCohort) or config.cohort.columns.mpp is None:
+    if isinstance(config.cohort, SyntheticCohort) or config.cohort.columns.mpp is None:
         return {}
     slides = (slide for case in read_cohort(config.cohort).cases for slide in case.slides)
     return {slide.path.resolve(): slide.mpp for slide in slides if slide.path is not None}

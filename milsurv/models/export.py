@@ -12,7 +12,6 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from milsurv.config.cohort import TableCohort
 from milsurv.errors import MilsurvError, PluginError
 from milsurv.models.trained import TrainedModel, load_trained
 from milsurv.plugin.kinds import SECTIONS
@@ -78,15 +77,11 @@ def _without_paths(trained: TrainedModel) -> dict[str, Any]:
     settings = trained.config.model_dump(mode="json", by_alias=True)
     settings.pop("workspace")
     settings["plugins"] = []
-    if isinstance(trained.config.cohort, TableCohort):
-        for key in ("table", "slides"):
-            value = settings["cohort"][key]
-            settings["cohort"][key] = value and Path(value).name
     settings["splits"]["files"] = None
     if settings["features"] is not None:
         settings["features"]["import"] = "name-them-with---set-features.import"
-    for kind in SECTIONS:
-        settings[kind] = _named_alone(settings[kind])
+    for section in ("cohort", *SECTIONS):
+        settings[section] = _named_alone(settings[section])
     return settings
 
 

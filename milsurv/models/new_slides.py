@@ -12,7 +12,6 @@ from milsurv.cohort.locate import SlideFolder, index_slides
 from milsurv.cohort.mpp import read_mpp
 from milsurv.cohort.parts import group_files
 from milsurv.cohort.text_table import Row, TextTable, read_text_table
-from milsurv.config.cohort import Columns, TableCohort
 from milsurv.errors import MilsurvError
 from milsurv.models.trained import TrainedModel
 from milsurv.progress import RunProgress
@@ -86,11 +85,7 @@ def _warn_of_table(
 
 def _warn_of_resolution(trained: TrainedModel, slides: Sequence[NewSlide], progress: RunProgress) -> None:
     cohort = trained.config.cohort
-    if (
-        isinstance(cohort, TableCohort)
-        and cohort.columns.mpp
-        and any(new.slide.mpp is None for new in slides)
-    ):
+    if cohort.columns.mpp and any(new.slide.mpp is None for new in slides):
         progress.warn(
             f"training took µm/px from column {cohort.columns.mpp!r} of its table; of new slides it is taken from the "
             "files, which may say something else: give it with --mpp VALUE or --table FILE"
@@ -99,8 +94,7 @@ def _warn_of_resolution(trained: TrainedModel, slides: Sequence[NewSlide], progr
 
 def _read(trained: TrainedModel, path: Path) -> dict[str, tuple[float | None, str | None]]:
     """Slide id -> its µm/px and case; None where an empty cell or no column says so."""
-    cohort = trained.config.cohort
-    columns = cohort.columns if isinstance(cohort, TableCohort) else Columns()
+    columns = trained.config.cohort.columns
     slide, mpp = columns.slide or "slide_id", columns.mpp or "mpp"
     table = read_text_table(path)
     if slide not in table.columns or not {mpp, columns.case} & {*table.columns}:
@@ -122,14 +116,11 @@ def _values(
     trained: TrainedModel, table: TextTable, row: Row, columns: tuple[str, str, str]
 ) -> tuple[str, tuple[float | None, str | None]]:
     cohort = trained.config.cohort
-    patterns = (
-        (cohort.slide_pattern, cohort.case_pattern) if isinstance(cohort, TableCohort) else (None, None)
-    )
     slide, mpp, case = (row.cells.get(column, "") for column in columns)
     try:
         if row.flaw is not None:
             raise ValueError(row.flaw)
-        case_id = extract_id(case, patterns[1], "case_pattern") if case else None
-        return extract_slide_id(slide, patterns[0]), (read_mpp(mpp), case_id)
+        case_id = extract_id(case, cohort.case_pattern, "case_pattern") if case else None
+        return extract_slide_id(slide, cohort.slide_pattern), (read_mpp(mpp), case_id)
     except (IdError, ValueError) as error:
         raise MilsurvError(f"--table {table.path}: row {row.number}: {error}; correct it") from error

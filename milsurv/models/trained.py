@@ -17,7 +17,6 @@ import pandas as pd
 from milsurv._version import __version__
 from milsurv.cohort.cases import SlideRef
 from milsurv.cohort.ids import IdError, extract_id, extract_slide_id
-from milsurv.config.cohort import TableCohort
 from milsurv.config.loading import load_config
 from milsurv.config.run import RunConfig
 from milsurv.errors import ConfigError, MilsurvError, PluginError, first_line
@@ -118,11 +117,10 @@ class TrainedModel:
 
     def slide(self, path: Path) -> SlideRef:
         """The slide in a file, under the id that training would give it. Raises MilsurvError when it can have none."""
-        pattern = self.config.cohort.slide_pattern if isinstance(self.config.cohort, TableCohort) else None
         if not path.exists():
             raise MilsurvError(f"{path}: there is no such slide file")
         try:
-            slide_id = extract_slide_id(path.name, pattern)
+            slide_id = extract_slide_id(path.name, self.config.cohort.slide_pattern)
         except IdError as error:
             raise MilsurvError(f"{path}: {error}; rename the file") from error
         return SlideRef(slide_id, path, self._mpp_of_table.get(slide_id))
@@ -155,7 +153,7 @@ class TrainedModel:
 
     def _cases_told_by(self, slide: SlideRef) -> list[str]:
         names = beginnings(slide.slide_id)
-        pattern = self.config.cohort.case_pattern if isinstance(self.config.cohort, TableCohort) else None
+        pattern = self.config.cohort.case_pattern
         if pattern is not None and slide.path is not None:
             with suppress(IdError):
                 names += beginnings(extract_id(slide.path.name, pattern, "case_pattern"))

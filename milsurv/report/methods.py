@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from milsurv.config.cohort import SyntheticCohort
 from milsurv.config.run import RunConfig, Splits
 from milsurv.evaluation.times import time_text
 from milsurv.plugin.base import PluginSection
@@ -46,7 +45,7 @@ def methods(config: RunConfig, results: RunResults) -> Methods:
 
 def _cohort(config: RunConfig, results: RunResults) -> str:
     cohort = results.cohort
-    made = "synthetic " if isinstance(config.cohort, SyntheticCohort) or cohort["synthetic"] else ""
+    made = "synthetic " if config.cohort.synthetic or cohort["synthetic"] else ""
     left_out = len(cohort["cases_left_out"])
     said = (
         f"We analysed {count(cohort['cases'], f'{made}case')} with {count(cohort['slides'], 'whole-slide image')}; "

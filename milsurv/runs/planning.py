@@ -11,7 +11,7 @@ from milsurv.cohort.duplicates import without_copies
 from milsurv.cohort.locate import SlideFolder
 from milsurv.cohort.splits import make_splits
 from milsurv.cohort.table import read_cohort
-from milsurv.config.cohort import SyntheticCohort, TableCohort
+from milsurv.config.cohort import TableCohort
 from milsurv.config.run import Evaluation, RunConfig
 from milsurv.errors import CohortError, MilsurvError
 from milsurv.evaluation.clinical import attribute_table, variables
@@ -68,7 +68,7 @@ def cohort_of(
     """
     if isinstance(settings, ImportSettings):
         files = settings.source.index()
-    synthetic = isinstance(config.cohort, SyntheticCohort)
+    synthetic = config.cohort.synthetic
     cohort = read_cohort(
         table,
         files=files,
@@ -113,8 +113,7 @@ def require_columns(cohort: Cohort, settings: Evaluation) -> None:
 
 def split_cases(cohort: Cohort, config: RunConfig, only_fold: int | None) -> tuple[list[Split], list[str]]:
     """Who trains, who chooses the epoch, who is reported; and warnings."""
-    pattern = config.cohort.case_pattern if isinstance(config.cohort, TableCohort) else None
-    splits, warnings = make_splits(cohort, config.splits, pattern)
+    splits, warnings = make_splits(cohort, config.splits, config.cohort.case_pattern)
     require_fold(only_fold, [split.fold for split in splits])
     if config.training.selection in ("last_epoch", "reported_fold"):
         splits = [replace(split, train=split.train + split.validation, validation=()) for split in splits]

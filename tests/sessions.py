@@ -53,7 +53,7 @@ def find_slide(trained: TrainedModel, given: str, mpp: float | None = None) -> D
 
 
 def draw_heatmap(
-    trained: TrainedModel, drawn: DrawnSlide, folder: Path, ask_occlusion: bool = False
+    trained: TrainedModel, drawn: DrawnSlide, folder: Path, use_occlusion: bool = False
 ) -> list[Path]:
     with open_session(trained.config, trained.registry, QUIET) as session:
-        return heatmap.draw_heatmap(session, trained, drawn, folder, ask_occlusion)
+        return heatmap.draw_heatmap(session, trained, drawn, folder, use_occlusion)

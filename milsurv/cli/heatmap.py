@@ -17,7 +17,7 @@ def heatmap_command(
     output: Path | None,
     overrides: Sequence[str],
     plugins: Sequence[Path],
-    ask_occlusion: bool,
+    use_occlusion: bool,
     mpp: float | None,
 ) -> int:
     """Exit status 0. Raises MilsurvError when the slide cannot be drawn."""
@@ -28,6 +28,6 @@ def heatmap_command(
     with open_session(trained.config, trained.registry, progress) as session:
         drawn = find_slide(session, trained, given, mpp)
         folder = output or trained.folder / HEATMAPS / drawn.slide.slide_id
-        for path in draw_heatmap(session, trained, drawn, folder, ask_occlusion):
+        for path in draw_heatmap(session, trained, drawn, folder, use_occlusion):
             progress.say(f"{path}")
     return 0

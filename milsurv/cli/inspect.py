@@ -9,7 +9,8 @@ from rich.table import Table
 
 from milsurv.config.loading import load_config
 from milsurv.errors import WeightsError, size
-from milsurv.explain.slide_picture import slide_picture
+from milsurv.explain.figures import inspect_figure
+from milsurv.explain.view import Patches, SlideView
 from milsurv.features.preview import SlideInspection, embedding_seconds, inspect_slide, slides_to_inspect
 from milsurv.progress import PlainConsole, RunProgress, duration
 from milsurv.runs.session import Session, open_session
@@ -166,10 +167,15 @@ def _write(found: SlideInspection, folder: Path, progress: RunProgress) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     picture = folder / f"{found.path.stem}.png"
-    figure = slide_picture(
-        found.path.name, found.thumbnail, found.mpp, found.dimensions[0], found.mask, found.grid
+    grid = found.grid
+    patches = (
+        {m: Patches(grid.coords[m], grid.magnifications[m].patch_level0) for m in grid.coords} if grid else {}
     )
-    figure.savefig(picture, dpi=DPI)
+    downsample = found.dimensions[0] / found.thumbnail.shape[1]
+    view = SlideView(
+        found.path.name, "", found.thumbnail, downsample, found.mpp, patches, outlines=found.mask.outlines()
+    )
+    inspect_figure(view).savefig(picture, dpi=DPI)
     progress.say(f"picture    {picture}")
     outline = folder / f"{found.path.stem}.geojson"
     if not found.mask.mask.any():

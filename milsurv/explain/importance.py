@@ -1,9 +1,10 @@
-"""How much each patch of a slide counts for a model: its attention, or what leaving it out does to the risk."""
+"""How much each patch contributes to a model's output: attention weights and occlusion."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,32 +15,45 @@ from torch import Tensor
 from milsurv.errors import MilsurvError
 from milsurv.features.bag import Bag
 from milsurv.losses.base import Loss
-from milsurv.training.model import SurvivalModel
+from milsurv.plugin.registry import Registry
+from milsurv.progress import RunProgress
+from milsurv.training.model import SurvivalModel, load_model
 from milsurv.training.seeds import seed_draws
 
 Kind = Literal["attention", "occlusion"]
 Values = dict[int, NDArray[np.float64]]
-"""Magnification -> ``(n,)``, a value for each patch."""
+"""Magnification -> ``(n,)``, a value per patch."""
+MAX_PASSES = 400
+"""Forward passes of occlusion over all models, unless :data:`MIN_BLOCKS` needs more."""
+MIN_BLOCKS = 32
+"""Blocks that each model may leave out at least."""
+NEARLY_UNIFORM = 0.1
+"""Attention within 1 ± this at every patch is called nearly uniform."""
+
+
+def nearly_uniform(relative: NDArray[np.float64]) -> bool:
+    """Whether attention ``(n,)``, in multiples of uniform, is within 10 % of uniform at every patch."""
+    return bool(np.abs(relative - 1).max() <= NEARLY_UNIFORM + 1e-9)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Patches that are left out together."""
+    """Square blocks of patches that occlusion leaves out together."""
 
-    numbers: Mapping[int, NDArray[np.int64]]
-    """Magnification -> ``(n,)`` block of each patch, from 0 on; patches of the others are never left out."""
+    index: Mapping[int, NDArray[np.int64]]
+    """Magnification -> ``(n,)``, the block of each patch. Patches of other magnifications are always kept."""
     count: int
     side: int
-    """Of the squares, in patches of the coarsest of these magnifications."""
+    """Side of a block, in patches of the coarsest of these magnifications."""
 
 
 @dataclass(frozen=True)
 class Importance:
-    """How much each patch counts, mean over models.
+    """Importance of each patch, averaged over models.
 
     Attributes:
-        values: attention in multiples of uniform, or the fall of the standardised risk.
-        fused: of attention, for the finest magnification that has some; None when the places are in no grid.
+        values: attention in multiples of uniform, or the decrease of the standardised risk without the patch.
+        fused: attention averaged over magnifications, for the finest magnification in ``values``; None without a grid.
         blocks: what occlusion left out.
     """
 
@@ -49,45 +63,71 @@ class Importance:
     blocks: tuple[Blocks, ...] = ()
 
 
-def make_blocks(bag: Bag, sides: Mapping[int, float], most: int) -> list[Blocks]:
-    """Squares of patches, as small as ``most`` of them in all allow.
+@dataclass(frozen=True)
+class Explainer:
+    """Models whose mean attention or occlusion is shown."""
 
-    With a grid a block is a square of the coarsest grid with all patches that lie in it, at every magnification, so
-    that none loses what it covers or lies in. Without one each magnification has blocks of its own, cut by
-    ``bag.coords`` and the ``sides`` of its patches in level-0 pixels; a magnification with a single patch has none.
-    """
-    if bag.grid is not None:
-        coarsest = min(bag.grid)
-        cells = {m: places.cpu().numpy() // (m // coarsest) for m, places in bag.grid.items()}
-        return [_squares(cells, most)]
-    assert bag.coords is not None
-    several = {m: coords.cpu().numpy() for m, coords in bag.coords.items() if len(coords) > 1}
-    return [
-        _squares({m: ((coords - coords.min(0)) // sides[m]).astype(np.int64)}, max(2, most // len(several)))
-        for m, coords in several.items()
-    ]
+    models: tuple[tuple[Path, int], ...]
+    """Model files, each with the seed of its training."""
+    registry: Registry
+    device: str
+    description: str = ""
+    """The aggregator, its run, and which of the run's models these are."""
+    seen_in_training: bool = False
+    """Whether every model was trained on the slide's case."""
+    use_occlusion: bool = False
+    """Without it, only aggregators that have no attention are explained by occlusion."""
+
+    def importance(
+        self, slide_id: str, bag: Bag, sides: Mapping[int, float], progress: RunProgress
+    ) -> Importance:
+        """Attention or occlusion. ``sides``: magnification -> side of its patches in level-0 pixels.
+
+        Raises MilsurvError when occlusion is impossible because there is only one patch or block.
+        """
+        values = {} if self.use_occlusion else self.attention(slide_id, bag)
+        if not values:
+            return self._occlusion(slide_id, bag, sides, progress)
+        if bag.grid is not None:
+            return Importance("attention", values, fuse(values, bag.grid))
+        return Importance("attention", values, values[max(values)] if len(values) == 1 else None)
+
+    def attention(self, slide_id: str, bag: Bag) -> Values:
+        """Mean attention in multiples of uniform; empty when the aggregator has no attention."""
+        moved, values = bag.to(self.device), []
+        for path, seed in self.models:
+            network, _, _ = load_model(path, self.registry, self.device)
+            values.append(attention(network, moved, seed, 0, slide_id))
+        return _mean(values)
+
+    def _occlusion(
+        self, slide_id: str, bag: Bag, sides: Mapping[int, float], progress: RunProgress
+    ) -> Importance:
+        blocks = make_blocks(bag, sides, max(MIN_BLOCKS, MAX_PASSES // len(self.models) - 1))
+        if not blocks:
+            raise MilsurvError(f"slide {slide_id}: it has a single patch, and occlusion needs at least two")
+        moved, values = bag.to(self.device), []
+        passes = len(self.models) * (1 + sum(part.count for part in blocks))
+        with progress.stage("occlusion", passes, "bags") as stage:
+            for path, seed in self.models:
+                network, loss, about = load_model(path, self.registry, self.device)
+                decrease = occlusion(network, loss, moved, blocks, stage.advance, seed, 0, slide_id)
+                deviation = about["risk_deviation"] or 1.0
+                values.append({m: of_m / deviation for m, of_m in decrease.items()})
+        return Importance("occlusion", _mean(values), blocks=tuple(blocks))
 
 
-def _squares(cells: Mapping[int, NDArray[np.integer]], most: int) -> Blocks:
-    """``cells``: magnification -> ``(n, 2)`` (column, row) in one common grid."""
-    together = np.concatenate(list(cells.values()))
-    side, count = 0, most + 1
-    while count > most:
-        side += 1
-        found, numbers = np.unique(together // side, axis=0, return_inverse=True)
-        count = len(found)
-    ends = np.cumsum([len(places) for places in cells.values()])[:-1]
-    parts = np.split(numbers.reshape(-1), ends)
-    return Blocks(dict(zip(cells, parts, strict=True)), count, side)
+def _mean(of_models: Sequence[Values]) -> Values:
+    return {m: np.mean([values[m] for values in of_models], axis=0) for m in of_models[0]}
 
 
 @torch.no_grad()
-def attention(model: SurvivalModel, bag: Bag, *drawn: object) -> Values:
-    """The model's attention in multiples of uniform: weight · n, so 1 is what each patch has if all count alike.
+def attention(model: SurvivalModel, bag: Bag, *seed: object) -> Values:
+    """Attention of ``model`` in multiples of uniform, i.e. weight · n; empty when the aggregator has none.
 
-    Empty when the aggregator has none. What it draws at random follows from ``drawn``.
+    Random numbers drawn by the aggregator are determined by ``seed``.
     """
-    seed_draws(_device(model), *drawn)
+    seed_draws(_device(model), *seed)
     return {m: (weights.double() * len(weights)).cpu().numpy() for m, weights in model.attention(bag).items()}
 
 
@@ -96,74 +136,106 @@ def occlusion(
     model: SurvivalModel,
     loss: Loss,
     bag: Bag,
-    blocks: list[Blocks],
+    blocks: Sequence[Blocks],
     on_pass: Callable[[], None],
-    *drawn: object,
+    *seed: object,
 ) -> Values:
-    """How much the risk falls when a patch's block is left out of the bag; above 0: the block raises it.
+    """Decrease of the risk when a patch's block is left out of the bag; positive where the block raises the risk.
 
-    Every bag goes through the model by itself: one pass for the whole bag, and one for each block. What the model
-    draws at random follows from ``drawn``, alike for all of them. Raises MilsurvError when a block is all there is.
+    One forward pass for the whole bag and one for each block; ``on_pass`` is called after each. Random numbers drawn
+    by the aggregator are determined by ``seed``, the same for every pass. Raises MilsurvError when one block holds all
+    patches of a magnification.
     """
 
-    def risk(seen: Bag) -> float:
-        seed_draws(_device(model), *drawn)
-        value = float(loss.risk(model(seen).float().cpu().unsqueeze(0)))
+    def risk(part: Bag) -> float:
+        seed_draws(_device(model), *seed)
+        value = float(loss.risk(model(part).float().cpu().unsqueeze(0)))
         on_pass()
         return value
 
     whole = risk(bag)
     values: Values = {}
-    for some in blocks:
-        falls = np.array([whole - risk(_without(bag, some, number)) for number in range(some.count)])
-        values |= {m: falls[numbers] for m, numbers in some.numbers.items()}
+    for part in blocks:
+        decreases = np.array([whole - risk(_without(bag, part, number)) for number in range(part.count)])
+        values |= {m: decreases[index] for m, index in part.index.items()}
     return values
+
+
+def make_blocks(bag: Bag, sides: Mapping[int, float], max_blocks: int) -> list[Blocks]:
+    """The smallest square blocks of which there are at most ``max_blocks`` in total.
+
+    With a grid, a block is a square of the coarsest grid with all patches that lie in it, at every magnification.
+    Without one, each magnification is cut into its own blocks by ``bag.coords`` and the ``sides`` of its patches in
+    level-0 pixels; a magnification with a single patch gets none.
+    """
+    if bag.grid is not None:
+        coarsest = min(bag.grid)
+        return [
+            _squares({m: grid.cpu().numpy() // (m // coarsest) for m, grid in bag.grid.items()}, max_blocks)
+        ]
+    assert bag.coords is not None
+    several = {m: coords.cpu().numpy() for m, coords in bag.coords.items() if len(coords) > 1}
+    cells = {m: ((coords - coords.min(0)) // sides[m]).astype(np.int64) for m, coords in several.items()}
+    return [_squares({m: of_m}, max(2, max_blocks // len(cells))) for m, of_m in cells.items()]
+
+
+def _squares(cells: Mapping[int, NDArray[np.integer]], max_blocks: int) -> Blocks:
+    """``cells``: magnification -> ``(n, 2)`` (column, row) in one common grid."""
+    together = np.concatenate(list(cells.values()))
+    side, count = 0, max_blocks + 1
+    while count > max_blocks:
+        side += 1
+        found, index = np.unique(together // side, axis=0, return_inverse=True)
+        count = len(found)
+    ends = np.cumsum([len(of_m) for of_m in cells.values()])[:-1]
+    return Blocks(dict(zip(cells, np.split(index.reshape(-1), ends), strict=True)), count, side)
 
 
 def _without(bag: Bag, blocks: Blocks, number: int) -> Bag:
     device = next(iter(bag.features.values())).device
-    kept = {m: torch.from_numpy(np.flatnonzero(of_m != number)) for m, of_m in blocks.numbers.items()}
-    if not all(len(rows) for rows in kept.values()):
-        empty = ", ".join(f"{m}x" for m, rows in kept.items() if not len(rows))
+    kept = {
+        m: torch.from_numpy(np.flatnonzero(index != number)).to(device) for m, index in blocks.index.items()
+    }
+    if empty := ", ".join(f"{m}x" for m, rows in kept.items() if not len(rows)):
         raise MilsurvError(
-            f"occlusion leaves out squares of patches, but all at {empty} lie in one; take a slide with more "
-            "tissue, or an aggregator with attention"
+            f"occlusion leaves out blocks of patches, but all patches at {empty} lie in one block; use a slide with "
+            "more tissue, or an aggregator with attention"
         )
 
-    def cut(parts: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        return {m: part[kept[m].to(device)] if m in kept else part for m, part in parts.items()}
+    def cut(tensors: Mapping[int, Tensor] | None) -> dict[int, Tensor] | None:
+        return (
+            None
+            if tensors is None
+            else {m: tensor[kept[m]] if m in kept else tensor for m, tensor in tensors.items()}
+        )
 
-    return Bag(
-        cut(bag.features),
-        None if bag.coords is None else cut(bag.coords),
-        None if bag.grid is None else cut(bag.grid),
-    )
+    return Bag(cut(bag.features) or {}, cut(bag.coords), cut(bag.grid))
 
 
-def fuse(relative: Mapping[int, NDArray[np.float64]], grid: Mapping[int, Tensor]) -> NDArray[np.float64]:
-    """``(n,)`` for the finest of the magnifications: the mean of ``relative`` over those whose patches cover it.
+def fuse(relative: Values, grid: Mapping[int, Tensor]) -> NDArray[np.float64]:
+    """``(n,)`` for the finest magnification: the mean of ``relative`` over the patches that cover each finest patch.
 
     The finest patch (c, r) is covered at magnification m, k times coarser, by (c // k, r // k).
     """
     finest = max(relative)
-    places = grid[finest].cpu().numpy().astype(np.int64)
-    total, covering = np.zeros(len(places)), np.zeros(len(places))
+    cells = grid[finest].cpu().numpy().astype(np.int64)
+    total, covering = np.zeros(len(cells)), np.zeros(len(cells))
     for m, values in relative.items():
-        index, found = _covering(places // (finest // m), grid[m].cpu().numpy().astype(np.int64))
-        total[found] += values[index[found]]
+        row, found = _find_rows(cells // (finest // m), grid[m].cpu().numpy().astype(np.int64))
+        total[found] += values[row[found]]
         covering += found
     return np.asarray(total / covering)
 
 
-def _covering(
-    places: NDArray[np.int64], of_grid: NDArray[np.int64]
+def _find_rows(
+    cells: NDArray[np.int64], grid: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Row of ``of_grid`` that holds each of ``places``, and whether one does."""
-    width = int(max(places[:, 0].max(), of_grid[:, 0].max())) + 1
-    wanted, there = (rows[:, 1] * width + rows[:, 0] for rows in (places, of_grid))
+    """Row of ``grid`` that equals each of ``cells``, and whether there is one."""
+    width = int(max(cells[:, 0].max(), grid[:, 0].max())) + 1
+    wanted, there = (rows[:, 1] * width + rows[:, 0] for rows in (cells, grid))
     order = np.argsort(there, kind="stable")
-    index = order[np.searchsorted(there[order], wanted).clip(0, len(there) - 1)]
-    return index, there[index] == wanted
+    row = order[np.searchsorted(there[order], wanted).clip(0, len(there) - 1)]
+    return row, there[row] == wanted
 
 
 def _device(model: SurvivalModel) -> torch.device:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from milsurv.explain.importance import Importance
+from milsurv.explain.view import SlideView
 
 PLACES = ("magnification", "x", "y", "side")
 DECIMALS = 2
@@ -19,45 +19,25 @@ DIGITS = 6
 """Of a measurement."""
 
 
-def importance_table(
-    found: Importance, coords: Mapping[int, NDArray[np.int64]], sides: Mapping[int, float]
-) -> pd.DataFrame:
-    """A :func:`patch_table` with ``occlusion``; or ``attention`` in multiples of uniform, ``weight`` (it sums to 1 at
-    each magnification) and ``fused``, which the finest alone has.
+def patch_table(view: SlideView) -> pd.DataFrame:
+    """A row for each patch that has a value, the finest magnification first.
+
+    Columns: ``magnification``; ``x, y, side``, the patch in level-0 pixels; then ``occlusion``, or ``weight``
+    (attention that sums to 1 at each magnification), ``attention`` (multiples of uniform) and ``fused`` (finest
+    magnification).
     """
-    if found.kind == "occlusion":
-        return patch_table(coords, sides, {"occlusion": found.values})
-    fused = {} if found.fused is None else {max(found.values): found.fused}
-    weights = {m: values / len(values) for m, values in found.values.items()}
-    return patch_table(coords, sides, {"weight": weights, "attention": found.values, "fused": fused})
-
-
-def patch_table(
-    coords: Mapping[int, NDArray[np.int64]],
-    sides: Mapping[int, float],
-    columns: Mapping[str, Mapping[int, NDArray[np.float64]]],
-) -> pd.DataFrame:
-    """A row for each patch, the finest magnification first.
-
-    Columns: ``magnification``; ``x, y, side``, the patch in level-0 pixels; then ``columns``, each magnification ->
-    ``(n,)``, empty for the others.
-    """
-    measured = {m for values in columns.values() for m in values}
-    return pd.concat(
-        [
-            pd.DataFrame(
-                {
-                    "magnification": m,
-                    "x": coords[m][:, 0],
-                    "y": coords[m][:, 1],
-                    "side": sides[m],
-                    **{name: values.get(m, np.nan) for name, values in columns.items()},
-                }
-            )
-            for m in sorted(measured, reverse=True)
-        ],
-        ignore_index=True,
-    )
+    found = view.importance
+    assert found is not None
+    tables = []
+    for m in sorted(found.values, reverse=True):
+        patches, values = view.patches[m], found.values[m]
+        columns: dict[str, Any] = {"occlusion": values}
+        if found.kind == "attention":
+            fused = found.fused if found.fused is not None and m == max(found.values) else np.nan
+            columns = {"weight": values / len(values), "attention": values, "fused": fused}
+        x, y = patches.coords.T
+        tables.append(pd.DataFrame({"magnification": m, "x": x, "y": y, "side": patches.side, **columns}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def patches_geojson(

@@ -211,13 +211,10 @@ def read_bag(path: Path) -> Bag:
 
 
 def patch_sides(path: Path) -> dict[int, float]:
-    """Magnification -> side of its patches in level-0 pixels."""
+    """Magnification -> side of its patches in level-0 pixels, where it is known."""
     with _open(path) as file:
         sides = {m: file.number(m, "patch_level0") for m in file.magnifications}
-        lacking = [f"{m}x" for m, side in sides.items() if side is None]
-        if lacking:
-            raise KeyError(f"the side of the {lacking[0]} patches is missing")
-        return {m: side for m, side in sides.items() if side is not None}
+    return {m: side for m, side in sides.items() if side is not None}
 
 
 def feature_dims(path: Path) -> dict[int, int]:

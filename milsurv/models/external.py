@@ -19,7 +19,8 @@ from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.subgroups import attributes_of, subgroups
 from milsurv.evaluation.times import EvaluationTimes, evaluation_times
-from milsurv.explain.views import MissingView, SlideView, choose_slides, make_views
+from milsurv.explain.importance import Explainer
+from milsurv.explain.view import MissingView, SlideView, choose_slides, make_views
 from milsurv.features.extract import ExtractedSlide
 from milsurv.models.prediction import predict_cases, require_own_features
 from milsurv.models.trained import TrainedModel, load_trained, read_settings
@@ -120,9 +121,8 @@ def _views(
     model = trained.models[0]
     rows = predictions[[model.fold in allowed[case_id] for case_id in predictions["case_id"]]]
     where = f" (seen by the model of seed {model.seed}, fold {model.fold})"
-    return make_views(
-        trained.config, trained.registry, model.file, choose_slides(rows, slides, where), slides
-    )
+    explainer = Explainer(((model.file, model.seed),), trained.registry, "cpu")
+    return make_views(trained.config, explainer, choose_slides(rows, slides, where), slides)
 
 
 def _judges(

@@ -11,9 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from milsurv.cohort.reasons import FEW, counted
 from milsurv.config.run import RunConfig
-from milsurv.explain import pictures
-from milsurv.explain.pictures import ColourRange
-from milsurv.explain.views import MissingView, SlideView
+from milsurv.explain.render import Shading, data_uri, map_picture, tissue_picture, visible_grid
+from milsurv.explain.view import MissingView, SlideView
 from milsurv.report import captions, facts, tables, wording
 from milsurv.report.figures.training import training_curves
 from milsurv.report.gallery import FIGURES, draw, marked, svg_name
@@ -52,7 +51,6 @@ def write_report(folder: Path, config: RunConfig, views: Sequence[SlideView | Mi
         slides=[_slide(view) for view in shown],
         imported=config.features is not None,
         missing=[view for view in views if isinstance(view, MissingView)],
-        gradient=pictures.gradient(),
         methods=methods(config, results),
         limits=wording.limits(results, len(shown)),
     )
@@ -144,31 +142,18 @@ def _template(name: str) -> Any:
 
 
 def _slide(view: SlideView) -> dict[str, Any]:
-    """A slide's pictures and what is said of them."""
-    length, share = pictures.scale_bar(view)
-    shown: list[dict[str, Any]] = [
-        {
-            "heading": "Tissue and patches",
-            "uri": pictures.data_uri(pictures.tissue_picture(view)),
-            "description": wording.describe_tissue(view),
-            "colours": None,
-        }
+    """A slide's pictures, with the colours of its maps."""
+    grid = visible_grid(view)
+    length, share = view.scale_bar()
+    maps = [
+        (shown, Shading.of(shown.kind, shown.values), data_uri(map_picture(view, shown)))
+        for shown in view.maps
     ]
-    for magnification in sorted(view.attention, reverse=True):
-        colours = ColourRange.of(pictures.relative_attention(view.attention[magnification]))
-        shown.append(
-            {
-                "heading": f"Attention at {magnification}x",
-                "uri": pictures.data_uri(pictures.attention_picture(view, magnification, colours)),
-                "description": wording.describe_attention(view, magnification, colours),
-                "colours": colours,
-            }
-        )
-    height, width = view.thumbnail.shape[:2]
     return {
         "view": view,
-        "pictures": shown,
-        "size": (width, height),
+        "grid": grid,
+        "tissue": data_uri(tissue_picture(view, grid)),
+        "maps": maps,
         "scale_mm": f"{length:g}",
         "scale_percent": f"{100 * share:.2f}",
     }

@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from milsurv.explain.pictures import ColourRange, drawn_grid, nearly_uniform, relative_attention
-from milsurv.explain.views import SlideView
 from milsurv.report.results import RunResults
 
 DASH = "–"
@@ -251,28 +249,3 @@ def _selection_limit(selection: str, select_by: str) -> str:
             f"{chooser} on the reported cases themselves; they are there to be compared with, not to be believed."
         ),
     }[selection]
-
-
-def describe_tissue(view: SlideView) -> str:
-    """The picture of a slide's tissue and patches in words."""
-    counts = ", ".join(f"{len(view.coords[m])} at {m}x" for m in sorted(view.coords, reverse=True))
-    magnification = drawn_grid(view)
-    grid = (
-        f"the {magnification}x patches are drawn in blue" if magnification else "too small to be drawn here"
-    )
-    return f"Outline of the tissue in black; patches: {counts}; {grid}."
-
-
-def describe_attention(view: SlideView, magnification: int, colours: ColourRange) -> str:
-    """An attention picture in words."""
-    relative = relative_attention(view.attention[magnification])
-    x, y = (view.coords[magnification][relative.argmax()] + view.patch_level0[magnification] / 2) * (
-        view.mpp / 1000
-    )
-    clipped = f", above {colours.high:.2f} all in the last colour" if colours.clipped else ""
-    flat = "Nearly uniform, so the map says little: " if nearly_uniform(relative) else ""
-    return (
-        f"{flat}{count(len(relative), 'patch', 'patches')} of {number(relative.min())} to "
-        f"{number(relative.max())} times the uniform weight{clipped}; "
-        f"the highest lies {x:.2f} mm from the left and {y:.2f} mm from the top."
-    )

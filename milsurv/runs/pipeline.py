@@ -13,7 +13,7 @@ from milsurv.cohort.reasons import few_lines
 from milsurv.config.cohort import SyntheticCohort, TableCohort
 from milsurv.executors.base import IN_OTHER_HANDS, Event, Unit
 from milsurv.executors.devices import slides_in_hand
-from milsurv.explain.views import views_of_fold
+from milsurv.explain.view import views_of_fold
 from milsurv.features.extract import ExtractedSlide, release_encoders
 from milsurv.features.importers.importing import ImportSettings, require_equal_dims
 from milsurv.features.store import feature_dims

@@ -62,4 +62,4 @@ def test_what_can_be_mended_is_one_line(finished: Path, tmp_path: Path) -> None:
     done = run_milsurv("heatmap", finished, "P99-1", *PLUGIN, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("error: slide P99-1: it is no file")
+    assert done.stderr.startswith("error: slide P99-1: not a file")

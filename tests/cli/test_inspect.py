@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from milsurv.cli import app
-from milsurv.explain.slide_picture import OUTLINE, PATCH
+from milsurv.explain.render import GRID, OUTLINE
 from tests.conftest import COLOUR_BACKBONE
 from tests.slides.make_slides import glass, with_tissue, write_jpeg_slide, write_slide
 
@@ -46,9 +46,8 @@ def test_a_slide(folder: Path, tmp_path: Path) -> None:
     assert "with colour on cpu" in printed
     picture = cv2.imread(str(tmp_path / NAME.replace(".svs", ".png")))
     assert picture is not None
-    for colour in (OUTLINE, PATCH):
-        bgr = np.array([int(colour[at : at + 2], 16) for at in (5, 3, 1)])
-        assert (np.abs(picture.astype(int) - bgr).max(axis=2) < 12).sum() > 500
+    for colour in (OUTLINE, GRID):
+        assert (np.abs(picture.astype(int) - colour[::-1]).max(axis=2) < 12).sum() > 500
 
 
 def test_an_edited_outline_is_not_written_over(folder: Path, tmp_path: Path) -> None:

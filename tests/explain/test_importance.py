@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from milsurv.errors import MilsurvError
-from milsurv.explain.importance import attention, fuse, make_blocks, occlusion
+from milsurv.explain.importance import MAX_PASSES, MIN_BLOCKS, attention, fuse, make_blocks, occlusion
 from milsurv.features.bag import Bag
 from milsurv.losses.base import Loss
 from milsurv.plugin.base import PluginSection
@@ -92,7 +92,7 @@ def test_blocks_are_the_smallest_squares_that_are_few_enough(n: int, most: int, 
     (blocks,) = make_blocks(bag, SIDES, most)
     squares: dict[tuple[int, ...], set[int]] = {}
     for m, places in bag.grid.items():
-        for place, number in zip(places.tolist(), blocks.numbers[m].tolist(), strict=True):
+        for place, number in zip(places.tolist(), blocks.index[m].tolist(), strict=True):
             squares.setdefault(tuple(p // (m // 5) // blocks.side for p in place), set()).add(number)
     assert all(len(numbers) == 1 for numbers in squares.values())
     assert sorted(number for numbers in squares.values() for number in numbers) == list(range(blocks.count))
@@ -138,7 +138,7 @@ def test_without_a_grid_each_magnification_is_left_out_by_itself() -> None:
     gridded = make_bag(30, dim=DIM)
     bag = Bag(gridded.features, gridded.coords)
     blocks = make_blocks(bag, SIDES, 600)
-    assert [list(some.numbers) for some in blocks] == [[20], [10], [5]]
+    assert [list(part.index) for part in blocks] == [[20], [10], [5]]
     found = occlusion(model, loss, bag, blocks, nothing, "any")
     with torch.no_grad():
         whole = model(bag).item()
@@ -155,13 +155,24 @@ def test_blocks_without_a_grid_are_squares_of_the_slide() -> None:
     bag = Bag({20: torch.zeros(64, DIM)}, {20: corners})
     (blocks,) = make_blocks(bag, {20: 100.0}, 16)
     assert (blocks.count, blocks.side) == (16, 2)
-    assert blocks.numbers[20].reshape(8, 8)[:2, :2].tolist() == [[0, 0], [0, 0]]
-    assert len(set(blocks.numbers[20].reshape(8, 8)[1:3, 1:3].ravel().tolist())) == 4
+    assert blocks.index[20].reshape(8, 8)[:2, :2].tolist() == [[0, 0], [0, 0]]
+    assert len(set(blocks.index[20].reshape(8, 8)[1:3, 1:3].ravel().tolist())) == 4
 
 
 def test_all_that_there_is_cannot_be_left_out() -> None:
     model, loss = make_model("meanpool")
     bag = make_bag(1, dim=DIM)
-    with pytest.raises(MilsurvError, match="all at 20x, 10x, 5x lie in one; take a slide with more tissue"):
+    with pytest.raises(
+        MilsurvError, match="all patches at 20x, 10x, 5x lie in one block; use a slide with more tissue"
+    ):
         occlusion(model, loss, bag, make_blocks(bag, SIDES, 100), nothing, "any")
     assert make_blocks(Bag(bag.features, bag.coords), SIDES, 100) == []
+
+
+def test_the_cost_of_occlusion_is_bounded() -> None:
+    bag = make_bag(30_000, magnifications=(20, 10), dim=1)
+    for models in (1, 5, 50):
+        most = max(MIN_BLOCKS, MAX_PASSES // models - 1)
+        (blocks,) = make_blocks(bag, {20: 256, 10: 512}, most)
+        assert models * (1 + blocks.count) <= max(MAX_PASSES, models * (1 + MIN_BLOCKS))
+        assert blocks.count > most / 3

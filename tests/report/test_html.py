@@ -17,7 +17,8 @@ from milsurv.config.run import RunConfig
 from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.times import evaluation_times
-from milsurv.explain.views import MissingView, SlideView
+from milsurv.explain.importance import Importance
+from milsurv.explain.view import MissingView, Patches, SlideView
 from milsurv.report.gallery import FIGURES, draw
 from milsurv.report.html import write_report
 from milsurv.report.results import RunResults
@@ -36,21 +37,21 @@ MALICE = "<script>alert(1)</script>"
 TABLE = {"table": "follow_up.csv", "slides": "slides"}
 
 
-def made_up_view(label: str = "highest risk in fold 0: case A", attention: bool = True) -> SlideView:
+def made_up_view(caption: str = "highest risk in fold 0: case A", attention: bool = True) -> SlideView:
     """A slide of 2 × 1 mm with three 20x patches and one 5x patch."""
-    coords = {20: np.array([[0, 0], [512, 0], [512, 512]]), 5: np.array([[0, 0]])}
-    weights = {20: np.array([0.1, 0.2, 0.7]), 5: np.array([1.0])}
+    values = {20: np.array([0.3, 0.6, 2.1]), 5: np.array([1.0])}
     return SlideView(
         slide_id="A-1",
-        case_id="A",
-        label=label,
+        caption=caption,
         thumbnail=np.full((100, 200, 3), 200, np.uint8),
         downsample=20.0,
         mpp=0.5,
+        patches={
+            20: Patches(np.array([[0, 0], [512, 0], [512, 512]]), 512.0),
+            5: Patches(np.array([[0, 0]]), 2048.0),
+        },
         outlines=[np.array([[0, 0], [2000, 0], [2000, 1500]])],
-        coords=coords,
-        patch_level0={20: 512.0, 5: 2048.0},
-        attention=weights if attention else {},
+        importance=Importance("attention", values if attention else {}),
     )
 
 
@@ -294,8 +295,8 @@ def test_what_was_left_out_is_listed_and_escaped(tmp_path: Path) -> None:
     )
     slides = pd.concat([make_slide_table(follow_up), left_out])
     views: list[SlideView | MissingView] = [
-        made_up_view(label=MALICE),
-        MissingView(MALICE, "B & C", "lowest risk", "does not open: <b>"),
+        made_up_view(caption=MALICE),
+        MissingView(MALICE, "lowest risk", "does not open: <b>"),
     ]
     lines = {name: [f"{name} {MALICE}"] for name in ("cases_left_out", "dropped", "missing", "warnings")}
     page = report_of(tmp_path, follow_up, views, slides=slides, slides_left_out=1, time_unit=MALICE, **lines)
@@ -338,9 +339,14 @@ def test_a_slide_is_shown_with_its_attention_and_scale(page: Page) -> None:
     images = [image for image in page.all("img") if image["src"].startswith("data:image/jpeg;base64,")]
     assert len(images) == 2 * 3
     assert (
-        "Attention at 20x of slide A-1. 3 patches of 0.300 to 2.100 times the uniform weight"
+        "Attention at 20x of slide A-1. 3 patches, 0.300 to 2.100 times the uniform weight"
         in images[1]["alt"]
     )
+    assert images[0]["alt"] == (
+        "Tissue and patches of slide A-1. Tissue outlined in black. Patches: 3 at 20x, 1 at 5x; the 20x patches are "
+        "drawn in blue."
+    )
+    assert "Nearly uniform, so the map says little: 1 patch, 1.000 to 1.000 times" in images[2]["alt"]
     assert "the highest lies 0.38 mm from the left and 0.38 mm from the top" in images[1]["alt"]
     scales = [span["style"] for span in page.all("span") if span.get("class") == "scale"]
     assert scales == ["width:25.00%"] * 6

@@ -5,9 +5,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from milsurv.config.run import RunConfig
-from milsurv.explain.views import MissingView, SlideView, choose_slides, views_of_fold
+from milsurv.errors import MilsurvError
+from milsurv.explain.importance import Blocks, Importance
+from milsurv.explain.view import MissingView, Patches, SlideView, choose_slides, read_patches, views_of_fold
+from milsurv.features.store import MagnificationFeatures, write_features
 from milsurv.plugin.registry import get_registry
 from tests.report.make_run import (
     add_model,
@@ -109,23 +114,23 @@ def test_a_real_slide_is_seen_through_a_real_model(run: Run) -> None:
     assert [view.slide_id for view in views] == run.chosen
     for view in views:
         assert isinstance(view, SlideView)
-        assert f"{view.case_id}-S1" == view.slide_id
+        assert view.caption.endswith(f"risk in fold 0: case {view.slide_id.removesuffix('-S1')}")
         height, width = view.thumbnail.shape[:2]
         assert (round(width * view.downsample), round(height * view.downsample)) == pytest.approx(
             SLIDE_SIZE, abs=2
         )
         assert view.mpp == pytest.approx(0.499)
-        assert set(view.attention) == {20, 10, 5}
-        for magnification, weights in view.attention.items():
-            assert len(weights) == len(view.coords[magnification])
-            assert weights.sum() == pytest.approx(1)
-            assert weights.min() >= 0
-        assert view.patch_level0 == {20: 128, 10: 256, 5: 512}
+        assert [shown.name for shown in view.maps] == ["20x", "10x", "5x"]
+        for shown in view.maps:
+            assert len(shown.values) == len(view.patches[shown.magnification].coords)
+            assert shown.values.mean() == pytest.approx(1)
+            assert shown.values.min() >= 0
+        assert {m: patches.side for m, patches in view.patches.items()} == {20: 128, 10: 256, 5: 512}
         outline = np.concatenate(view.outlines)
         assert outline.min() >= 0
         assert (outline.max(axis=0) <= np.array(SLIDE_SIZE) + view.downsample).all()
-        inside = (view.coords[20][:, None] >= outline.min(axis=0) - 128) & (
-            view.coords[20][:, None] <= outline.max(axis=0)
+        inside = (view.patches[20].coords[:, None] >= outline.min(axis=0) - 128) & (
+            view.patches[20].coords[:, None] <= outline.max(axis=0)
         )
         assert inside.all()
 
@@ -133,7 +138,9 @@ def test_a_real_slide_is_seen_through_a_real_model(run: Run) -> None:
 def test_an_aggregator_without_attention_gives_a_view_all_the_same(tmp_path: Path) -> None:
     abmil = {"name": "abmil", "magnification": 5, "hidden_dim": 8, "attention_dim": 4}
     views = Run(make_config(tmp_path, aggregator=abmil)).views()
-    assert [list(view.attention) for view in views if isinstance(view, SlideView)] == [[5], [5], [5]]
+    assert [[shown.name for shown in view.maps] for view in views if isinstance(view, SlideView)] == [
+        ["5x"]
+    ] * 3
 
 
 def test_the_tables_resolution_wins_again(run: Run) -> None:
@@ -153,7 +160,7 @@ def test_a_slide_that_is_gone_gives_a_reason(run: Run) -> None:
     assert isinstance(first, SlideView)
     assert isinstance(third, SlideView)
     assert isinstance(second, MissingView)
-    assert second.label.startswith("median risk in fold 0")
+    assert second.caption.startswith("median risk in fold 0")
     assert "No such file or directory" in second.reason
 
 
@@ -163,3 +170,60 @@ def test_features_that_are_gone_give_a_reason(run: Run) -> None:
     first = run.views(gone)[0]
     assert isinstance(first, MissingView)
     assert "none.h5 cannot be read" in first.reason
+
+
+COORDS = np.array([[0, 0], [100, 0], [0, 100], [300, 200]])
+
+
+def view_of(
+    downsample: float = 10.0, mpp: float = 0.5, width: int = 80, importance: Importance | None = None
+) -> SlideView:
+    patches = {20: Patches(COORDS, 100.0), 10: Patches(COORDS[:1], 200.0)}
+    thumbnail = np.full((40, width, 3), 200, np.uint8)
+    return SlideView("a", "", thumbnail, downsample, mpp, patches, importance=importance)
+
+
+def test_a_map_for_each_magnification_and_their_fusion() -> None:
+    values = {20: np.ones(4), 10: np.ones(1)}
+    maps = view_of(importance=Importance("attention", values, fused=np.full(4, 2.0))).maps
+    assert [(shown.name, shown.magnification, shown.values[0]) for shown in maps] == [
+        ("20x", 20, 1.0),
+        ("10x", 10, 1.0),
+        ("fused", 20, 2.0),
+    ]
+    alone = view_of(importance=Importance("attention", {20: np.ones(4)}, fused=np.ones(4))).maps
+    assert [shown.name for shown in alone] == ["20x"]
+    blocks = Blocks({20: np.zeros(4, int), 10: np.zeros(1, int)}, 1, 3)
+    (occluded,) = view_of(importance=Importance("occlusion", values, blocks=(blocks,))).maps
+    assert occluded.name == "10x"
+    assert occluded.title == "left out: blocks of 3 × 3 10x patches, with all finer patches in them"
+    assert view_of().maps == ()
+
+
+def test_titles_and_places_are_in_micrometres_and_millimetres() -> None:
+    view = view_of(mpp=0.25)
+    assert view.title(20) == "20x: 4 patches of 25 µm"
+    assert view.title(10) == "10x: 1 patch of 50 µm"
+    assert view.center_mm(20, 3) == pytest.approx((350 * 0.25 / 1000, 250 * 0.25 / 1000))
+
+
+@given(st.floats(1, 500), st.floats(0.1, 2), st.integers(50, 900))
+def test_the_scale_bar_is_a_round_length_and_true(downsample: float, mpp: float, width: int) -> None:
+    length, share = view_of(downsample, mpp, width).scale_bar()
+    assert f"{length:e}"[0] in "125"
+    assert float(f"{length:.0e}") == pytest.approx(length)
+    assert share * width * downsample * mpp / 1000 == pytest.approx(length)
+    assert 0.1 < share <= 0.3 + 1e-9
+
+
+def test_features_without_positions_cannot_be_drawn(tmp_path: Path) -> None:
+    features = np.zeros((4, 3), np.float16)
+    for name, stored in (
+        ("places", MagnificationFeatures(features)),
+        ("sides", MagnificationFeatures(features, COORDS)),
+    ):
+        write_features(tmp_path / f"{name}.h5", {20: stored}, {})
+        with pytest.raises(
+            MilsurvError, match=f"{name}.h5 does not hold the positions and sizes of its patches"
+        ):
+            read_patches(tmp_path / f"{name}.h5")

@@ -1,6 +1,6 @@
 """Check of the synthetic slides: which magnification tells which effect?
 
-    python tests/cohort/probe_synthetic.py --seed 9001 --cases 60
+    python tests/synthetic/probe_synthetic.py --seed 9001 --cases 60
 
 Draws a cohort, reads back its slides with OpenSlide, embeds every patch of 256 px with EfficientNet-Lite0
 (ImageNet weights, input of 128 px) at 20x and, area-averaged, at 5x, and takes the mean over each slide. A ridge

@@ -12,8 +12,6 @@ import pytest
 
 import milsurv
 from milsurv import testing
-from milsurv.config.section import Section
-from milsurv.config.training import Executor, Training
 from milsurv.plugin import spec
 from milsurv.testing import promises_of
 
@@ -59,15 +57,6 @@ def test_every_public_name_stands_in_the_reference() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
     assert [target for target in targets if not (page.parent / target).exists()] == []
-
-
-@pytest.mark.parametrize(("section", "model"), [("training", Training), ("executor", Executor)])
-def test_every_setting_stands_in_the_table_of_sections(section: str, model: type[Section]) -> None:
-    (row,) = re.findall(
-        rf"^\| `{section}` \| (.*) \|$", (ROOT / "docs" / "running.md").read_text(), re.MULTILINE
-    )
-    settings = re.findall(r"`(\w+)`", row)
-    assert sorted(settings) == sorted(model.model_fields)
 
 
 def test_the_reference_pages_are_those_of_the_code(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from milsurv.cohort.mpp import ALLOWED_MPP, MPP_RANGE, possible_mpp
+from milsurv.cohort.cases import ALLOWED_MPP, MPP_RANGE, is_valid_mpp
 from milsurv.errors import MilsurvError
 
 LONGEST = 1000
@@ -67,7 +67,7 @@ ModelSetOption = Annotated[
 
 
 def _require_possible_mpp(mpp: float | None) -> float | None:
-    if mpp is not None and not possible_mpp(mpp):
+    if mpp is not None and not is_valid_mpp(mpp):
         raise MilsurvError(f"--mpp {mpp:g}: allowed are {ALLOWED_MPP}")
     return mpp
 

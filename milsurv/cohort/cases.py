@@ -1,14 +1,34 @@
-"""Who is studied: cases, their slides, and who stands on which side of a split."""
+"""Cases, their slides, and the splits of a cohort."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
+MPP_RANGE = (0.05, 20.0)
+"""µm per level-0 pixel; values outside are another quantity or in another unit."""
+ALLOWED_MPP = f"{MPP_RANGE[0]:g} to {MPP_RANGE[1]:g} µm per pixel"
+
+
+def is_valid_mpp(mpp: float) -> bool:
+    """Whether ``mpp`` (µm per level-0 pixel) is plausible; False for NaN."""
+    return MPP_RANGE[0] <= mpp <= MPP_RANGE[1]
+
+
+def parse_mpp(text: str) -> float | None:
+    """µm per level-0 pixel in a table cell; None if the cell is empty. Raises ValueError if invalid."""
+    try:
+        mpp = float(text) if text else None
+    except ValueError:
+        mpp = float("nan")
+    if mpp is not None and not is_valid_mpp(mpp):
+        raise ValueError(f"{text!r} is not a valid µm/px; allowed: {ALLOWED_MPP}, or empty")
+    return mpp
+
 
 @dataclass(frozen=True)
 class SlideRef:
-    """A slide of the cohort table. ``path`` is None when there is not one file for it; ``reason`` then says so."""
+    """A slide of the cohort table. ``path`` is None if it does not have exactly one file; ``reason`` says why."""
 
     slide_id: str
     path: Path | None
@@ -28,37 +48,37 @@ class Case:
     """1 observed, 0 censored."""
     slides: tuple[SlideRef, ...]
     true_risk: float | None = None
-    """Known for synthetic cohorts alone."""
+    """Known only for synthetic cohorts."""
     attributes: dict[str, str] = field(default_factory=dict)
-    """Column of the table -> its text, empty when missing; of the columns that the evaluation asks for."""
+    """Column -> text, empty if missing, of the table columns that the evaluation uses."""
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Cases in the table's order, and what was left out of it."""
+    """Cases in the order of the table, and what was excluded from it."""
 
     cases: tuple[Case, ...]
     time_unit: str
     endpoint: str
     synthetic: bool = False
     dropped: tuple[str, ...] = ()
-    """A line for each row or case left out under ``on_invalid: drop``."""
+    """A line for each row or case excluded under ``on_invalid: drop``."""
     warnings: tuple[str, ...] = ()
-    """Oddities that stop nothing."""
     missing: tuple[str, ...] = ()
-    """A line for each column in use with missing values: how many, and which words of the table say so."""
+    """A line for each column in use with missing values: their number, and the words of the table that mark them."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Case ids of one fold. ``test`` is what is reported; ``validation`` chooses the epoch; no id stands twice."""
+    """Case ids of one fold, sorted. ``validation`` selects the epoch, ``test`` is evaluated; the three are disjoint."""
 
     fold: int
     train: tuple[str, ...]
     validation: tuple[str, ...]
+    """Empty until validation cases have been assigned."""
     test: tuple[str, ...]
 
     @property
-    def sides(self) -> dict[str, tuple[str, ...]]:
-        """Role -> its case ids."""
+    def roles(self) -> dict[str, tuple[str, ...]]:
+        """Role (train, validation, test) -> its case ids."""
         return {"train": self.train, "validation": self.validation, "test": self.test}

@@ -1,4 +1,4 @@
-"""The event column: what its values mean, and what to write in the configuration when that is not plain."""
+"""The event column: what its values mean, and what to configure when that is unclear."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import cached_property
 from milsurv.cohort.text_table import Row, TextTable
 from milsurv.config.cohort import TableCohort, plain, yaml_list
 
-SHOWN_VALUES = 8
+MAX_VALUES = 8
 _OBSERVED = re.compile(r"dead|deceased|died|death|event|observed|progress|recur|relaps|metasta|fail|uncens")
 _CENSORED = re.compile(r"alive|living|lived|(?<!un)cens|lost")
 _NEGATED = re.compile(r"\b(no|not|without)\b")
@@ -27,44 +27,44 @@ class EventColumn:
     """Reads the column under ``cohort.columns.event`` or ``censorship``."""
 
     name: str
-    says_censored: bool
-    """Whether it stands under ``censorship``."""
+    is_censorship: bool
+    """Whether it is configured under ``censorship``."""
     time: str
     """The column of times."""
     configured: bool
-    """Whether ``cohort.event_values`` says what the values mean."""
+    """Whether ``cohort.event_values`` gives the meaning of the values."""
     meanings: Mapping[str, int]
-    """Plain value -> 1 observed, 0 censored."""
+    """Value in its `plain` form -> 1 observed, 0 censored."""
 
     @classmethod
-    def of(cls, config: TableCohort) -> EventColumn:
+    def from_config(cls, config: TableCohort) -> EventColumn:
         """The column that the configuration names."""
         columns, values = config.columns, config.event_values
         name = columns.event or columns.censorship or "event"
-        says_censored = columns.event is None
-        one = 0 if says_censored else 1
+        is_censorship = columns.event is None
+        one = 0 if is_censorship else 1
         meanings = {"1": one, "true": one, "0": 1 - one, "false": 1 - one}
         if values is not None:
             meanings = {plain(value): 1 for value in values.observed}
             meanings |= {plain(value): 0 for value in values.censored}
-        return cls(name, says_censored, columns.time, values is not None, meanings)
+        return cls(name, is_censorship, columns.time, values is not None, meanings)
 
     def read(self, row: Row) -> int | None:
-        """1 observed, 0 censored; None when the cell is empty or its value has no meaning."""
+        """1 observed, 0 censored; None if the cell is empty or its value has no meaning."""
         return self.meanings.get(plain(row.cells.get(self.name, "")))
 
     @cached_property
     def allowed(self) -> str:
-        """The values that have a meaning."""
+        """The values with a meaning, for messages."""
         if self.configured:
             return f"the values in cohort.event_values: {', '.join(self.meanings)}"
-        one, zero = ("censored", "event observed") if self.says_censored else ("event observed", "censored")
+        one, zero = ("censored", "event observed") if self.is_censorship else ("event observed", "censored")
         return f"1 ({one}) or 0 ({zero}), also 1.0, 0.0, true, false"
 
     def problems(self, table: TextTable) -> list[str]:
-        """One line when values have no meaning.
+        """One error if values have no meaning.
 
-        No setting leaves such rows out: they are all the rows of one value, such as all the deaths.
+        Such rows cannot be excluded: they are all rows of one value, such as all deaths.
         """
         rows: dict[str, list[int]] = defaultdict(list)
         written: dict[str, str] = {}
@@ -75,51 +75,49 @@ class EventColumn:
         unknown = [value for value in values if plain(value) not in self.meanings]
         if not unknown:
             return []
-        shown = ", ".join(_counted(value, rows[value]) for value in values[:SHOWN_VALUES])
+        shown = ", ".join(_counted(value, rows[value]) for value in values[:MAX_VALUES])
         if extra := [
-            number for value in unknown for number in rows[value] if number in self._no_cases(table)
+            number for value in unknown for number in rows[value] if number in self._rows_without_time(table)
         ]:
             return [
-                f"{table.path}: column {self.name} holds {shown}; row {', '.join(map(str, extra))} looks like a second "
-                "header or a row of units: remove it"
+                f"{table.path}: column {self.name} contains {shown}; row {', '.join(map(str, extra))} looks like a "
+                "second header or a row of units: remove it"
             ]
-        more = f", and {len(rows) - SHOWN_VALUES} other values" if len(rows) > SHOWN_VALUES else ""
+        more = f", and {len(rows) - MAX_VALUES} other values" if len(rows) > MAX_VALUES else ""
         return [
-            f"{table.path}: column {self.name} holds {shown}{more}; allowed: {self.allowed}; "
+            f"{table.path}: column {self.name} contains {shown}{more}; allowed: {self.allowed}; "
             f"{self._remedy(values, unknown)}"
         ]
 
-    def _no_cases(self, table: TextTable) -> set[int]:
-        """Rows with words in place of a time."""
+    def _rows_without_time(self, table: TextTable) -> set[int]:
+        """Rows with words instead of a time."""
         times = {row.number: row.cells.get(self.time, "") for row in table.rows}
         return {number for number, time in times.items() if time and not re.search(r"\d", time)}
 
     def _remedy(self, values: list[str], unknown: list[str]) -> str:
-        role = "censorship" if self.says_censored else "event"
-        if len(values) > SHOWN_VALUES:
-            return f"name the right column in cohort.columns.{role}"
+        role = "censorship" if self.is_censorship else "event"
+        if len(values) > MAX_VALUES:
+            return f"set cohort.columns.{role} to the right column"
         if self.configured:
-            return f"name {', '.join(map(repr, unknown))} in cohort.event_values too, or correct the table"
+            return f"add {', '.join(map(repr, unknown))} to cohort.event_values, or correct the table"
         observed, censored = self._proposal(values)
         if not observed or not censored:
             return (
-                f"if {', '.join(map(repr, unknown))} is a mistake, correct it (an empty cell says that nothing is "
-                f"known); else say what each value means: cohort.event_values: {{observed: {yaml_list(observed)}, "
+                f"if {', '.join(map(repr, unknown))} is a mistake, correct it (an empty cell means unknown); otherwise "
+                f"set the meaning of each value: cohort.event_values: {{observed: {yaml_list(observed)}, "
                 f"censored: {yaml_list(censored)}}}"
             )
         rest = [value for value in values if value not in observed + censored]
-        others = f", and {', '.join(map(repr, rest))} in one of them, or emptied in the table" if rest else ""
-        competing = (
-            "; a competing event ends follow-up as censoring does" if "2" in map(plain, censored) else ""
-        )
+        others = f", with {', '.join(map(repr, rest))} in one of them, or empty in the table" if rest else ""
+        competing = "; a competing event ends follow-up like censoring" if "2" in map(plain, censored) else ""
         return (
-            f"say what they mean, if this is right: cohort.event_values: {{observed: {yaml_list(observed)}, "
+            f"if this is their meaning, set cohort.event_values: {{observed: {yaml_list(observed)}, "
             f"censored: {yaml_list(censored)}}}{others}{competing}"
         )
 
     def _proposal(self, values: Iterable[str]) -> tuple[list[str], list[str]]:
-        """The values that probably stand for an observed event, and for a censored case."""
-        flipped = self.says_censored or names_censoring(self.name)
+        """The values that probably mean an observed event, and those that mean a censored case."""
+        flipped = self.is_censorship or names_censoring(self.name)
         codes = {plain(value) for value in values}
         numbers = {"1": 0, "2": 1} if codes == {"1", "2"} else {"0": 0, "1": 1, "2": 0}
         found: dict[int, list[str]] = {0: [], 1: []}
@@ -131,36 +129,36 @@ class EventColumn:
                 found[meaning].append(value)
         return found[1], found[0]
 
-    def doubt(self) -> str | None:
-        """A line when the column's name says the opposite of its role."""
+    def warning(self) -> str | None:
+        """A warning if the column's name suggests the opposite of its role."""
         if self.configured:
             return None
-        if not self.says_censored and names_censoring(self.name):
+        if not self.is_censorship and names_censoring(self.name):
             return (
-                f"cohort.columns.event is {self.name}, a name that says who is censored or alive, and 1 is read as an "
-                f"observed event; if 1 means censored there, write cohort.columns.censorship: {self.name} instead"
+                f"the name of cohort.columns.event, {self.name}, suggests censored or living cases, but 1 is read as "
+                f"an observed event; if 1 means censored, set cohort.columns.censorship: {self.name} instead"
             )
-        if self.says_censored and names_event(self.name):
+        if self.is_censorship and names_event(self.name):
             return (
-                f"cohort.columns.censorship is {self.name}, a name that says who had an event, and 1 is read as "
-                f"censored; if 1 means an event there, write cohort.columns.event: {self.name} instead"
+                f"the name of cohort.columns.censorship, {self.name}, suggests cases with an event, but 1 is read as "
+                f"censored; if 1 means an event, set cohort.columns.event: {self.name} instead"
             )
         return None
 
 
 def names_censoring(name: str) -> bool:
-    """Whether a column's name says who is censored or alive."""
+    """Whether a column's name suggests that it marks censored or living cases."""
     name = name.casefold()
     return bool(_CENSORING_NAME.search(name)) and ("cens" in name or not _EVENT_NAME.search(name))
 
 
 def names_event(name: str) -> bool:
-    """Whether a column's name says who had an event."""
+    """Whether a column's name suggests that it marks cases with an event."""
     return bool(_EVENT_NAME.search(name.casefold())) and not names_censoring(name)
 
 
 def _in_words(value: str) -> int | None:
-    """What a plain value such as ``1:deceased`` or ``no event`` probably means."""
+    """The probable meaning of a plain value such as ``1:deceased`` or ``no event``."""
     if code := re.match(r"([01])\s*[:=]", value):
         return int(code[1])
     observed, censored = _OBSERVED.search(value), _CENSORED.search(value) or "free" in value

@@ -1,45 +1,36 @@
-"""Ids of cases and slides, cut in the same way out of table values, file names and split files."""
+"""Case and slide ids, extracted in the same way from table values, file names and split files."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 SLIDE_SUFFIXES = (
-    ".svs",
-    ".tif",
-    ".tiff",
-    ".ndpi",
-    ".mrxs",
-    ".scn",
-    ".bif",
-    ".vms",
-    ".vmu",
-    ".svslide",
-    ".dcm",
-    ".czi",
+    *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn"),
+    *(".bif", ".vms", ".vmu", ".svslide", ".dcm", ".czi"),
 )
-"""What a slide file's name ends with, in small or capital letters."""
-LONGEST_ID = 251
-"""Bytes of a slide id: file systems take names of 255, and the suffix of its file belongs to that."""
+"""Suffixes of slide files, matched without case."""
 FEATURE_SUFFIXES = (".h5", ".pt")
-"""What the name of a file with a slide's features ends with; tables of slides may list these."""
+"""Suffixes of feature files, which tables of slides may list."""
+MAX_ID_BYTES = 251
+"""Longest slide id: file systems allow names of 255 bytes, including the suffix."""
 
 
 class IdError(ValueError):
-    """No usable id can be made of a value; the message says why, and what to do when that is not plain."""
+    """A value has no valid id. The message says why and, unless it is obvious, what to do."""
 
 
 def extract_id(value: str, pattern: str | None, setting: str) -> str:
-    """The part of ``value`` that the group of ``pattern`` matches, or all of it without a pattern.
+    """The part of ``value`` matched by the group of ``pattern``, or all of ``value`` without a pattern.
 
-    Accents are composed (NFC): tables have them so, and file names from a Mac apart from their letters.
-    ``setting`` is the pattern's name in the configuration, for the message of the `IdError`.
+    Unicode is normalized to NFC, since file names from macOS are decomposed and tables are not. ``setting`` is the
+    name of the pattern in the configuration, for the message of the `IdError`.
     """
     value = unicodedata.normalize("NFC", value)
-    if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in value):
-        raise IdError(f"{value!r} holds a control character, which no id may hold; remove it from the table")
+    if any(unicodedata.category(char) in ("Cc", "Cs") for char in value):
+        raise IdError(f"{value!r} contains a control character, which is not allowed in ids; remove it")
     if pattern is None:
         return value
     match = re.search(pattern, value)
@@ -50,27 +41,27 @@ def extract_id(value: str, pattern: str | None, setting: str) -> str:
 
 
 def extract_slide_id(name: str, pattern: str | None) -> str:
-    """The slide id in a file name or table value: cut by ``pattern``, and without a slide file's suffix.
+    """The slide id in a file name or table value: extracted by ``pattern``, without the suffix of a slide file.
 
-    It becomes the name of a feature file, so an `IdError` refuses what cannot be one.
+    Raises `IdError` if the id cannot be the name of a feature file.
     """
     slide_id = strip_slide_suffix(extract_id(name, pattern, "slide_pattern"))
     if "/" in slide_id or "\\" in slide_id:
         raise IdError(
-            f"slide id {slide_id!r} holds a path separator; cohort.slide_pattern: '([^/\\\\]+)$' cuts it off"
+            f"slide id {slide_id!r} contains a path separator; remove it with cohort.slide_pattern: '([^/\\\\]+)$'"
         )
     if slide_id in ("", ".", "..") or not slide_id.isprintable():
         raise IdError(f"slide id {slide_id!r} cannot be a file name")
-    if len(slide_id.encode()) > LONGEST_ID:
+    if (length := len(slide_id.encode())) > MAX_ID_BYTES:
         raise IdError(
-            f"slide id {slide_id[:20]!r}… has {len(slide_id.encode())} bytes, too many for a file name; cut it with "
-            f"cohort.slide_pattern to {LONGEST_ID} or fewer"
+            f"slide id {slide_id[:20]!r}… has {length} bytes, too many for a file name; shorten it with "
+            f"cohort.slide_pattern to at most {MAX_ID_BYTES}"
         )
     return slide_id
 
 
 def strip_slide_suffix(name: str) -> str:
-    """``name`` without the suffixes of feature and slide files: ids may hold dots, so no others are taken off."""
+    """``name`` without the suffixes of feature and slide files. Other suffixes stay: ids may contain dots."""
     for suffixes in (FEATURE_SUFFIXES, SLIDE_SUFFIXES):
         suffix = next((suffix for suffix in suffixes if name.lower().endswith(suffix)), "")
         name = name[: len(name) - len(suffix)]
@@ -78,5 +69,14 @@ def strip_slide_suffix(name: str) -> str:
 
 
 def shorten(ids: Sequence[str], at_most: int = 3) -> str:
-    """The first few ids for a message, with ``…`` when there are more."""
+    """The first few ids for a message, with ``…`` if there are more."""
     return ", ".join(ids[:at_most]) + (", …" if len(ids) > at_most else "")
+
+
+def group_similar(ids: Iterable[str]) -> dict[str, list[str]]:
+    """Ids grouped by what remains without upper case, spaces and leading zeros."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in ids:
+        letters = "".join(char for char in name.casefold() if char.isprintable() and not char.isspace())
+        groups[re.sub(r"(?<!\d)0+(?=\d)", "", letters)].append(name)
+    return groups

@@ -1,38 +1,42 @@
-"""Find the files of slides in a folder, and say which slide or case each belongs to."""
+"""Finding the files of slides in a folder, and the slide or case that each belongs to."""
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from milsurv.cohort.cases import SlideRef
-from milsurv.cohort.id_doubts import by_likeness
-from milsurv.cohort.ids import SLIDE_SUFFIXES, IdError, extract_id, extract_slide_id, shorten
-from milsurv.cohort.parts import SETS, group_files
-from milsurv.errors import CohortError
+from milsurv.cohort.cases import Cohort, SlideRef
+from milsurv.cohort.ids import SLIDE_SUFFIXES, IdError, extract_id, extract_slide_id, group_similar, shorten
+from milsurv.cohort.multi_file import CHANNEL_LISTS, group_files
+from milsurv.errors import CohortError, SlideError
+
+MAX_PROBLEMS = 10
+"""Problems that are listed; the rest are counted."""
+ContentKeys = Sequence[Callable[[Path], Hashable]]
+"""Functions of a file that are equal for files of equal content, from the fastest to the most certain."""
 
 
 @dataclass(frozen=True)
 class SlideFolder:
-    """The slide files in a folder and below it, in order of their paths."""
+    """The slide files in a folder and its subfolders, sorted by path."""
 
     folder: Path
     files: tuple[Path, ...]
     unreadable: tuple[str, ...] = ()
-    """A line for each folder below that could not be listed, and each name that cannot be written down."""
+    """A line for each subfolder that could not be listed, and each name that is not UTF-8."""
     setting: str = "cohort.slides"
-    """What names the folder in the configuration."""
+    """The setting with the folder."""
     other_names: Mapping[Path, tuple[str, ...]] = field(default_factory=dict)
     """File -> other names of a slide that consists of several files."""
 
 
 @dataclass(frozen=True)
 class Located:
-    """Slides by the id that they were looked for with, and what was odd on the way."""
+    """Slides by the id with which they were searched, and what was found to be wrong."""
 
     slides: dict[str, tuple[SlideRef, ...]]
     problems: tuple[str, ...]
@@ -40,73 +44,68 @@ class Located:
 
 
 def index_slides(folder: Path, suffixes: tuple[str, ...] = SLIDE_SUFFIXES) -> SlideFolder:
-    """List the slide files, or those with other ``suffixes``, in ``folder`` and below, once.
+    """List the slide files, or files with other ``suffixes``, in ``folder`` and its subfolders.
 
-    Hidden files and folders are skipped, links to folders followed, and each folder is entered once. A name that is
-    not UTF-8 could not stand in any table, and is passed over. Of a slide in several files (a DICOM series, a CZI in
-    parts) one file is listed. Raises `CohortError` when there is no such folder.
+    Hidden files and folders are skipped, links to folders are followed, and each folder is visited once. Names that
+    are not UTF-8 cannot be in any table, and are skipped. One file is listed for a slide that consists of several (a
+    DICOM series, a CZI in parts). Raises `CohortError` if the folder does not exist.
     """
     if not folder.is_dir():
-        raise CohortError(
-            [f"{folder}: there is no such folder; cohort.slides must be the folder with the slides"]
-        )
+        raise CohortError([f"{folder}: folder not found; cohort.slides must be the folder with the slides"])
     files: list[Path] = []
-    sets: list[Path] = []
+    channel_lists: list[Path] = []
     errors: list[OSError] = []
-    unwritable: list[str] = []
-    entered = {folder.resolve()}
+    not_utf8: list[str] = []
+    visited = {folder.resolve()}
 
-    def enter(path: Path) -> bool:
+    def visit(path: Path) -> bool:
         real = path.resolve()
-        new = real not in entered
-        entered.add(real)
+        new = real not in visited
+        visited.add(real)
         return new
 
-    def writable(path: Path) -> bool:
+    def is_utf8(path: Path) -> bool:
         shown = str(path).encode(errors="backslashreplace").decode()
         if shown == str(path):
             return True
-        unwritable.append(f"{shown}: passed over (its name is not UTF-8; rename it)")
+        not_utf8.append(f"{shown}: skipped (its name is not UTF-8; rename it)")
         return False
 
     for parent, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
         folders[:] = [
             name
             for name in sorted(folders)
-            if not name.startswith(".") and writable(Path(parent, name)) and enter(Path(parent, name))
+            if not name.startswith(".") and is_utf8(Path(parent, name)) and visit(Path(parent, name))
         ]
         slides = [name for name in names if name.lower().endswith(suffixes)]
         paths = [Path(parent, name) for name in slides if not name.startswith(".")]
-        files += [path for path in paths if writable(path)]
-        sets += [Path(parent, name) for name in names if name.lower().endswith((*SETS,))]
-    unreadable = [f"{error.filename}: folder passed over ({error.strerror})" for error in errors]
-    grouped = group_files(sorted(files), sorted(sets))
+        files += [path for path in paths if is_utf8(path)]
+        channel_lists += [Path(parent, name) for name in names if name.lower().endswith((*CHANNEL_LISTS,))]
+    unreadable = [f"{error.filename}: folder skipped ({error.strerror})" for error in errors]
+    grouped = group_files(sorted(files), sorted(channel_lists))
     return SlideFolder(
-        folder,
-        grouped.files,
-        (*unreadable, *unwritable, *grouped.notes),
-        other_names=grouped.other_names,
+        folder, grouped.files, (*unreadable, *not_utf8, *grouped.notes), other_names=grouped.other_names
     )
 
 
 def locate_by_slide(index: SlideFolder, slide_ids: Sequence[str], slide_pattern: str | None) -> Located:
-    """The file of each slide id; a slide without one, or with several, has a reason instead."""
+    """The file of each slide id. A slide with no file, or with several, has a reason instead."""
     files: dict[str, list[Path]] = defaultdict(list)
     for file in index.files:
-        try:
+        with suppress(IdError):  # reported below as a file of no case
             files[extract_slide_id(file.name, slide_pattern)].append(file)
-        except IdError:
-            continue  # counted below among the files of no case
     wanted = list(dict.fromkeys(slide_ids))
-    twice = _find_by_other_names(index, wanted, files, slide_pattern)
-    lacking = [slide_id for slide_id in wanted if slide_id not in files and slide_id not in twice]
-    slides = {slide_id: _slides([slide_id], files, index) for slide_id in wanted}
-    slides |= {ref.slide_id: (ref,) for ref in twice.values()}
+    repeated = _find_by_other_names(index, wanted, files, slide_pattern)
+    absent = [slide_id for slide_id in wanted if slide_id not in files and slide_id not in repeated]
+    slides: dict[str, tuple[SlideRef, ...]] = {
+        slide_id: (repeated.get(slide_id) or _slide(slide_id, files.get(slide_id, ()), index),)
+        for slide_id in wanted
+    }
     used = {file for slide_id in wanted for file in files.get(slide_id, ())}
     warnings = [
-        *_lacking(lacking, wanted, index),
-        *_nearly(lacking, files),
-        *(_unused(used, index) if used else ()),
+        *_check_absent(absent, wanted, index),
+        *_check_similar(absent, files),
+        *(_check_unused(used, index) if used else ()),
         *index.unreadable,
     ]
     return Located(slides, (), tuple(warnings))
@@ -115,38 +114,36 @@ def locate_by_slide(index: SlideFolder, slide_ids: Sequence[str], slide_pattern:
 def _find_by_other_names(
     index: SlideFolder, wanted: Sequence[str], files: dict[str, list[Path]], slide_pattern: str | None
 ) -> dict[str, SlideRef]:
-    """Add to ``files`` the slides of several files that go by another name; those named before have a reason."""
+    """Add to ``files`` the multi-file slides that are wanted by another name; repeated ones are returned."""
     others: dict[str, list[Path]] = defaultdict(list)
     for file, names in index.other_names.items():
         for name in names:
             with suppress(IdError):
                 others[extract_slide_id(name, slide_pattern)].append(file)
     named = {file: slide_id for slide_id in wanted for file in files.get(slide_id, ())}
-    twice = {}
+    repeated = {}
     for slide_id in wanted:
         for file in others[slide_id] if slide_id in others and slide_id not in files else ():
             if file in named:
-                reason = (
-                    f"it is of the same DICOM series as slide {named[file]}: one slide, which counts once"
-                )
-                twice[slide_id] = SlideRef(slide_id, None, reason=reason)
+                reason = f"it is the same DICOM series as slide {named[file]}, which is used once"
+                repeated[slide_id] = SlideRef(slide_id, None, reason=reason)
             else:
                 named[file] = slide_id
                 files[slide_id].append(file)
-    return twice
+    return repeated
 
 
 def locate_by_case(
     index: SlideFolder, case_ids: Sequence[str], case_pattern: str, slide_pattern: str | None
 ) -> Located:
-    """All files whose name ``case_pattern`` cuts to a case's id; a case may have none."""
+    """All files from whose name ``case_pattern`` extracts the id of a case. A case may have none."""
     slide_ids: dict[str, list[str]] = {case_id: [] for case_id in case_ids}
     files: dict[str, list[Path]] = defaultdict(list)
     problems = []
     for file in index.files:
         case_id = _case_of([file.name, *index.other_names.get(file, ())], case_pattern, slide_ids)
         if case_id is None:
-            continue  # counted below among the files of no case
+            continue  # reported below as a file of no case
         try:
             slide_id = extract_slide_id(file.name, slide_pattern)
         except IdError as error:
@@ -154,20 +151,21 @@ def locate_by_case(
             continue
         slide_ids[case_id].append(slide_id)
         files[slide_id].append(file)
-    used = {file for same in files.values() for file in same}
-    lacking = [case_id for case_id, found in slide_ids.items() if not found]
-    warnings = list(_unused(used, index))
-    if lacking:
+    warnings = list(_check_unused({file for same in files.values() for file in same}, index))
+    if absent := [case_id for case_id, found in slide_ids.items() if not found]:
         warnings.insert(
             0,
-            f"{len(lacking)} of {len(slide_ids)} cases have no slide file in {index.folder}: {shorten(lacking)}",
+            f"{len(absent)} of {len(slide_ids)} cases have no slide file in {index.folder}: {shorten(absent)}",
         )
-    slides = {case_id: _slides(dict.fromkeys(found), files, index) for case_id, found in slide_ids.items()}
+    slides = {
+        case_id: tuple(_slide(slide_id, files[slide_id], index) for slide_id in dict.fromkeys(found))
+        for case_id, found in slide_ids.items()
+    }
     return Located(slides, tuple(problems), (*warnings, *index.unreadable))
 
 
 def _case_of(names: Iterable[str], case_pattern: str, case_ids: Collection[str]) -> str | None:
-    """The first id of a case that is cut out of a slide's names."""
+    """The first id of a case in the names of a slide."""
     for name in names:
         with suppress(IdError):
             case_id = extract_id(name, case_pattern, "case_pattern")
@@ -176,59 +174,52 @@ def _case_of(names: Iterable[str], case_pattern: str, case_ids: Collection[str])
     return None
 
 
-def _slides(
-    slide_ids: Iterable[str], files: Mapping[str, Sequence[Path]], index: SlideFolder
-) -> tuple[SlideRef, ...]:
-    return tuple(_slide(slide_id, files.get(slide_id, ()), index) for slide_id in slide_ids)
-
-
 def _slide(slide_id: str, files: Sequence[Path], index: SlideFolder) -> SlideRef:
     if len(files) == 1:
         return SlideRef(slide_id, files[0])
     if not files:
         return SlideRef(slide_id, None, reason=f"no file for this slide in {index.folder}")
     reason = (
-        f"{len(files)} files of this id in {index.folder}: {shorten(_names(files, index))}; one is allowed: move the "
-        "others away, or set cohort.slide_pattern so that their ids differ"
+        f"{len(files)} files with this id in {index.folder}: {shorten(_names(files, index))}; one is allowed: move "
+        "the others, or set cohort.slide_pattern so that their ids differ"
     )
     return SlideRef(slide_id, None, reason=reason)
 
 
-def _lacking(lacking: Sequence[str], wanted: Sequence[str], index: SlideFolder) -> list[str]:
-    if not lacking:
+def _check_absent(absent: Sequence[str], wanted: Sequence[str], index: SlideFolder) -> list[str]:
+    if not absent:
         return []
-    if len(lacking) < len(wanted):
-        return [f"{len(lacking)} of {len(wanted)} slides have no file in {index.folder}: {shorten(lacking)}"]
+    if len(absent) < len(wanted):
+        return [f"{len(absent)} of {len(wanted)} slides have no file in {index.folder}: {shorten(absent)}"]
     there = (
         f"the files there are {shorten(_names(index.files, index), 1)}"
         if index.files
-        else "there is no slide file"
+        else "it contains no slide file"
     )
     return [
-        f"none of the {len(wanted)} slides has a file in {index.folder}: looked for {shorten(lacking, 1)}; "
-        f"{there}; correct {index.setting}, or cut the ids out with cohort.slide_pattern"
+        f"none of the {len(wanted)} slides has a file in {index.folder}: searched for {shorten(absent, 1)}; "
+        f"{there}; correct {index.setting}, or extract the ids with cohort.slide_pattern"
     ]
 
 
-def _nearly(lacking: Sequence[str], found: Iterable[str]) -> list[str]:
-    """A line when ids without a file and ids ``found`` among the files are alike but for how they are written."""
-    by_id = by_likeness(found)
+def _check_similar(absent: Sequence[str], found: Iterable[str]) -> list[str]:
+    """A warning if ids without a file differ from ids ``found`` among the files only in how they are written."""
+    files = group_similar(found)
     pairs = [
-        (name, by_id[like][0])
-        for like, names in by_likeness(lacking).items()
-        if like in by_id
+        f"{name!r} and {files[key][0]!r}"
+        for key, names in group_similar(absent).items()
+        if key in files
         for name in names
     ]
     if not pairs:
         return []
-    told = shorten([f"{name!r} and {file!r}" for name, file in pairs])
     return [
-        f"{len(pairs)} ids of the table differ from a file's in capital letters, spaces or leading zeros alone "
-        f"({told}); write them as the files are called"
+        f"{len(pairs)} ids of the table differ from a file's only in case, spaces or leading zeros "
+        f"({shorten(pairs)}); write them as in the file names"
     ]
 
 
-def _unused(used: set[Path], index: SlideFolder) -> list[str]:
+def _check_unused(used: set[Path], index: SlideFolder) -> list[str]:
     unused = [file for file in index.files if file not in used]
     if not unused:
         return []
@@ -240,3 +231,68 @@ def _unused(used: set[Path], index: SlideFolder) -> list[str]:
 
 def _names(files: Iterable[Path], index: SlideFolder) -> list[str]:
     return [file.relative_to(index.folder).as_posix() for file in files]
+
+
+def without_duplicates(cohort: Cohort, keys: ContentKeys, dropping: bool) -> Cohort:
+    """The cohort with each slide content used once, so that no content is on both sides of a split.
+
+    Of a case's slides with the same content, the first is used. The same content under several cases raises
+    `CohortError` or, if ``dropping``, is excluded from all of these cases, since it cannot belong to all of them.
+    """
+    case_of = {slide.slide_id: case.case_id for case in cohort.cases for slide in case.slides}
+    slides = {slide.slide_id: slide for case in cohort.cases for slide in case.slides}
+    reasons: dict[str, str] = {}
+    shared = []
+    for copies in _group_by_content(list(slides.values()), keys):
+        if len({case_of[slide_id] for slide_id in copies}) > 1:
+            shared.append(", ".join(f"{slide_id} (case {case_of[slide_id]})" for slide_id in copies))
+            reasons |= dict.fromkeys(copies, f"the same content under several cases: {shared[-1]}")
+        else:
+            reasons |= dict.fromkeys(
+                copies[1:], f"the same content as slide {copies[0]} of its case, used once"
+            )
+    if shared and not dropping:
+        more = len(shared) - MAX_PROBLEMS
+        problems = [
+            f"slides with the same content under several cases: {slides}; remove the wrong rows or files, use one case "
+            "id for one patient, or exclude all of them with cohort.on_invalid: drop"
+            for slides in shared[:MAX_PROBLEMS]
+        ]
+        raise CohortError(problems + ([f"and {more} more such contents"] if more > 0 else []))
+    if not reasons:
+        return cohort
+    kept = tuple(
+        replace(
+            case,
+            slides=tuple(
+                replace(slide, path=None, reason=reasons[slide.slide_id])
+                if slide.slide_id in reasons
+                else slide
+                for slide in case.slides
+            ),
+        )
+        for case in cohort.cases
+    )
+    warning = (
+        f"{len(reasons)} slides are excluded because they have the same content as another ({shorten(sorted(reasons))})"
+        + (f"; {len(shared)} contents are listed under several cases" if shared else "")
+    )
+    return replace(cohort, cases=kept, warnings=(*cohort.warnings, warning))
+
+
+def _group_by_content(slides: Sequence[SlideRef], keys: ContentKeys) -> list[list[str]]:
+    """Ids of slides whose files agree in all ``keys``, two or more each, in the order of ``slides``.
+
+    Files that cannot be read are in no group; they are reported when they are opened.
+    """
+    groups = [[(slide.slide_id, slide.path) for slide in slides if slide.path is not None]]
+    for key in keys:
+        finer = []
+        for group in groups:
+            by_content = defaultdict(list)
+            for slide_id, path in group:
+                with suppress(SlideError, OSError):
+                    by_content[key(path)].append((slide_id, path))
+            finer += [same for same in by_content.values() if len(same) > 1]
+        groups = finer
+    return [[slide_id for slide_id, _ in group] for group in groups]

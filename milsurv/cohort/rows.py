@@ -1,4 +1,4 @@
-"""Check the rows of a cohort table one by one, and against each other."""
+"""Validation of the rows of a cohort table, one by one and against each other."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from milsurv.cohort.cases import ALLOWED_MPP, is_valid_mpp
 from milsurv.cohort.event_column import EventColumn
 from milsurv.cohort.ids import IdError, extract_id, extract_slide_id
-from milsurv.cohort.mpp import ALLOWED_MPP, possible_mpp
 from milsurv.cohort.text_table import Row
 from milsurv.config.cohort import Columns, TableCohort
 
-_LEAVE_OUT = "leave out such rows with cohort.on_invalid: drop"
-_OUT = f"correct it, or {_LEAVE_OUT}"
+_EXCLUDE = "exclude such rows with cohort.on_invalid: drop"
+_FIX = f"correct it, or {_EXCLUDE}"
 
 T = TypeVar("T")
 
@@ -37,17 +37,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class RowProblem:
-    """What is wrong with one row, or with several together."""
+    """What is wrong with one row, or with several rows together."""
 
     rows: tuple[int, ...]
-    """Rows that are left out because of it."""
+    """Rows that are excluded because of it."""
     cases: tuple[str, ...]
-    """Their cases, as far as they are named."""
+    """Their cases, as far as they are known."""
     what: str
     remedy: str
     """What is allowed, and what to do."""
     column: str | None = None
-    """Whose value it is, when it is one column's."""
+    """The column with the invalid value, if it is one column."""
 
     @property
     def where(self) -> str:
@@ -56,7 +56,7 @@ class RowProblem:
 
 
 class _CellError(ValueError):
-    """A cell's value is not allowed; the arguments are what it is and what is allowed."""
+    """Invalid value of a cell; the arguments are what it is and what is allowed."""
 
 
 def check_row(
@@ -66,13 +66,13 @@ def check_row(
     true_risk: str | None,
     attributes: Sequence[str] = (),
 ) -> Entry | list[RowProblem]:
-    """The row's values, or everything that is wrong with them; those of columns ``attributes`` as they stand.
+    """The row's values, or all problems with them. The values of columns ``attributes`` are not checked.
 
-    An event without a meaning is told by `EventColumn.problems`, once for the table, and not here.
+    Event values without a meaning are reported by `EventColumn.problems`, once for the table, and not here.
     """
     columns = config.columns
     if row.flaw:
-        remedy = f"quote values that hold the separator; {_OUT}"
+        remedy = f"quote values that contain the separator; {_FIX}"
         return [RowProblem((row.number,), (), row.flaw, remedy)]
     wrong: list[tuple[str, str, str]] = []
 
@@ -82,12 +82,12 @@ def check_row(
         try:
             return parse(row.cells[column])
         except IdError as error:
-            wrong.append((f"{column}: {error}", f"correct the value or the pattern, or {_LEAVE_OUT}", column))
+            wrong.append((f"{column}: {error}", f"correct the value or the pattern, or {_EXCLUDE}", column))
         except _CellError as error:
             what, allowed = error.args
             word = row.missing.get(column)
-            said = what if word is None else f"{word!r}, which counts as missing"
-            wrong.append((f"{column} is {said}", f"allowed: {allowed}; {_OUT}", column))
+            found = what if word is None else f"{word!r}, which counts as missing"
+            wrong.append((f"{column} is {found}", f"allowed: {allowed}; {_FIX}", column))
         return otherwise
 
     case_id = take(columns.case, lambda text: extract_id(_id(text), config.case_pattern, "case_pattern"), "")
@@ -128,13 +128,13 @@ def _number(text: str) -> float:
 
 
 def _form(text: str) -> str:
-    """What to change in a text that a person reads as a number, or as a date."""
+    """How to correct a text that is a number or a date to a human reader."""
     if re.fullmatch(r"[+-]?\d{1,3}([ ',.]\d{3})+([.,]\d+)?", text) and not re.fullmatch(r"\d+\.\d+", text):
         return ", without separators between thousands and with a point before the decimals"
     if re.fullmatch(r"[+-]?\d+,\d+", text):
         return ", with a point before the decimals"
     if re.match(r"\d{4}-\d\d?-\d\d?\b|\d\d?[./-]\d\d?[./-]\d{2,4}\b", text):
-        return ", and this is a date: give the time between start and end of follow-up"
+        return ", and this is a date: use the time from start to end of follow-up"
     return ""
 
 
@@ -150,13 +150,13 @@ def _mpp(text: str) -> float | None:
     if not text:
         return None
     mpp = _number(text)
-    if not possible_mpp(mpp):
+    if not is_valid_mpp(mpp):
         raise _CellError(text, f"{ALLOWED_MPP}, or empty")
     return mpp
 
 
 def disagreements(entries: Iterable[Entry], columns: Columns, true_risk: str | None) -> list[RowProblem]:
-    """Cases whose rows differ in what belongs to the case; all their rows are left out."""
+    """Cases whose rows disagree about the case; all their rows are excluded."""
     rows = defaultdict(list)
     for entry in entries:
         rows[entry.case_id].append(entry)
@@ -171,27 +171,26 @@ def disagreements(entries: Iterable[Entry], columns: Columns, true_risk: str | N
             **{column: [entry.attributes[column] for entry in same] for column in same[0].attributes},
         }
         differing = [
-            f"{name} ({', '.join(_shown(value) for value in dict.fromkeys(found) if value is not None)})"
+            f"{name} ({', '.join(_format(value) for value in dict.fromkeys(found) if value is not None)})"
             for name, found in values.items()
             if len(set(found)) > 1
         ]
         if differing:
             numbers = tuple(entry.row for entry in same)
             what = f"rows of one case disagree on {' and '.join(differing)}"
-            remedy = "all rows of a case must say the same; correct them, or leave the case out with "
-            problems.append(RowProblem(numbers, (case_id,), what, f"{remedy}cohort.on_invalid: drop"))
+            remedy = "all rows of a case must agree; correct them, or exclude the case with cohort.on_invalid: drop"
+            problems.append(RowProblem(numbers, (case_id,), what, remedy))
     return problems
 
 
-def _shown(value: float | str) -> str:
+def _format(value: float | str) -> str:
     return (value or "empty") if isinstance(value, str) else f"{value:.15g}"
 
 
 def duplicates(entries: Iterable[Entry]) -> list[RowProblem]:
     """Slides (without a slide column: cases) in several rows.
 
-    The first row of a case keeps its slide. A slide given to several cases is left out of all of them,
-    because nothing says whose it is.
+    The first row of a case keeps its slide. A slide listed under several cases is excluded from all of them.
     """
     rows = defaultdict(list)
     for entry in entries:
@@ -203,14 +202,10 @@ def duplicates(entries: Iterable[Entry]) -> list[RowProblem]:
         cases = tuple(dict.fromkeys(entry.case_id for entry in same))
         if len(cases) > 1:
             numbers = tuple(entry.row for entry in same)
-            remedy = (
-                "a slide belongs to one case; correct them, or leave them out with cohort.on_invalid: drop"
-            )
-            problems.append(RowProblem(numbers, cases, f"{thing} is given to {len(cases)} cases", remedy))
+            remedy = "a slide belongs to one case; correct them, or exclude them with cohort.on_invalid: drop"
+            problems.append(RowProblem(numbers, cases, f"{thing} is listed under {len(cases)} cases", remedy))
             continue
         for entry in same[1:]:
-            remedy = "one row is allowed; remove one, or leave the later out with cohort.on_invalid: drop"
-            problems.append(
-                RowProblem((entry.row,), cases, f"{thing} stands in row {first.row} already", remedy)
-            )
+            remedy = "one row is allowed; remove one, or exclude the later one with cohort.on_invalid: drop"
+            problems.append(RowProblem((entry.row,), cases, f"{thing} is already in row {first.row}", remedy))
     return problems

@@ -11,8 +11,8 @@ import pandas as pd
 import yaml
 
 from milsurv.cohort.cases import Cohort
+from milsurv.cohort.checks import check_follow_up, known_unit
 from milsurv.cohort.ids import shorten
-from milsurv.cohort.time_doubts import follow_up_doubt, known_unit
 from milsurv.config.cohort import TableCohort
 from milsurv.errors import CohortError, MilsurvError
 from milsurv.evaluation.evaluate import evaluate
@@ -138,7 +138,7 @@ def _judges(
     if endpoint != trained_endpoint:
         notes.append(f"the endpoint is {endpoint}, and the model was trained for {trained_endpoint}")
     unit, training = trained.cohort["time_unit"], trained.training_cases.follow_up.time
-    if doubt := follow_up_doubt(unit, [case.time for case in cohort.cases], training.tolist()):
+    if doubt := check_follow_up(unit, [case.time for case in cohort.cases], training.tolist()):
         notes.append(doubt)
     for case in cohort.cases:
         slides = [

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from milsurv.cohort.cases import SlideRef
+from milsurv.cohort.cases import SlideRef, parse_mpp
 from milsurv.cohort.ids import IdError, extract_id, extract_slide_id, shorten
 from milsurv.cohort.locate import SlideFolder, index_slides
-from milsurv.cohort.mpp import read_mpp
-from milsurv.cohort.parts import group_files
+from milsurv.cohort.multi_file import group_files
 from milsurv.cohort.text_table import Row, TextTable, read_text_table
 from milsurv.errors import MilsurvError
 from milsurv.models.trained import TrainedModel
@@ -121,6 +120,6 @@ def _values(
         if row.flaw is not None:
             raise ValueError(row.flaw)
         case_id = extract_id(case, cohort.case_pattern, "case_pattern") if case else None
-        return extract_slide_id(slide, cohort.slide_pattern), (read_mpp(mpp), case_id)
+        return extract_slide_id(slide, cohort.slide_pattern), (parse_mpp(mpp), case_id)
     except (IdError, ValueError) as error:
         raise MilsurvError(f"--table {table.path}: row {row.number}: {error}; correct it") from error

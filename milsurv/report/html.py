@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from milsurv.cohort.reasons import FEW, counted
+from milsurv.cohort.summaries import MAX_LINES, summarize
 from milsurv.config.run import RunConfig
 from milsurv.explain.render import Shading, data_uri, map_picture, tissue_picture, visible_grid
 from milsurv.explain.view import MissingView, SlideView
@@ -34,7 +34,7 @@ def write_report(folder: Path, config: RunConfig, views: Sequence[SlideView | Mi
     page = _template("template.html").render(
         name=config.name,
         results=results,
-        few=FEW,
+        few=MAX_LINES,
         left_out_lines=[f"slide {row.slide_id}: {row.reason}" for row in results.left_out.itertuples()],
         patch_columns=[column for column in results.slides.columns if column.startswith("patches_")],
         headline=wording.headline(results),
@@ -137,7 +137,7 @@ def _template(name: str) -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["counted"] = counted
+    environment.filters["summarize"] = summarize
     return environment.get_template(name)
 
 

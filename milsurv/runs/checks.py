@@ -13,7 +13,7 @@ import numpy as np
 
 from milsurv.cohort.cases import Cohort, SlideRef
 from milsurv.cohort.locate import SlideFolder
-from milsurv.cohort.reasons import few_lines
+from milsurv.cohort.summaries import summarize_if_many
 from milsurv.config.cohort import SyntheticCohort, TableCohort
 from milsurv.config.run import RunConfig
 from milsurv.errors import MilsurvError, ProblemsError, size
@@ -104,7 +104,9 @@ def _read_cohort(config: RunConfig, settings: FeatureSettings, folder: Path, fin
         write_text(table.table, made.to_csv(index=False))
         files = SlideFolder(folder, tuple(slide_path(slide, folder) for slide in slides))
     cohort = cohort_of(config, table, settings, files)
-    dropped = few_lines(cohort.dropped, "rows or cases of the table are left out, which a run's report lists")
+    dropped = summarize_if_many(
+        cohort.dropped, "rows or cases of the table are left out, which a run's report lists"
+    )
     findings.warnings += [*cohort.warnings, *dropped]
     events = sum(case.event for case in cohort.cases)
     findings.facts.append(
@@ -144,8 +146,8 @@ def _tell_slides(config: RunConfig, sample: Sample, findings: Findings) -> None:
         f"slide {of.slide_id} will be left out: {of.reason}" for of in outcomes if of.reason is not None
     ]
     findings.warnings += [
-        *few_lines(doubts, "doubts about slides"),
-        *few_lines(left_out, "slides will be left out"),
+        *summarize_if_many(doubts, "doubts about slides"),
+        *summarize_if_many(left_out, "slides will be left out"),
     ]
     findings.facts.append(f"{len(outcomes) - len(left_out)} slides {_what(config)[0]}")
     _check_disk(config.workspace, int(sample.bytes), _what(config)[2], findings)

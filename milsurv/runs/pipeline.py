@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from milsurv.cohort.cases import Cohort, SlideRef
-from milsurv.cohort.reasons import few_lines
+from milsurv.cohort.summaries import summarize_if_many
 from milsurv.config.cohort import SyntheticCohort, TableCohort
 from milsurv.executors.base import IN_OTHER_HANDS, Event, Unit
 from milsurv.executors.devices import slides_in_hand
@@ -98,7 +98,9 @@ def prepare_cohort(session: Session, settings: FeatureSettings) -> Cohort:
         progress.say(line)
     for warning in cohort.warnings:
         progress.warn(warning)
-    for line in few_lines(cohort.dropped, "rows or cases of the table are left out, which the report lists"):
+    for line in summarize_if_many(
+        cohort.dropped, "rows or cases of the table are left out, which the report lists"
+    ):
         progress.warn(line)
     return cohort
 
@@ -168,7 +170,7 @@ def _warn_of_slides(outcomes: Collection[ExtractedSlide], events: Path, progress
     left_out = [f"slide {o.slide_id} is left out: {o.reason}" for o in outcomes if o.reason is not None]
     doubted = [f"slide {o.slide_id}: {doubt}" for o in outcomes for doubt in o.doubts]
     for lines, what in ((left_out, "slides are left out"), (doubted, "doubts about slides")):
-        for line in few_lines(lines, f"{what}, which the report lists"):
+        for line in summarize_if_many(lines, f"{what}, which the report lists"):
             progress.warn(line)
     if any(outcome.fault for outcome in outcomes):
         progress.warn(f"the tracebacks of unexpected failures are in {events}")

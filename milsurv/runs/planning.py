@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from milsurv.cohort.cases import Case, Cohort, Split
-from milsurv.cohort.duplicates import without_copies
-from milsurv.cohort.locate import SlideFolder
+from milsurv.cohort.locate import SlideFolder, without_duplicates
 from milsurv.cohort.splits import make_splits
 from milsurv.cohort.table import read_cohort
 from milsurv.config.cohort import TableCohort
@@ -76,7 +75,7 @@ def cohort_of(
         synthetic=synthetic,
         attributes=config.evaluation.columns,
     )
-    return cohort if synthetic else without_copies(cohort, settings.likeness, table.on_invalid == "drop")
+    return cohort if synthetic else without_duplicates(cohort, settings.likeness, table.on_invalid == "drop")
 
 
 def usable_cases(cohort: Cohort, outcomes: Mapping[str, ExtractedSlide]) -> Cohort:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from milsurv.cohort.mpp import ALLOWED_MPP, possible_mpp
+from milsurv.cohort.cases import ALLOWED_MPP, is_valid_mpp
 from milsurv.errors import MilsurvError, ResolutionError, SlideFaultError, first_line
 from milsurv.plugin.base import PluginSection
 from milsurv.plugin.registry import Registry
@@ -66,7 +66,7 @@ def find_tissue(registry: Registry, tissue: PluginSection, slide: Slide) -> Tiss
 
 def _require_plausible(slide: Slide) -> None:
     """Raise ResolutionError when no slide has that resolution or size, whichever reader says so."""
-    if not possible_mpp(slide.mpp):
+    if not is_valid_mpp(slide.mpp):
         raise ResolutionError(f"impossible resolution: {slide.mpp:g} µm/px; allowed are {ALLOWED_MPP}")
     width, height = (side * slide.mpp / 1000 for side in slide.dimensions)
     if width * height > MOST_MM2:

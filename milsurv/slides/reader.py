@@ -14,7 +14,7 @@ import numpy as np
 import openslide
 from numpy.typing import NDArray
 
-from milsurv.cohort.parts import files_of_slide
+from milsurv.cohort.multi_file import files_of_slide
 from milsurv.errors import SlideError
 from milsurv.plugin.base import PluginConfig
 from milsurv.slides.formats import (

@@ -9,7 +9,7 @@ from typing import Literal
 
 import openslide
 
-from milsurv.cohort.mpp import ALLOWED_MPP, possible_mpp
+from milsurv.cohort.cases import ALLOWED_MPP, is_valid_mpp
 from milsurv.errors import ResolutionError
 
 MppSource = Literal["table", "properties", "objective power"]
@@ -39,7 +39,7 @@ def find_resolution(properties: Mapping[str, str], given: float | None) -> Resol
     ResolutionError when the value is out of bounds or no number, pixels are not square, or nothing is known.
     """
     if given is not None:
-        if not possible_mpp(given):
+        if not is_valid_mpp(given):
             raise ResolutionError(f"{given:g} µm/px is given; allowed are {ALLOWED_MPP}", "correct it")
         return Resolution(given, "table", _differs_from_own(properties, given))
     own = _own(properties)
@@ -68,7 +68,7 @@ def _own(properties: Mapping[str, str]) -> Resolution | None:
 
 
 def _require_possible(mpp: float, said: str) -> None:
-    if not possible_mpp(mpp):
+    if not is_valid_mpp(mpp):
         raise ResolutionError(f"impossible resolution: {said}; allowed are {ALLOWED_MPP}")
 
 

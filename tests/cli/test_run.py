@@ -47,7 +47,7 @@ def test_a_run_prints_a_plan_numbers_and_the_report(write_config: WriteConfig, t
     quiet = run_milsurv("run", write_config(), "--quiet", cwd=tmp_path)
     assert (quiet.returncode, quiet.stdout) == (0, "")
     (warning,) = quiet.stderr.splitlines()
-    assert warning.startswith("warning: fewer than 10 events among the reported cases of 3 of 3 folds")
+    assert warning.startswith("warning: fewer than 10 events among the test cases of 3 of 3 folds")
 
 
 def test_real_slides_real_backbone(write_config: WriteConfig, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def read(file: Path, attributes: tuple[str, ...] = (), **settings: Any) -> Cohor
     return read_cohort(TableCohort(table=file, slides=slides, **settings), attributes=attributes)
 
 
-def doubts(file: Path, attributes: tuple[str, ...] = (), **settings: Any) -> list[str]:
+def table_warnings(file: Path, attributes: tuple[str, ...] = (), **settings: Any) -> list[str]:
     """The warnings of a table that is read, besides that its slides have no files."""
     found = read(file, attributes, **settings).warnings
     return [line for line in found if "has a file" not in line]

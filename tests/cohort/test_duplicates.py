@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from milsurv.cohort.cases import Case, Cohort, SlideRef
-from milsurv.cohort.duplicates import without_copies
+from milsurv.cohort.locate import without_duplicates
 from milsurv.config.loading import load_config
 from milsurv.errors import CohortError
 from milsurv.features.extract import ExtractionSettings
@@ -62,22 +62,23 @@ def test_one_file_under_several_cases_is_refused_and_left_out_of_all(
     found = cohort(files, P1="a", P2="bd", P3="c")
 
     with pytest.raises(CohortError) as caught:
-        without_copies(found, LIKENESS, dropping=False)
+        without_duplicates(found, LIKENESS, dropping=False)
     assert caught.value.problems[0].startswith(
-        "slides of one content under several cases: a (case P1), b (case P2), c (case P3); nothing says whose it is"
+        "slides with the same content under several cases: a (case P1), b (case P2), c (case P3); remove the wrong rows"
     )
 
-    kept = without_copies(found, LIKENESS, dropping=True)
+    kept = without_duplicates(found, LIKENESS, dropping=True)
     used = {case.case_id: [s.slide_id for s in case.slides if s.path is not None] for case in kept.cases}
     assert used == {"P1": [], "P2": ["d"], "P3": []}
     assert kept.warnings == (
-        "3 slides are left out that have the same content as another (a, b, c); 1 contents stand under several cases",
+        "3 slides are excluded because they have the same content as another (a, b, c); 1 contents are listed under "
+        "several cases",
     )
 
 
 def test_one_file_twice_in_a_case_is_used_once(files: dict[str, Path]) -> None:
     shutil.copy(files["a"], files["c"])
-    kept = without_copies(cohort(files, P1="abc", P2="d"), LIKENESS, dropping=False)
+    kept = without_duplicates(cohort(files, P1="abc", P2="d"), LIKENESS, dropping=False)
     assert [slide.reason for slide in kept.cases[0].slides] == [
         None,
         None,
@@ -88,13 +89,13 @@ def test_one_file_twice_in_a_case_is_used_once(files: dict[str, Path]) -> None:
 
 def test_files_that_differ_in_one_place_are_no_copies(files: dict[str, Path]) -> None:
     found = cohort(files, P1="a", P2="b", P3="cd")
-    assert without_copies(found, LIKENESS, dropping=False) is found
+    assert without_duplicates(found, LIKENESS, dropping=False) is found
 
 
 def test_a_file_that_cannot_be_read_is_left_to_what_reads_it(files: dict[str, Path]) -> None:
     files["b"].unlink()
     found = cohort(files, P1="a", P2="b", P3="c")
-    assert without_copies(found, LIKENESS, dropping=False) is found
+    assert without_duplicates(found, LIKENESS, dropping=False) is found
 
 
 def test_features_are_compared_whatever_else_a_file_says(tmp_path: Path) -> None:
@@ -131,6 +132,8 @@ def test_check_and_run_refuse_imported_features_of_one_slide_under_two_cases(tmp
     loaded, registry = load_config(str(tmp_path / "c.yaml"))
 
     (problem,) = check_run(loaded, registry).problems
-    assert problem.startswith("slides of one content under several cases: s0 (case P0), s9 (case P9); ")
+    assert problem.startswith(
+        "slides with the same content under several cases: s0 (case P0), s9 (case P9); "
+    )
     with pytest.raises(CohortError, match=r"s0 \(case P0\), s9 \(case P9\)"):
         run(loaded, registry)

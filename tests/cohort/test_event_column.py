@@ -11,7 +11,7 @@ import yaml
 
 from milsurv.cohort.event_column import names_censoring, names_event
 from milsurv.config.cohort import EventValues, TableCohort
-from tests.cohort.tables import columns, doubts, problem, read, write
+from tests.cohort.tables import columns, problem, read, table_warnings, write
 
 CODINGS = {
     "R's habit": ("2", "1"),
@@ -44,7 +44,7 @@ def test_other_codings_are_refused_with_a_setting_that_reads_them(
 
     line = problem(table, on_invalid=on_invalid)
 
-    assert line.startswith("column event holds ")
+    assert line.startswith("column event contains ")
     cohort = read(table, on_invalid=on_invalid, event_values=proposed(line))
     assert [case.event for case in cohort.cases] == truth
     assert not cohort.dropped
@@ -62,8 +62,8 @@ def test_under_censorship_the_proposal_is_turned_round(tmp_path: Path, censored:
 def test_a_competing_event_is_named_and_counted_as_censored_if_the_user_says_so(tmp_path: Path) -> None:
     table = write(tmp_path, columns(event=[0, 1, 2, 1, 2, 0, 1, 1, 1, 0]))
     line = problem(table, on_invalid="drop")
-    assert "holds '0' (3 rows), '1' (5 rows), '2' (2 rows)" in line
-    assert "a competing event ends follow-up as censoring does" in line
+    assert "contains '0' (3 rows), '1' (5 rows), '2' (2 rows)" in line
+    assert "a competing event ends follow-up like censoring" in line
     assert sum(case.event for case in read(table, event_values=proposed(line)).cases) == 5
 
 
@@ -71,7 +71,7 @@ def test_a_value_that_nothing_explains_is_named_with_its_row(tmp_path: Path) -> 
     table = write(tmp_path, columns(event=[0, 1, 1, 0, "x9", 0, 1, 1, 1, 0]))
     line = problem(table, on_invalid="drop")
     assert "'x9' (row 6)" in line
-    assert "'x9' in one of them, or emptied in the table" in line
+    assert "'x9' in one of them, or empty in the table" in line
     emptied = write(tmp_path, columns(event=[0, 1, 1, 0, "", 0, 1, 1, 1, 0]))
     assert len(read(emptied, on_invalid="drop").cases) == 9
 
@@ -79,13 +79,13 @@ def test_a_value_that_nothing_explains_is_named_with_its_row(tmp_path: Path) -> 
 def test_configured_values_that_lack_one_say_which(tmp_path: Path) -> None:
     table = write(tmp_path, columns(event=["dead", "alive", "lost", "dead", "dead"] * 2))
     line = problem(table, on_invalid="drop", event_values={"observed": ["DEAD"], "censored": ["Alive"]})
-    assert "name 'lost' in cohort.event_values too" in line
+    assert "add 'lost' to cohort.event_values" in line
 
 
 def test_a_column_of_something_else_is_not_listed_whole(tmp_path: Path) -> None:
     line = problem(write(tmp_path, columns(20, event=[f"note {n}" for n in range(20)])))
     assert "and 12 other values" in line
-    assert line.endswith("name the right column in cohort.columns.event")
+    assert line.endswith("set cohort.columns.event to the right column")
 
 
 @pytest.mark.parametrize("extra", [("case_id", "slide_id", "time", "event"), ("", "", "months", "0 or 1")])
@@ -111,7 +111,7 @@ def test_a_value_cannot_mean_both() -> None:
 
 @pytest.mark.parametrize("event", [1, 0])
 def test_a_cohort_with_one_kind_of_case_is_doubted(tmp_path: Path, event: int) -> None:
-    (line,) = doubts(write(tmp_path, columns(event=[event] * 10)))
+    (line,) = table_warnings(write(tmp_path, columns(event=[event] * 10)))
     assert line.startswith(
         f"all 10 cases {'have an event' if event else 'are censored'}, as column event is read"
     )
@@ -121,17 +121,19 @@ def test_dropping_all_censored_cases_is_refused_whatever_the_reason(tmp_path: Pa
     truth = [1, 1, 0, 1, 0, 1, 1, 1, 0, 1]
     days_to_death = [10 * number + 40 if event else "'--" for number, event in enumerate(truth)]
     line = problem(write(tmp_path, columns(event=truth, time=days_to_death)), on_invalid="drop")
-    assert "drop would leave out all 3 rows of cases that are censored (the first is row 4)" in line
+    assert "drop would exclude all 3 rows of cases that are censored (the first is row 4)" in line
 
     blank = [event or "" for event in truth]
     line = problem(write(tmp_path, columns(event=blank)), on_invalid="drop")
-    assert "drop would leave out all 3 rows whose event is empty (the first is row 4)" in line
+    assert "drop would exclude all 3 rows whose event is empty (the first is row 4)" in line
 
 
 def test_dropping_most_of_one_side_is_doubted(tmp_path: Path) -> None:
     times = [0 if number % 3 == 0 and number else 40 + number for number in range(10)]
-    (line,) = doubts(write(tmp_path, columns(time=times)), on_invalid="drop")
-    assert line.startswith("left out are 3 of 4 rows of censored cases and 0 of 6 of cases with an event")
+    (line,) = table_warnings(write(tmp_path, columns(time=times)), on_invalid="drop")
+    assert line.startswith(
+        "3 of 4 rows of censored cases and 0 of 6 rows of cases with an event are excluded"
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,9 +154,9 @@ def test_names_that_say_who_is_censored(tmp_path: Path, name: str) -> None:
     assert not names_event(name)
     table = columns()
     table[name] = table.pop("event")
-    (line,) = doubts(write(tmp_path, table), columns={"event": name})
-    assert f"write cohort.columns.censorship: {name} instead" in line
-    assert doubts(write(tmp_path, table), columns={"censorship": name}) == []
+    (line,) = table_warnings(write(tmp_path, table), columns={"event": name})
+    assert f"set cohort.columns.censorship: {name} instead" in line
+    assert table_warnings(write(tmp_path, table), columns={"censorship": name}) == []
 
 
 @pytest.mark.parametrize(
@@ -166,6 +168,6 @@ def test_names_that_say_who_had_an_event(tmp_path: Path, name: str) -> None:
     assert not names_censoring(name)
     table = columns()
     table[name] = table.pop("event")
-    (line,) = doubts(write(tmp_path, table), columns={"censorship": name})
-    assert f"write cohort.columns.event: {name} instead" in line
-    assert doubts(write(tmp_path, table), columns={"event": name}) == []
+    (line,) = table_warnings(write(tmp_path, table), columns={"censorship": name})
+    assert f"set cohort.columns.event: {name} instead" in line
+    assert table_warnings(write(tmp_path, table), columns={"event": name}) == []

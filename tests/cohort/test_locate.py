@@ -62,7 +62,7 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(CohortError, match="there is no such folder"):
+    with pytest.raises(CohortError, match="folder not found"):
         index_slides(tmp_path / "slides")
 
 
@@ -86,8 +86,8 @@ def test_no_slide_found_at_all_shows_an_id_and_a_file(tmp_path: Path) -> None:
     touch(tmp_path, "scan_a.svs")
     located = locate_by_slide(index_slides(tmp_path), ["a", "b"], None)
     assert located.warnings == (
-        f"none of the 2 slides has a file in {tmp_path}: looked for a, …; the files there are scan_a.svs; "
-        "correct cohort.slides, or cut the ids out with cohort.slide_pattern",
+        f"none of the 2 slides has a file in {tmp_path}: searched for a, …; the files there are scan_a.svs; "
+        "correct cohort.slides, or extract the ids with cohort.slide_pattern",
     )
     assert (
         locate_by_slide(index_slides(tmp_path), ["a"], "_(.)").slides["a"][0].path == tmp_path / "scan_a.svs"
@@ -101,7 +101,7 @@ def test_a_slide_with_two_files_has_a_reason(tmp_path: Path) -> None:
 
     assert located.slides["b"] == (SlideRef("b", tmp_path / "b.svs"),)
     reason = (
-        f"2 files of this id in {tmp_path}: one/a.svs, two/a.svs; one is allowed: move the others away, or set "
+        f"2 files with this id in {tmp_path}: one/a.svs, two/a.svs; one is allowed: move the others, or set "
         "cohort.slide_pattern so that their ids differ"
     )
     assert located.slides["a"] == (SlideRef("a", None, reason=reason),)
@@ -119,7 +119,7 @@ def test_names_that_are_not_utf_8_are_passed_over_with_a_line(tmp_path: Path) ->
     index = index_slides(tmp_path)
     assert index.files == (tmp_path / "a.svs",)
     assert set(index.unreadable) == {
-        f"{tmp_path}/{name}: passed over (its name is not UTF-8; rename it)"
+        f"{tmp_path}/{name}: skipped (its name is not UTF-8; rename it)"
         for name in ("caf\\udce9", "c\\udcff.svs")
     }
 
@@ -142,7 +142,7 @@ def test_files_by_case(tmp_path: Path) -> None:
     )
     ambiguous = locate_by_case(index, ["P1", "P2"], r"^(P\d)", "_(.)").slides
     assert [ref.slide_id for ref in ambiguous["P1"]] == ["x", "y"]
-    assert all("2 files of this id" in str(ambiguous[case][0].reason) for case in ("P1", "P2"))
+    assert all("2 files with this id" in str(ambiguous[case][0].reason) for case in ("P1", "P2"))
 
 
 def test_tables_and_files_of_features_meet_at_the_slides_id(tmp_path: Path) -> None:
@@ -164,8 +164,8 @@ def test_ids_that_lost_zeros_or_capitals_are_told_beside_the_files_they_are_like
     touch(tmp_path, "007.svs", "P-a.svs", "x.svs")
     located = locate_by_slide(index_slides(tmp_path), ["7", "p-A", "x", "y"], None)
     assert located.warnings[1] == (
-        "2 ids of the table differ from a file's in capital letters, spaces or leading zeros alone ('7' and '007', "
-        "'p-A' and 'P-a'); write them as the files are called"
+        "2 ids of the table differ from a file's only in case, spaces or leading zeros ('7' and '007', "
+        "'p-A' and 'P-a'); write them as in the file names"
     )
     assert [located.slides[name][0].path is None for name in ("7", "p-A", "x", "y")] == [
         True,

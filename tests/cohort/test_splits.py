@@ -1,323 +1,193 @@
-"""Folds made from a seed and folds read from files: nobody on two sides, nobody lost without a line."""
+"""Folds that are drawn: repeats, Monte Carlo, sites, strata of time."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+from collections import Counter
 from pathlib import Path
 from random import Random
 
-import pandas as pd
+import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from milsurv.cohort.cases import Case, Cohort, Split
-from milsurv.cohort.splits import check_no_leak, make_splits, write_splits
-from milsurv.cohort.table import read_cohort
-from milsurv.config.cohort import Columns, TableCohort
+from milsurv.cohort.cases import Case, Cohort
+from milsurv.cohort.splits import make_splits, write_splits
 from milsurv.config.run import Splits
 from milsurv.errors import CohortError
 
-EXCERPTS = Path(__file__).parents[1] / "data" / "cohorts"
+SITES = ("2Y", "5L", "BL", "C4", "DK", "ZF")
 
 
-def cohort_of(events: Sequence[int], shuffle: Random | None = None) -> Cohort:
-    cases = [Case(f"C{number:03d}", 1.0 + number, event, ()) for number, event in enumerate(events)]
-    if shuffle is not None:
-        shuffle.shuffle(cases)
-    return Cohort(tuple(cases), "months", "OS")
+def tcga(cases: int, seed: int = 0, sites: int = 6) -> Cohort:
+    """Cases of some TCGA sites, the first with half of them."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(cases):
+        site = SITES[int(rng.integers(sites)) if number % 2 else 0]
+        time = float(rng.exponential(20))
+        made.append(Case(f"TCGA-{site}-{number:04d}", time, int(rng.random() < 0.5), ()))
+    return Cohort(tuple(made), "months", "OS")
 
 
-def problems(cohort: Cohort, files: Path, case_pattern: str | None = None) -> list[str]:
-    with pytest.raises(CohortError) as caught:
-        make_splits(cohort, Splits(files=files), case_pattern)
-    return list(caught.value.problems)
+def site_of(case_id: str) -> str:
+    return case_id.split("-")[1]
 
 
-def write(path: Path, *lines: str) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("\n".join(lines) + "\n")
-    return path
+def shuffled(cohort: Cohort, seed: int = 1) -> Cohort:
+    cases = list(cohort.cases)
+    Random(seed).shuffle(cases)
+    return Cohort(tuple(cases), cohort.time_unit, cohort.endpoint)
 
 
-@settings(max_examples=150, deadline=None)
+MANY_CASES = 30
+"""So many are not drawn into the same fold twice; few may be."""
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(12, 60), st.integers(2, 4), st.integers(1, 3), st.integers(0, 99))
+def test_every_repeat_reports_every_case_once(cases: int, folds: int, repeats: int, seed: int) -> None:
+    cohort = tcga(cases, seed)
+    splits, _ = make_splits(cohort, Splits(folds=folds, repeats=repeats, seed=seed), None)
+    once, _ = make_splits(cohort, Splits(folds=folds, seed=seed), None)
+    assert splits[:folds] == once
+    assert [split.fold for split in splits] == list(range(folds * repeats))
+    everyone = sorted(case.case_id for case in cohort.cases)
+    for repeat in range(repeats):
+        part = splits[repeat * folds : (repeat + 1) * folds]
+        assert sorted(case_id for split in part for case_id in split.test) == everyone
+    if cases >= MANY_CASES:
+        assert len({split.test for split in splits}) == len(splits)
+
+
+@settings(max_examples=25, deadline=None)
 @given(
-    events=st.lists(st.integers(0, 1), min_size=6, max_size=80),
-    folds=st.integers(2, 6),
-    seed=st.integers(0, 2**32),
-    validation=st.floats(0.01, 0.49),
+    st.integers(12, 80), st.floats(0.1, 0.5), st.integers(0, 99), st.sampled_from(["event", "event_and_time"])
 )
-def test_made_folds_partition_the_cases_stratified(
-    events: list[int], folds: int, seed: int, validation: float
+def test_monte_carlo_reports_its_share_each_time(cases: int, share: float, seed: int, by: str) -> None:
+    cohort = tcga(cases, seed)
+    config = Splits.model_validate(
+        {"scheme": "monte_carlo", "folds": 4, "test": share, "seed": seed, "stratify": by}
+    )
+    splits, warnings = make_splits(cohort, config, None)
+    again, _ = make_splits(shuffled(cohort), config, None)
+    assert splits == again
+    for split in splits:
+        assert len(split.test) == max(1, round(share * cases))
+        assert len({*split.train, *split.validation, *split.test}) == cases
+    assert not any("tested" in warning for warning in warnings)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(40, 120), st.integers(2, 5), st.integers(0, 99))
+def test_folds_stratified_on_time_differ_by_one_case_of_each_quarter(
+    cases: int, folds: int, seed: int
 ) -> None:
-    config = Splits(folds=folds, seed=seed, validation=validation)
-    splits, _ = make_splits(cohort_of(events), config, None)
-
-    event_of = {f"C{number:03d}": event for number, event in enumerate(events)}
-    assert sorted(case_id for split in splits for case_id in split.test) == sorted(event_of)
-    for counts in (
-        [len(split.test) for split in splits],
-        [sum(event_of[case_id] for case_id in split.test) for split in splits],
-    ):
+    cohort = tcga(cases, seed)
+    splits, _ = make_splits(cohort, Splits(folds=folds, seed=seed, stratify="event_and_time"), None)
+    edges = np.quantile([case.time for case in cohort.cases if case.event], [0.25, 0.5, 0.75])
+    stratum = {case.case_id: (case.event, int((case.time >= edges).sum())) for case in cohort.cases}
+    for wanted in set(stratum.values()):
+        counts = [sum(stratum[case_id] == wanted for case_id in split.test) for split in splits]
         assert max(counts) - min(counts) <= 1
-    for fold, split in enumerate(splits):
-        assert split.fold == fold
-        assert sorted((*split.train, *split.validation, *split.test)) == sorted(event_of)
+    sizes = [len(split.test) for split in splits]
+    assert max(sizes) - min(sizes) <= 1
+    for split in splits:
         pool = (*split.train, *split.validation)
-        assert len(split.validation) == max(1, round(validation * len(pool)))
-        assert split.train
-        observed = sum(event_of[case_id] for case_id in pool)
-        held = sum(event_of[case_id] for case_id in split.validation)
-        proportional = len(split.validation) * observed / len(pool)
-        assert abs(held - proportional) < 1 or (observed > 1 and held == 1)
+        for wanted in set(stratum.values()):
+            share = sum(stratum[case_id] == wanted for case_id in pool) * len(split.validation) / len(pool)
+            held = sum(stratum[case_id] == wanted for case_id in split.validation)
+            assert abs(held - share) < 2.5
 
 
-@settings(max_examples=40, deadline=None)
-@given(events=st.lists(st.integers(0, 1), min_size=6, max_size=40), shuffle=st.integers(0, 1000))
-def test_folds_depend_on_seed_and_cases_not_on_row_order(events: list[int], shuffle: int) -> None:
-    config = Splits(folds=3, seed=4)
-    assert make_splits(cohort_of(events), config, None) == make_splits(
-        cohort_of(events, Random(shuffle)), config, None
-    )
-
-
-def test_other_seeds_give_other_folds() -> None:
-    cohort = cohort_of([0, 1] * 20)
-    tests = {make_splits(cohort, Splits(seed=seed), None)[0][0].test for seed in range(5)}
-    assert len(tests) == 5
-
-
-def test_fewer_cases_than_folds() -> None:
-    with pytest.raises(CohortError, match="folds is 5, but the cohort has 4 cases; give at most"):
-        make_splits(cohort_of([0, 1, 0, 1]), Splits(), None)
-    with pytest.raises(CohortError, match="fold 0 has 1 training cases; at least 2 are needed"):
-        make_splits(cohort_of([0, 1]), Splits(folds=2), None)
-
-
-def test_sides_without_event_are_warned_of() -> None:
-    _, warnings = make_splits(cohort_of([1] + [0] * 9), Splits(folds=2), None)
-    assert "fold 0: none of the 4 train cases has an event; nothing can be learned from them" in warnings
-    assert "fold 1: none of the 5 test cases has an event; its metrics will be null" in warnings
-    assert any(
-        "validation cases has an event; a Cox loss cannot choose the epoch" in line for line in warnings
-    )
-    assert make_splits(cohort_of([1, 0] * 20), Splits(folds=2), None)[1] == []
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(events=st.lists(st.integers(0, 1), min_size=6, max_size=30), seed=st.integers(0, 99))
-def test_written_splits_read_back_as_they_were(tmp_path: Path, events: list[int], seed: int) -> None:
-    cohort = cohort_of(events)
-    splits, _ = make_splits(cohort, Splits(folds=3, seed=seed), None)
-    path = tmp_path / "splits.csv"
-
-    write_splits(splits, path)
-
-    assert make_splits(cohort, Splits(files=path, seed=seed + 1), "^C(.*)x")[0] == splits
-    assert next(csv.DictReader(path.read_text().splitlines())) == {
-        "case_id": splits[0].train[0],
-        "fold": "0",
-        "role": "train",
-    }
-    assert {file.name for file in tmp_path.iterdir()} == {"splits.csv", "checksums.txt"}
-
-
-@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
-def test_table_of_cases_and_folds(tmp_path: Path, suffix: str) -> None:
-    frame = pd.DataFrame(
-        {"case_id": [f"C{n:03d}-s" for n in range(12)], "fold": [n % 3 + 1 for n in range(12)]}
-    )
-    path = tmp_path / f"folds.{suffix}"
-    if suffix == "parquet":
-        frame.to_parquet(path)
-    else:
-        frame.to_csv(path, index=False, sep="\t" if suffix == "tsv" else ",")
-
-    splits, warnings = make_splits(cohort_of([1, 0, 0, 1] * 3), Splits(files=path), "^(C.{3})")
-
-    assert [split.fold for split in splits] == [1, 2, 3]
-    assert splits[0].test == ("C000", "C003", "C006", "C009")
-    assert sorted((*splits[0].train, *splits[0].validation)) == sorted(
-        {f"C{n:03d}" for n in range(12)} - set(splits[0].test)
-    )
-    assert len(splits[0].validation) == 1
-    assert [line for line in warnings if "event" not in line] == []
-
-
-def test_case_in_two_folds_names_the_rows(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "f.csv", "case_id,fold", "C000,0", "C001,1", "C002,0", "C003,1", "C000,1", "C001,1"
-    )
-    assert problems(cohort_of([0, 1, 0, 1]), path) == [
-        f"{path}: case C000 stands in fold 0 (row 2) and fold 1 (row 6); one is allowed; correct the file"
-    ]
-
-
-def test_case_in_two_roles_of_a_fold_names_the_rows(tmp_path: Path) -> None:
-    rows = ["C000,0,train", "C001,0,test", "C000,0,test", "C000,1,test", "C001,1,train"]
-    path = write(tmp_path / "f.csv", "case_id,fold,role", *rows)
-    assert problems(cohort_of([0, 1]), path) == [
-        f"{path}: case C000 stands in train (row 2) and test (row 4) of fold 0; one is allowed; correct the file"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("row", "what"),
-    [
-        (",0,train", "row 2: case_id is empty"),
-        ("C000,one,train", "row 2: fold is one; allowed: whole numbers from 0"),
-        ("C000,,train", "row 2: fold is empty"),
-        ("C000,-1,train", "row 2: fold is -1"),
-        ("C000,0,tests", "row 2: role is tests (did you mean 'test'?); allowed: train, validation, test"),
-        ("C000,0,", "row 2: role is empty"),
-        ("C000,0", "row 2: has 2 values where the header names 3 columns"),
-        ("X000,0,train", "row 2: 'X000' does not match cohort.case_pattern '^(C.*)'"),
-    ],
-)
-def test_bad_row_of_a_split_table(tmp_path: Path, row: str, what: str) -> None:
-    path = write(tmp_path / "f.csv", "case_id,fold,role", row, "C000,0,train", "C001,0,train", "C002,0,test")
-    (problem,) = problems(cohort_of([0, 1, 1]), path, "^(C.*)")
-    assert problem.startswith(f"{path}: {what}")
-
-
-def author_folder(folder: Path, tests: Sequence[Sequence[str]], ids: Sequence[str]) -> Path:
-    """``splits_<k>.csv`` as the authors of CrossFusion write them: an index, columns of unequal length."""
-    for fold, test in enumerate(tests):
-        train = [case_id for case_id in ids if case_id not in test]
-        lines = [
-            f"{n},{train[n] if n < len(train) else ''},{test[n] if n < len(test) else ''}"
-            for n in range(max(len(train), len(test)))
+@pytest.mark.parametrize("scheme", ["k_fold", "monte_carlo"])
+@pytest.mark.parametrize("group_by", ["site", r"^TCGA-(\w{2})"])
+def test_no_site_stands_on_two_sides(scheme: str, group_by: str) -> None:
+    cohort = tcga(90)
+    config = Splits.model_validate({"scheme": scheme, "folds": 3, "group_by": group_by})
+    splits, _ = make_splits(cohort, config, None)
+    assert splits == make_splits(shuffled(cohort), config, None)[0]
+    for split in splits:
+        sides = [
+            {site_of(case_id) for case_id in side} for side in (split.train, split.validation, split.test)
         ]
-        write(folder / f"splits_{fold}.csv", ",train,val", *lines)
-    return folder
+        assert all(sides)
+        assert sum(len(side) for side in sides) == len(set().union(*sides)) == len(SITES)
+    if scheme == "k_fold":
+        tested = Counter(case_id for split in splits for case_id in split.test)
+        assert set(tested.values()) == {1}
+        assert len(tested) == 90
 
 
-def test_authors_folder_with_slide_level_ids(tmp_path: Path) -> None:
-    (tmp_path / "slides").mkdir()
-    config = TableCohort(
-        table=EXCERPTS / "coad_excerpt.csv",
-        slides=tmp_path / "slides",
-        columns=Columns(time="survival_months", censorship="censorship"),
-        case_pattern="^(.{12})",
-        on_invalid="drop",
-    )
-    cohort = read_cohort(config)
-    frame = pd.read_csv(config.table)
-    ids = list(frame.case_id)
-    by_case = sorted(set(frame.case_id.str[:12]))
-    tests = [[i for i in ids if by_case.index(i[:12]) % 3 == fold] for fold in range(3)]
-    folder = author_folder(tmp_path / "splits", tests, ids)
-
-    splits, warnings = make_splits(cohort, Splits(files=folder), config.case_pattern)
-
-    kept = {case.case_id for case in cohort.cases}
-    for split, test in zip(splits, tests, strict=True):
-        assert set(split.test) == {case_id[:12] for case_id in test} & kept
-        assert {*split.train, *split.validation, *split.test} == kept
-    assert warnings[0] == (
-        f"{folder}: 3 cases of the splits are not in the cohort: TCGA-AA-A022, TCGA-G4-6302, TCGA-G4-6626"
-    )
-
-    leaking = author_folder(
-        tmp_path / "leak", [["TCGA-QG-A5Z1-01Z-00-DX1.F3157C57-0F35-42D3-9CA5-C72D93F1BF89"]], ids
-    )
-    assert problems(cohort, leaking, config.case_pattern) == [
-        f"{leaking}: case TCGA-QG-A5Z1 stands in train and val of splits_0.csv; one is allowed; correct the file"
+def test_sites_fill_the_folds_evenly() -> None:
+    """Twenty sites of like size: every fold has its share of cases and events."""
+    rng = np.random.default_rng(0)
+    cases = [
+        Case(f"TCGA-{n % 20:02d}-{n:04d}", float(n + 1), int(rng.random() < 0.4), ()) for n in range(300)
     ]
+    splits, _ = make_splits(Cohort(tuple(cases), "months", "OS"), Splits(group_by="site"), None)
+    event = {case.case_id: case.event for case in cases}
+    assert [len(split.test) for split in splits] == [60] * 5
+    counts = [sum(event[case_id] for case_id in split.test) for split in splits]
+    assert max(counts) - min(counts) <= 8
 
 
-def test_many_leaks_are_counted(tmp_path: Path) -> None:
-    ids = [f"C{n:03d}" for n in range(8)]
-    path = write(tmp_path / "s" / "splits_0.csv", "train,val", *(f"{case_id},{case_id}" for case_id in ids))
-    found = problems(cohort_of([0, 1] * 4), path.parent)
-    assert len(found) == 6
-    assert found[0].endswith(
-        "case C000 stands in train and val of splits_0.csv; one is allowed; correct the file"
-    )
-    assert found[5] == "and 3 more such problems"
+def test_ids_without_a_site_are_named() -> None:
+    cohort = Cohort(tuple(Case(f"P{n}", n + 1.0, n % 2, ()) for n in range(9)), "months", "OS")
+    with pytest.raises(
+        CohortError, match=r"splits.group_by: 9 case ids \(P0, P1, P2, …\) are not TCGA barcodes"
+    ):
+        make_splits(cohort, Splits(group_by="site", folds=2), None)
 
 
-def test_folder_with_a_test_column_reports_test(tmp_path: Path) -> None:
-    write(tmp_path / "s" / "splits_3.csv", ",train,val,test", "0,C000,C002,C003", "1,C001,,C004")
-    write(tmp_path / "s" / "splits_3_bool.csv", ",train", "C000,True")
-    splits, warnings = make_splits(cohort_of([0, 1, 1, 0, 1]), Splits(files=tmp_path / "s"), None)
-    assert splits == [Split(3, ("C000", "C001"), ("C002",), ("C003", "C004"))]
-    assert warnings[0] == "3 of 5 cases are tested in no fold: C000, C001, C002"
-    assert warnings[1].startswith("fewer than 10 events among the reported cases of 1 of 1 folds (fold 3: 1)")
-    assert len(warnings) == 2
+def test_too_few_sites_are_told() -> None:
+    with pytest.raises(
+        CohortError, match=r"splits.folds is 5, but the cohort has 2 groups by splits.group_by"
+    ):
+        make_splits(tcga(40, sites=2), Splits(group_by="site"), None)
+    with pytest.raises(
+        CohortError, match=r"cases are in group \w\w by splits.group_by, and some must be held out"
+    ):
+        make_splits(tcga(40, sites=2), Splits(group_by="site", folds=2), None)
 
 
-def test_cases_that_no_fold_names(tmp_path: Path) -> None:
-    path = write(tmp_path / "f.csv", "case_id,fold", "C000,0", "C001,1", "C002,0", "C003,1")
-    assert problems(cohort_of([0, 1] * 5), path) == [
-        f"{path}: 6 of the cohort's 10 cases stand in no fold: C004, C005, C006, C007, C008, …; add them, take "
-        "them out of the cohort's table, or check cohort.case_pattern"
-    ]
-
-
-def test_folds_of_another_cohort(tmp_path: Path) -> None:
-    path = write(tmp_path / "f.csv", "case_id,fold", "X1,0", "X2,1")
-    assert problems(cohort_of([0, 1, 1]), path) == [
-        f"{path}: none of the cohort's 3 cases (C000, …) stands in a fold; the ids there are X1, X2; "
-        "correct splits.files or cohort.case_pattern"
-    ]
-
-
-def test_folds_that_leave_out_or_repeat_cases_are_warned_of(tmp_path: Path) -> None:
-    rows = [f"C{n:03d},{fold},{'test' if n < 2 else 'train'}" for fold in (0, 1) for n in range(6 - fold)]
-    path = write(tmp_path / "f.csv", "case_id,fold,role", *rows)
-    splits, warnings = make_splits(cohort_of([1, 0] * 3), Splits(files=path), None)
-    assert [len(split.validation) for split in splits] == [1, 1]
-    assert warnings[:3] == [
-        f"{path}: fold 1 leaves out 1 cases: C005",
-        "4 of 6 cases are tested in no fold: C002, C003, C004, …",
-        "2 of 6 cases are tested in several folds, and count as often in pooled figures: C000, C001",
-    ]
-
-
-def test_a_fold_must_train_and_test_somebody(tmp_path: Path) -> None:
-    path = write(tmp_path / "f.csv", "case_id,fold,role", "C000,0,train", "C001,0,train", "C002,0,validation")
-    assert problems(cohort_of([0, 1, 1]), path) == [
-        f"{path}: fold 0 has no test case that is in the cohort; give it some, or remove the fold"
-    ]
+def test_files_that_part_a_site_are_refused(tmp_path: Path) -> None:
+    cohort = tcga(60)
+    splits, _ = make_splits(cohort, Splits(), None)
+    write_splits(splits, tmp_path / "splits.csv")
+    with pytest.raises(
+        CohortError, match=r"fold 0: cases of 2Y.* are in both train and .*correct the splits"
+    ):
+        make_splits(cohort, Splits(files=tmp_path / "splits.csv", group_by="site"), None)
 
 
 @pytest.mark.parametrize(
-    ("name", "lines", "what"),
+    ("settings_", "told"),
     [
-        (
-            "splits_0.csv",
-            [",train,val", "0,C000,C001"],
-            "the columns are train, val; splits.files must be a table",
-        ),
-        (
-            "f.csv",
-            ["case_id;fold", "C000;0"],
-            "it looks separated by ';', and a .csv file is read as separated by ','",
-        ),
+        ({"scheme": "monte_carlo", "repeats": 3}, "the number of splits is splits.folds"),
+        ({"test": 0.3}, "test applies only to scheme: monte_carlo"),
+        ({"files": "splits.csv", "repeats": 2}, "defines the folds; remove either repeats"),
+        ({"group_by": "no group"}, "must have exactly one group"),
     ],
 )
-def test_wrong_kind_of_split_file(tmp_path: Path, name: str, lines: list[str], what: str) -> None:
-    path = write(tmp_path / name, *lines)
-    assert problems(cohort_of([0, 1]), path)[0].startswith(f"{path}: {what}")
+def test_contradictions_are_refused(settings_: dict[str, object], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        Splits.model_validate(settings_)
 
 
-def test_wrong_folder_of_splits(tmp_path: Path) -> None:
-    assert "no file here is named splits_<k>.csv" in problems(cohort_of([0, 1]), tmp_path)[0]
-    write(tmp_path / "splits_0.csv", "training,val", "C000,C001")
-    assert problems(cohort_of([0, 1]), tmp_path) == [
-        f"{tmp_path / 'splits_0.csv'}: the columns are training, val; train and val are needed, test is allowed; "
-        "correct the file"
+@pytest.mark.parametrize("scheme", [{"scheme": "monte_carlo"}, {"repeats": 2}, {"files": "splits.csv"}])
+def test_settings_that_were_written_are_read_again(scheme: dict[str, object]) -> None:
+    splits = Splits.model_validate(scheme)
+    assert Splits.model_validate(splits.model_dump(mode="json")) == splits
+
+
+def test_folds_with_few_events_are_told() -> None:
+    cases = [Case(f"C{n:03d}", n + 1.0, int(n < 30), ()) for n in range(100)]
+    _, warnings = make_splits(Cohort(tuple(cases), "months", "OS"), Splits(folds=5), None)
+    assert warnings == [
+        "fewer than 10 events among the test cases of 5 of 5 folds (fold 0: 6, fold 1: 6, fold 2: 6, "
+        "fold 3: 6, fold 4: 6); their metrics will vary widely"
     ]
-    assert "there is no such file" in problems(cohort_of([0, 1]), tmp_path / "gone.csv")[0]
-
-
-def test_check_no_leak() -> None:
-    check_no_leak([Split(0, ("A",), ("B",), ("C",)), Split(1, ("C",), ("B",), ("A",))])
-    with pytest.raises(CohortError) as caught:
-        check_no_leak([Split(0, ("A", "D"), ("B",), ("C",)), Split(1, ("C", "A"), ("B",), ("A", "B"))])
-    assert [line.split(";")[0] for line in caught.value.problems] == [
-        "fold 1: case A stands in train and test",
-        "fold 1: case B stands in validation and test",
-    ]
+    cases = [Case(f"C{n:03d}", n + 1.0, int(n < 50), ()) for n in range(100)]
+    assert make_splits(Cohort(tuple(cases), "months", "OS"), Splits(folds=5), None)[1] == []

@@ -78,12 +78,12 @@ def test_real_table_with_zero_months_names_the_rows(slides: Path) -> None:
 
     assert found == [
         f"{table}: row {row} (case {case}): survival_months is 0; allowed: a number greater than 0; "
-        "correct it, or leave out such rows with cohort.on_invalid: drop"
+        "correct it, or exclude such rows with cohort.on_invalid: drop"
         for row, case in ((20, "TCGA-G4-6302"), (21, "TCGA-AA-A022"), (22, "TCGA-G4-6626"))
     ]
     cohort = read(table, slides, on_invalid="drop", **settings)
     assert cohort.dropped[0] == (
-        "row 20 (case TCGA-G4-6302): left out, survival_months is 0; nothing is left of the case"
+        "row 20 (case TCGA-G4-6302): excluded, survival_months is 0; nothing is left of the case"
     )
     assert len(cohort.dropped) == 3
     assert len(cohort.cases) == 22
@@ -95,7 +95,7 @@ def test_slide_level_tcga_barcodes_as_cases_are_warned_of(slides: Path) -> None:
 
     assert len(cohort.cases) == 26
     assert cohort.warnings[0] == (
-        "4 TCGA patients stand as several cases each and may train and test at once: TCGA-A6-A5ZU, "
+        "4 TCGA patients have several cases each, which may be on both sides of a split: TCGA-A6-A5ZU, "
         "TCGA-4N-A93T, TCGA-NH-A6GC, …; make them one case each with cohort.case_pattern: '^(.{12})'"
     )
 
@@ -107,7 +107,7 @@ def test_a_new_users_config_is_told_which_columns_to_name(slides: Path) -> None:
         f"{table}: no column 'time' (cohort.columns.time: perhaps survival_months), no column 'event' "
         "(cohort.columns.event: perhaps cohort.columns.censorship: censorship, if 1 means censored there); "
         "the columns are: case_id, slide_id, oncotree_code, site, age, is_female, survival_months, censorship; "
-        "name the right ones under cohort.columns"
+        "set the right ones in cohort.columns"
     ]
 
 
@@ -116,7 +116,7 @@ def test_a_new_users_config_is_told_which_columns_to_name(slides: Path) -> None:
     [
         ("case_id,slide_id,Time,event", "cohort.columns.time: did you mean Time?"),
         ("case_id,time,event", "cohort.columns.slide: null if the table has one row per case"),
-        ("case_id;slide_id;time;event", "it looks separated by ';'"),
+        ("case_id;slide_id;time;event", "it seems to be separated by ';'"),
     ],
 )
 def test_a_missing_column_has_a_hint(slides: Path, header: str, hint: str) -> None:
@@ -182,15 +182,15 @@ def test_parquet_types_and_row_numbers(slides: Path) -> None:
         ("B,s,1_0,1", "row 3 (case B): time is '1_0'; allowed: a number;"),
         ('B,s,"2,5",1', "row 3 (case B): time is '2,5'; allowed: a number, with a point before the decimals"),
         ("B,s,1,", "row 3 (case B): event is empty; allowed: 1 (event observed) or 0 (censored)"),
-        ("B,a,1,1", "rows 2, 3 (cases A, B): slide a is given to 2 cases; a slide belongs to one case"),
-        ("A,a.svs,5,1", "row 3 (case A): slide a stands in row 2 already; one row is allowed"),
+        ("B,a,1,1", "rows 2, 3 (cases A, B): slide a is listed under 2 cases; a slide belongs to one case"),
+        ("A,a.svs,5,1", "row 3 (case A): slide a is already in row 2; one row is allowed"),
         ("A,s,6,1", "rows 2, 3 (case A): rows of one case disagree on time (5, 6); all rows of a case"),
         ("A,s,5,0", "rows 2, 3 (case A): rows of one case disagree on event (1, 0); all rows of a case"),
-        ("B,../s,1,1", "row 3 (case B): slide_id: slide id '../s' holds a path separator"),
+        ("B,../s,1,1", "row 3 (case B): slide_id: slide id '../s' contains a path separator"),
         ("B,..,1,1", "row 3 (case B): slide_id: slide id '..' cannot be a file name"),
-        ("B,x\x07y,1,1", "row 3 (case B): slide_id: 'x\\x07y' holds a control character"),
-        ("B,s,1", "row 3: has 3 values where the header names 4 columns"),
-        ("B,s,1,1,x", "row 3: has 5 values where the header names 4 columns"),
+        ("B,x\x07y,1,1", "row 3 (case B): slide_id: 'x\\x07y' contains a control character"),
+        ("B,s,1", "row 3: has 3 values, but the header has 4 columns"),
+        ("B,s,1,1,x", "row 3: has 5 values, but the header has 4 columns"),
     ],
 )
 def test_bad_row(slides: Path, row: str, what: str) -> None:
@@ -212,10 +212,10 @@ def test_everything_wrong_is_told_at_once(slides: Path) -> None:
     found = problems(table, slides / "gone")
 
     assert [line.removeprefix(f"{table}: ").split(";")[0] for line in found] == [
-        "column event holds '1' (3 rows), 'Dead' (row 2)",
+        "column event contains '1' (3 rows), 'Dead' (row 2)",
         "row 2 (case A): time is 0",
         "rows 3, 4 (case B): rows of one case disagree on time (1, 2)",
-        f"{slides / 'gone'}: there is no such folder",
+        f"{slides / 'gone'}: folder not found",
     ]
 
 
@@ -233,7 +233,7 @@ def test_more_than_twenty_problems_are_counted(slides: Path) -> None:
 def test_a_table_without_a_valid_case_is_an_error(slides: Path, on_invalid: str) -> None:
     assert problems(write(slides, f"{HEADER}\n"), slides, on_invalid=on_invalid) == [
         f"{slides.parent / 'cohort.csv'}: none of its 0 rows is a valid case; "
-        "give one row per slide below the header"
+        "the table needs one row per slide below the header"
     ]
     found = problems(write(slides, f"{HEADER}\nA,a,0,1\nB,b,0,1\n"), slides, on_invalid=on_invalid)
     assert "row 2 (case A): time is 0" in found[0]
@@ -242,19 +242,19 @@ def test_a_table_without_a_valid_case_is_an_error(slides: Path, on_invalid: str)
 @pytest.mark.parametrize(
     ("name", "content", "what"),
     [
-        ("missing.csv", None, "there is no such file"),
-        ("cohort.doc", b"", "not a table that can be read; allowed: .csv, .tsv, .txt, .parquet"),
-        ("cohort.xlsx", b"PK", "is an Excel workbook, which is not read; save the sheet as CSV UTF-8"),
+        ("missing.csv", None, "file not found"),
+        ("cohort.doc", b"", "is not a supported table; allowed: .csv, .tsv, .txt, .parquet"),
+        ("cohort.xlsx", b"PK", "is an Excel workbook, which is not supported; save the sheet as CSV UTF-8"),
         ("cohort.csv", b"PK\x03\x04\x14", "is an Excel workbook"),
         ("cohort.csv", f"{HEADER}\nA,a,5,1\n".encode("utf-16"), "is UTF-16 text; save it again"),
-        ("cohort.csv", f"{HEADER}\nA,a,5,1\n".encode("utf-16-le"), "holds NUL bytes, perhaps UTF-16"),
-        ("cohort.csv", b"\xef\xbb\xbf\n<!DOCTYPE html><html>", "is a web page or XML and no table"),
-        ("cohort.tsv", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        ("cohort.csv", f"{HEADER}\nA,a,5,1\n".encode("utf-16-le"), "contains NUL bytes, perhaps UTF-16"),
+        ("cohort.csv", b"\xef\xbb\xbf\n<!DOCTYPE html><html>", "is HTML or XML, not a table"),
+        ("cohort.tsv", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
         ("cohort.csv", b"\x1f\x8b\x08", "is compressed with gzip"),
         ("cohort.parquet", b"PAR", "not a readable Parquet file"),
         ("cohort.csv", b"", "the file is empty"),
         ("cohort.csv", "é".encode("latin-1"), "not UTF-8 text (byte 0)"),
-        ("cohort.csv", b"case_id,time,time\n", "column 'time' stands twice in the header"),
+        ("cohort.csv", b"case_id,time,time\n", "column 'time' appears twice in the header"),
         (
             "cohort.csv",
             b'case_id,note\nA,x\nB,"5 cm\nC,y\n',
@@ -309,9 +309,9 @@ def test_patterns_cut_ids_and_a_value_that_does_not_match_is_named(slides: Path)
 
     assert problems(table, slides, **patterns) == [
         f"{table}: row 3 (case Q1): case_id: 'Q1' does not match cohort.case_pattern '^(P-\\\\d)'; "
-        "correct the value or the pattern, or leave out such rows with cohort.on_invalid: drop",
+        "correct the value or the pattern, or exclude such rows with cohort.on_invalid: drop",
         f"{table}: row 4 (case P-2): slide_id: 'C9' does not match cohort.slide_pattern '_(\\\\d+_B\\\\d)'; "
-        "correct the value or the pattern, or leave out such rows with cohort.on_invalid: drop",
+        "correct the value or the pattern, or exclude such rows with cohort.on_invalid: drop",
     ]
     (case,) = read(table, slides, on_invalid="drop", **patterns).cases
     assert (case.case_id, case.slides[0].slide_id) == ("P-1", "12_B3")
@@ -326,8 +326,8 @@ def test_one_row_per_case_finds_slides_by_case_pattern(slides: Path) -> None:
 
     found = problems(table, slides, **settings)
     assert found == [
-        f"{table}: row 5 (case B): the case stands in row 3 already; one row is allowed; remove one, or leave "
-        "the later out with cohort.on_invalid: drop"
+        f"{table}: row 5 (case B): the case is already in row 3; one row is allowed; remove one, or exclude "
+        "the later one with cohort.on_invalid: drop"
     ]
     cohort = read(table, slides, on_invalid="drop", **settings)
     assert summary(cohort) == [("A", 5.0, 1, ["A-1", "A-2"]), ("B", 24.0, 0, ["B-1"]), ("C", 3.0, 0, [])]
@@ -401,8 +401,8 @@ def test_rows_of_a_case_must_agree_in_the_columns_that_are_asked_for(slides: Pat
     table = write(slides, f"{HEADER},stage\nA,a1,5,1,II\nA,a2,5,1,\nB,b,4,0,I\n")
     (problem,) = problems(table, slides, attributes=("stage",))
     assert problem == (
-        f"{table}: rows 2, 3 (case A): rows of one case disagree on stage (II, empty); all rows of a case must say "
-        "the same; correct them, or leave the case out with cohort.on_invalid: drop"
+        f"{table}: rows 2, 3 (case A): rows of one case disagree on stage (II, empty); all rows of a case must agree; "
+        "correct them, or exclude the case with cohort.on_invalid: drop"
     )
     assert len(read(table, slides).cases) == 2
     table = write(slides, f"{table.read_text()}C,c,3,1,I\n")
@@ -415,5 +415,5 @@ def test_a_column_that_is_asked_for_and_missing_is_named(slides: Path) -> None:
     (problem,) = problems(table, slides, attributes=("Stage", "sex"))
     assert problem == (
         f"{table}: no column 'Stage' (did you mean stage?), no column 'sex'; the columns are: case_id, slide_id, "
-        "time, event, stage; name one of them in evaluation.subgroups and evaluation.clinical"
+        "time, event, stage; correct evaluation.subgroups or evaluation.clinical"
     )

@@ -17,8 +17,8 @@ CBIOPORTAL = "#Patient Identifier\tSample\n#Text\tText\n#STRING\tSTRING\n#1\t1\n
         (CBIOPORTAL, "\t", "data_clinical_patient.txt", "lines 1 to 4 are comments (#, as in cBioPortal's"),
         ("# exported today\n", ",", "t.csv", "line 1 is a comment (#, "),
         ("Cohort of 2020\n\n", ",", "t.csv", "the header is in line 3; remove the lines above"),
-        ("", ";", "t.csv", "it looks separated by ';', and a .csv file is read as separated by ','"),
-        ("", " ", "t.txt", "it looks separated by ' ', and a .txt file is read as separated by tabs"),
+        ("", ";", "t.csv", "it seems to be separated by ';', but .csv files must be separated by ','"),
+        ("", " ", "t.txt", "it seems to be separated by ' ', but .txt files must be separated by tabs"),
     ],
 )
 def test_a_header_elsewhere_is_one_line(
@@ -38,13 +38,15 @@ def test_comments_are_named_when_other_columns_are_asked_for(tmp_path: Path) -> 
 def test_what_is_wrong_with_every_row_is_one_line(tmp_path: Path) -> None:
     dates = [f"2015-03-{day:02d}" for day in range(1, 11)]
     line = problem(write(tmp_path, columns(time=dates)))
-    assert line.startswith("no row is valid: in all 10 rows as in row 2 (case P0): time is '2015-03-01'; ")
-    assert "this is a date: give the time between start and end of follow-up" in line
+    assert line.startswith(
+        "no row is valid: all 10 rows have the problem of row 2 (case P0): time is '2015-03-01'; "
+    )
+    assert "this is a date: use the time from start to end of follow-up" in line
 
     table = write(tmp_path, columns())
     header, *rows = table.read_text().splitlines()
     table.write_text("\n".join([header, *(f"{number},{row}" for number, row in enumerate(rows))]))
-    assert "write the table without (row.names = FALSE)" in problem(table)
+    assert "write the table with row.names = FALSE" in problem(table)
 
 
 def test_an_index_with_an_empty_name_is_no_matter(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from milsurv.cohort.mpp import read_mpp
+from milsurv.cohort.cases import parse_mpp
 from milsurv.errors import MilsurvError
 from milsurv.models.new_slides import find_new_slides
 from milsurv.models.trained import TrainedModel, load_trained
@@ -87,4 +87,4 @@ def test_slides_of_the_run_are_not_drawn_at_another_resolution(small_run: Path) 
 @pytest.mark.parametrize("text", ["0", "-1", "21", "0.04", "inf", "nan", "x", "0,25"])
 def test_a_cell_that_is_no_resolution_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="allowed are"):
-        read_mpp(text)
+        parse_mpp(text)

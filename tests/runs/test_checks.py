@@ -126,7 +126,7 @@ REFUSED: dict[str, tuple[str, str, tuple[str, ...], str]] = {
     "text": ("text", "follow-up", (), "cannot be read as HDF5"),
     "no folder": ("float32", "follow-up", ("features.import=nowhere",), "there is no such folder"),
     "folds": ("float32", "follow-up", ("splits.folds=13",), "splits.folds is 13"),
-    "split files": ("float32", "follow-up", ("splits={files: nowhere.csv}",), "there is no such file"),
+    "split files": ("float32", "follow-up", ("splits={files: nowhere.csv}",), "file not found"),
     "sites": ("float32", "follow-up", ("splits.group_by=site",), "not TCGA barcodes"),
     "subgroups": ("float32", "follow-up", ("evaluation.subgroups=[word]",), "12 different values"),
     "clinical": ("float32", "follow-up", ("evaluation.clinical=[word]",), "12 different values"),

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milsurv.cohort.reasons import FEW, SHOWN_REASONS, by_reason, counted, few_lines
+from milsurv.cohort.summaries import MAX_LINES, MAX_REASONS, group_by_reason, summarize, summarize_if_many
 
 
 def test_lines_of_one_reason_are_counted_with_an_example() -> None:
@@ -11,12 +11,14 @@ def test_lines_of_one_reason_are_counted_with_an_example() -> None:
         f"row {n} (case T{n}): left out, OS.time is '#N/A'; nothing is left of the case" for n in range(1000)
     ]
     lines += [f"slide S{n} is left out: no file for this slide in /data/my-slides" for n in range(10_000)]
-    lines += [f"slide S{n} will be left out: 2 files of this id in /data: {n}.svs, {n}b.svs" for n in (1, 1)]
+    lines += [
+        f"slide S{n} will be left out: 2 files with this id in /data: {n}.svs, {n}b.svs" for n in (1, 1)
+    ]
     lines += ["case [b]Y: no usable slide"]
-    assert counted(lines) == [
+    assert summarize(lines) == [
         "10,000 × no file for this slide in /data/my-slides, such as slide S0",
         "1,000 × OS.time is '#N/A', such as row 0 (case T0)",
-        "2 × 2 files of this id in /data: 1.svs, 1b.svs, such as slide S1",
+        "2 × 2 files with this id in /data: 1.svs, 1b.svs, such as slide S1",
         "1 × no usable slide, such as case [b]Y",
     ]
 
@@ -24,18 +26,18 @@ def test_lines_of_one_reason_are_counted_with_an_example() -> None:
 def test_values_that_differ_are_left_open() -> None:
     lines = [f"row {n} (case {n}): left out, time is -{n}.5" for n in range(2, 9)]
     lines += [f"row {n}: left out, event is {word!r}" for n, word in enumerate("abc")]
-    assert [reason.text for reason in by_reason(lines)] == ["time is …", "event is …"]
+    assert [reason.text for reason in group_by_reason(lines)] == ["time is …", "event is …"]
 
 
 def test_few_lines_stay_as_they_are() -> None:
-    lines = [f"row {n}: left out, time is 0" for n in range(FEW)]
-    assert few_lines(lines, "rows") == lines
-    assert few_lines([*lines, lines[0]], "rows are left out")[0] == "13 rows are left out:"
+    lines = [f"row {n}: left out, time is 0" for n in range(MAX_LINES)]
+    assert summarize_if_many(lines, "rows") == lines
+    assert summarize_if_many([*lines, lines[0]], "rows are left out")[0] == "13 rows are left out:"
 
 
 @given(st.lists(st.text(), max_size=60))
 def test_no_line_is_lost_and_the_account_is_short(lines: list[str]) -> None:
-    assert sorted(line for reason in by_reason(lines) for line in reason.lines) == sorted(lines)
-    told = counted(lines)
+    assert sorted(line for reason in group_by_reason(lines) for line in reason.lines) == sorted(lines)
+    told = summarize(lines)
     assert sum(int(line.partition(" × ")[0].replace(",", "")) for line in told) == len(lines)
-    assert len(told) <= SHOWN_REASONS + 1
+    assert len(told) <= MAX_REASONS + 1

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 from milsurv.cohort.locate import index_slides, locate_by_case, locate_by_slide
-from milsurv.cohort.parts import dicom_series, files_of_slide, group_files
+from milsurv.cohort.multi_file import dicom_series, files_of_slide, group_files
 from milsurv.slides.jpeg_tiles import JpegTilesSlide
 from milsurv.slides.reader import slide_identity
 from tests.slides.make_dicom import write_dicom_slide
@@ -76,7 +76,7 @@ def test_a_dicom_series_is_one_slide_whatever_file_is_named(tmp_path: Path) -> N
     located = locate_by_slide(index, ["S1", "level-2", "x-level-1", "two"], None)
     (named,), (again,), (other,), (nobody,) = located.slides.values()
     assert named.path == first[0]
-    assert again.reason == "it is of the same DICOM series as slide S1: one slide, which counts once"
+    assert again.reason == "it is the same DICOM series as slide S1, which is used once"
     assert other.path == third[0]
     assert nobody.path is None  # the folder holds two slides
     by_case = locate_by_case(index, ["S1"], "(S[0-9])", None)
@@ -110,9 +110,9 @@ def test_channels_of_a_fluorescence_slide_and_parts_of_a_czi_are_no_slides(tmp_p
     index = index_slides(tmp_path)
     assert [file.name for file in index.files] == ["bright.ndpi", "he.svs", "z.czi"]
     told = "\n".join(index.unreadable)
-    assert "set.ndpis: passed over with the 2 files that it lists" in told
-    assert "set.afi: passed over with the 1 files" in told
-    assert "2 files passed over: they are further parts of CZI slides" in told
+    assert "set.ndpis: skipped with the 2 files that it lists" in told
+    assert "set.afi: skipped with the 1 files" in told
+    assert "2 files skipped: they are parts of CZI slides" in told
 
 
 def test_the_folder_of_a_mirax_slide_holds_no_slides(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import milsurv
 from milsurv import testing
 from milsurv.plugin import spec
-from milsurv.testing import promises_of
+from milsurv.testing import describe_checks
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = (ROOT / "docs" / "plugins" / "reference.md").read_text()
@@ -40,10 +40,10 @@ def test_every_hook_has_a_test_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("kind", ["aggregator", "loss", "backbone"])
-def test_every_promise_stands_in_the_reference(kind: str) -> None:
+def test_every_check_stands_in_the_reference(kind: str) -> None:
     (table,) = re.findall(rf"^### {kind}\n\n(.*?)(?=^##|\Z)", REFERENCE, re.MULTILINE | re.DOTALL)
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE))
-    assert rows == {name: meaning.replace("``", "`") for name, meaning in promises_of(kind).items()}
+    assert rows == {name: meaning.replace("``", "`") for name, meaning in describe_checks(kind).items()}
 
 
 def test_every_public_name_stands_in_the_reference() -> None:

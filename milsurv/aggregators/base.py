@@ -29,7 +29,7 @@ class Aggregator(nn.Module, ABC):
     order_matters: bool = False
     """True when the output depends on the order of the patches (it may depend on the config)."""
     expected_failures: ClassVar[Mapping[str, str]] = {}
-    """Promises of ``milsurv.testing`` that this class need not keep, each with the reason."""
+    """Checks of ``milsurv.testing`` that this class may fail, each with the reason."""
 
     @abstractmethod
     def __init__(self, config: PluginConfig, feature_dims: dict[int, int], n_outputs: int):

@@ -52,7 +52,7 @@ class Backbone(ABC):
     precision: Precision = "float32"
     """The narrowest type in which the network may compute, under autocast."""
     expected_failures: ClassVar[Mapping[str, str]] = {}
-    """Promises of ``milsurv.testing`` that this class need not keep, each with the reason."""
+    """Checks of ``milsurv.testing`` that this class may fail, each with the reason."""
 
     @abstractmethod
     def __init__(self, config: PluginConfig):

@@ -298,7 +298,7 @@ class Encoder:
             if vectors.shape != expected:
                 raise MilsurvError(
                     f"{self.name} gave values of shape {tuple(vectors.shape)} for {len(patches)} patches; {expected} "
-                    "is expected: it breaks the promise 'dimension'"
+                    "is expected: it fails the check 'dimension'"
                 )
             if self.device.type == "cpu":
                 return _Launched(pieces, vectors.float())

@@ -24,7 +24,7 @@ class Loss(ABC):
     n_outputs: int
     """Width of the model's output; valid after :meth:`fit`."""
     expected_failures: ClassVar[Mapping[str, str]] = {}
-    """Promises of ``milsurv.testing`` that this class need not keep, each with the reason."""
+    """Checks of ``milsurv.testing`` that this class may fail, each with the reason."""
 
     @abstractmethod
     def __init__(self, config: PluginConfig):

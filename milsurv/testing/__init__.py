@@ -1,6 +1,4 @@
-"""Checks of the plugin contract, for those who write plugins.
-
-Every promise of the contract is a small function; a plugin keeps it or is told what was found and what was expected.
+"""Checks of the plugin contract, for authors of plugins.
 
     from milsurv.testing import parametrize_with_checks, plugins_of
 
@@ -8,7 +6,8 @@ Every promise of the contract is a small function; a plugin keeps it or is told 
     def test_contract(check):
         check()
 
-Without pytest: ``check_aggregator(MyMIL)``, ``check_loss``, ``check_backbone``.
+Without pytest: ``check_aggregator(MyMIL)``, ``check_loss``, ``check_backbone``. A failed check says what was found and
+what was expected.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ from milsurv.testing.checks import (
     check_backbone,
     check_loss,
     checks_of,
+    describe_checks,
     parametrize_with_checks,
     plugins_of,
-    promises_of,
 )
-from milsurv.testing.promise import BrokenPromise
+from milsurv.testing.contract import ContractError
 
 __all__ = [
-    "BrokenPromise",
     "Check",
+    "ContractError",
     "check_aggregator",
     "check_backbone",
     "check_loss",
     "checks_of",
+    "describe_checks",
     "make_bag",
     "parametrize_with_checks",
     "plugins_of",
-    "promises_of",
 ]

@@ -1,4 +1,4 @@
-"""Bags as extraction makes them, with random features: for checks and for tests of plugins."""
+"""Bags of random features for checks and for tests of plugins."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_bag(n: int, *, magnifications: Sequence[int] = (20, 10, 5), dim: int = 
 
 
 def shuffled(bag: Bag, seed: int = 0) -> Bag:
-    """The bag with the patches of each magnification in another order."""
+    """The bag with the patches of each magnification in random order."""
     generator = torch.Generator().manual_seed(seed)
     order = {m: torch.randperm(n, generator=generator) for m, n in bag.sizes.items()}
     features, coords, grid = (

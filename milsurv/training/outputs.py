@@ -81,8 +81,8 @@ class Outputs:
             if output.shape == (self.loss.n_outputs,):
                 wrong = f"values that are not finite in epoch {epoch} (try a lower training.learning_rate)"
             raise MilsurvError(
-                f"{self.where}: {self.plugin('aggregator')} gave for {which} {wrong}: it breaks "
-                "the promise 'any_number_of_patches'"
+                f"{self.where}: {self.plugin('aggregator')} gave for {which} {wrong}: it fails "
+                "the check 'any_number_of_patches'"
             )
         return output.float()
 
@@ -125,7 +125,7 @@ class Outputs:
         if not bool(torch.isfinite(value)):
             raise MilsurvError(
                 f"{self.where}: {self.plugin('loss')} is {value.item()} in epoch {epoch} at {in_words(cases)}, of "
-                "outputs that are finite (try a lower training.learning_rate): it breaks the promise 'extreme_outputs'"
+                "outputs that are finite (try a lower training.learning_rate): it fails the check 'extreme_outputs'"
             )
         return value
 
@@ -135,7 +135,7 @@ class Outputs:
         if risk.shape != (len(outputs),) or not bool(torch.isfinite(risk).all()):
             raise MilsurvError(
                 f"{self.where}: {self.plugin('loss')} gave risk of shape {tuple(risk.shape)} for {len(outputs)} "
-                "cases, or risk that is not finite: it breaks the promise 'higher_risk_is_worse'"
+                "cases, or risk that is not finite: it fails the check 'higher_risk_is_worse'"
             )
         return risk
 
@@ -146,7 +146,7 @@ class Outputs:
         if survival.shape != (len(outputs), len(times)) or not bool(within.all()):
             raise MilsurvError(
                 f"{self.where}: {self.plugin('loss')} gave survival of shape {tuple(survival.shape)} for "
-                f"{len(outputs)} cases and {len(times)} times, or survival beyond 0 and 1: it breaks the promise "
+                f"{len(outputs)} cases and {len(times)} times, or survival beyond 0 and 1: it fails the check "
                 "'survival_properties'"
             )
         return survival

@@ -242,7 +242,7 @@ def test_what_the_network_raises_reaches_the_slide_and_not_the_next_one() -> Non
 
 
 def test_another_width_than_promised_is_refused() -> None:
-    with pytest.raises(MilsurvError, match=r"shape \(5, 6\) for 5 patches.*breaks the promise 'dimension'"):
+    with pytest.raises(MilsurvError, match=r"shape \(5, 6\) for 5 patches.*fails the check 'dimension'"):
         _embed(_encoder(Colours(lambda vectors: torch.cat((vectors, vectors), 1))), {20: 5}, 0)
 
 

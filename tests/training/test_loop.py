@@ -434,7 +434,7 @@ def test_want_of_memory_is_one_line_with_the_slide_and_what_to_do(make_job: Make
 
 
 class _Wrong(NLL):
-    """A loss that breaks one of its promises."""
+    """A loss that fails one of its checks."""
 
     def __init__(self, wrong: str):
         super().__init__(NLL.Config(bins=3))
@@ -454,15 +454,15 @@ class _Wrong(NLL):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("value", r"loss 'nll' of milsurv .* is nan in epoch 1 .*promise 'extreme_outputs'"),
-        ("risk", r"loss 'nll' of milsurv .* gave risk of shape \(14, 3\) .*promise 'higher_risk_is_worse'"),
+        ("value", r"loss 'nll' of milsurv .* is nan in epoch 1 .*check 'extreme_outputs'"),
+        ("risk", r"loss 'nll' of milsurv .* gave risk of shape \(14, 3\) .*check 'higher_risk_is_worse'"),
         (
             "survival",
-            r"loss 'nll' of milsurv .* gave survival .* beyond 0 and 1.*promise 'survival_properties'",
+            r"loss 'nll' of milsurv .* gave survival .* beyond 0 and 1.*check 'survival_properties'",
         ),
     ],
 )
-def test_a_losss_broken_promise_is_named(make_job: MakeJob, wrong: str, message: str) -> None:
+def test_a_loss_that_fails_a_check_is_named(make_job: MakeJob, wrong: str, message: str) -> None:
     training = FoldTraining(make_job())
     training.outputs.loss = _Wrong(wrong)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from milsurv.testing import Check, checks_of, plugins_of, promises_of
+from milsurv.testing import Check, checks_of, describe_checks, plugins_of
 from milsurv_openclip.backbones import Conch, QuiltNet
 
 
@@ -19,14 +19,14 @@ def checks(conch_file: Path, quiltnet_file: Path) -> dict[tuple[str, str], Check
         (QuiltNet, QuiltNet.Config(weights=quiltnet_file, input_px=64)),
     ]
     return {
-        (cls.__name__, check.promise): check for cls, config in subjects for check in checks_of((cls, config))
+        (cls.__name__, check.name): check for cls, config in subjects for check in checks_of((cls, config))
     }
 
 
-@pytest.mark.parametrize("promise", promises_of("backbone"))
+@pytest.mark.parametrize("check", describe_checks("backbone"))
 @pytest.mark.parametrize("name", ["Conch", "QuiltNet"])
-def test_contract(checks: dict[tuple[str, str], Check], name: str, promise: str) -> None:
-    checks[name, promise]()
+def test_contract(checks: dict[tuple[str, str], Check], name: str, check: str) -> None:
+    checks[name, check]()
 
 
 def test_the_distribution_registers_both_backbones() -> None:

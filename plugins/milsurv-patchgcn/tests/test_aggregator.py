@@ -1,4 +1,4 @@
-"""Patch-GCN against its formulas written out in loops, and what it promises beyond the contract."""
+"""Patch-GCN against its formulas written out in loops, and properties beyond the contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every promise is noticed when it is broken: for each there is a plugin that breaks it, and nothing else of note."""
+"""Every check can fail: for each there is a plugin that fails it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from milsurv.aggregators.dsmil import DSMIL
 from milsurv.losses.cox import Cox
 from milsurv.losses.nll import NLL
 from milsurv.testing import (
-    BrokenPromise,
+    ContractError,
     check_aggregator,
     check_backbone,
     check_loss,
     checks_of,
+    describe_checks,
     plugins_of,
-    promises_of,
 )
 from tests.data.plugins.colour_backbone import ColourBackbone, ColourStatistics
 
 
 class Mean(Aggregator):
-    """The mean of the 20x patches through a linear layer, which keeps every promise."""
+    """The mean of the 20x patches through a linear layer, which passes every check."""
 
     def __init__(self, config: PluginConfig, feature_dims: dict[int, int], n_outputs: int):
         super().__init__(config, feature_dims, n_outputs)
@@ -252,35 +252,35 @@ AGGREGATORS: dict[type[Aggregator], str] = {
 }
 
 
-def broken_promises(plugin: type[Any], config: PluginConfig | None = None) -> dict[str, str]:
-    """Promise -> the message."""
+def failures(plugin: type[Any], config: PluginConfig | None = None) -> dict[str, str]:
+    """Check name -> message."""
     found = {}
     for check in checks_of(plugin if config is None else (plugin, config)):
         try:
             check()
-        except BrokenPromise as broken:
-            found[check.promise] = str(broken)
+        except ContractError as broken:
+            found[check.name] = str(broken)
     return found
 
 
-def test_a_plugin_that_keeps_every_promise() -> None:
-    assert check_aggregator(Mean) == dict.fromkeys(promises_of("aggregator"), "kept")
+def test_a_plugin_that_passes_every_check() -> None:
+    assert check_aggregator(Mean) == dict.fromkeys(describe_checks("aggregator"), "passed")
 
 
 @pytest.mark.parametrize("plugin", AGGREGATORS)
-def test_an_aggregators_broken_promise_is_noticed(plugin: type[Aggregator]) -> None:
-    message = broken_promises(plugin)[AGGREGATORS[plugin]]
+def test_an_aggregator_that_fails_a_check_is_noticed(plugin: type[Aggregator]) -> None:
+    message = failures(plugin)[AGGREGATORS[plugin]]
     assert message.startswith(f"aggregator {plugin.__name__}")
-    assert f" breaks the promise '{AGGREGATORS[plugin]}'" in message
+    assert f" fails the check '{AGGREGATORS[plugin]}'" in message
     assert "expected " in message or "it raised" in message
 
 
-def test_each_promise_of_an_aggregator_is_broken_once() -> None:
-    assert set(AGGREGATORS.values()) == set(promises_of("aggregator"))
+def test_each_check_of_an_aggregator_has_a_plugin_that_fails_it() -> None:
+    assert set(AGGREGATORS.values()) == set(describe_checks("aggregator"))
 
 
 def test_a_config_without_defaults_is_checked_with_the_one_given() -> None:
-    broken = broken_promises(NoDefault, Demanding(width=3))
+    broken = failures(NoDefault, Demanding(width=3))
     assert broken.keys() == {"config_round_trip"}
     assert "found no default for width" in broken["config_round_trip"]
 
@@ -355,16 +355,16 @@ LOSSES: dict[str, list[type[Loss]]] = {
 }
 
 
-def test_a_losss_broken_promise_is_noticed() -> None:
-    for promise, losses in LOSSES.items():
+def test_a_loss_that_fails_a_check_is_noticed() -> None:
+    for name, losses in LOSSES.items():
         for loss in losses:
-            assert promise in broken_promises(loss), promise
-    assert {*LOSSES, "config_round_trip"} == set(promises_of("loss"))  # that one is every kind's
+            assert name in failures(loss), name
+    assert {*LOSSES, "config_round_trip"} == set(describe_checks("loss"))  # that one is every kind's
 
 
-def test_a_naive_cox_with_ties_breaks_that_promise_alone() -> None:
+def test_a_naive_cox_with_ties_fails_that_check_alone() -> None:
     loss = wrong(Cox, __call__=_ties_by_position)
-    assert broken_promises(loss).keys() == {"ties"}
+    assert failures(loss).keys() == {"ties"}
 
 
 def network(change: Callable[[Tensor], Tensor]) -> type[Backbone]:
@@ -395,14 +395,14 @@ BACKBONES: dict[str, type[Backbone]] = {
 }
 
 
-@pytest.mark.parametrize("promise", BACKBONES)
-def test_a_backbones_broken_promise_is_noticed(promise: str) -> None:
-    assert promise in broken_promises(BACKBONES[promise])
-    assert {*BACKBONES, "documented", "config_round_trip"} == set(promises_of("backbone"))
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_backbone_that_fails_a_check_is_noticed(name: str) -> None:
+    assert name in failures(BACKBONES[name])
+    assert {*BACKBONES, "documented", "config_round_trip"} == set(describe_checks("backbone"))
 
 
-def test_a_backbone_that_keeps_every_promise() -> None:
-    assert check_backbone(ColourBackbone) == dict.fromkeys(promises_of("backbone"), "kept")
+def test_a_backbone_that_passes_every_check() -> None:
+    assert check_backbone(ColourBackbone) == dict.fromkeys(describe_checks("backbone"), "passed")
 
 
 def test_an_exemption_is_shown_with_its_reason() -> None:
@@ -412,27 +412,30 @@ def test_an_exemption_is_shown_with_its_reason() -> None:
         == "exempt: the instance stream is not trained, as in the released code"
     )
     assert (
-        check_aggregator(Unused, expected_failures={"gradients_reach_all": "spare"})["patch_order"] == "kept"
+        check_aggregator(Unused, expected_failures={"gradients_reach_all": "spare"})["patch_order"]
+        == "passed"
     )
 
 
 def test_an_exemption_that_is_no_longer_needed_fails() -> None:
     with pytest.raises(
-        BrokenPromise, match="keeps the promise 'patch_order': remove it from expected_failures"
+        ContractError, match="passes the check 'patch_order': remove it from expected_failures"
     ):
         check_aggregator(Mean, expected_failures={"patch_order": "once it did not"})
 
 
-def test_all_broken_promises_are_told_together() -> None:
+def test_all_failures_are_told_together() -> None:
     class Twice(Unused, RawAttention):
         """Breaks two."""
 
-    with pytest.raises(BrokenPromise, match=r"(?s)'gradients_reach_all'.*'attention_is_a_distribution'"):
+    with pytest.raises(ContractError, match=r"(?s)'gradients_reach_all'.*'attention_is_a_distribution'"):
         check_aggregator(Twice)
 
 
-def test_an_exemption_from_no_promise_is_refused() -> None:
-    with pytest.raises(MilsurvError, match="there is no promise gradients; those of a loss are documented, "):
+def test_an_exemption_from_an_unknown_check_is_refused() -> None:
+    with pytest.raises(
+        MilsurvError, match="there is no check gradients; the checks of loss plugins are documented, "
+    ):
         check_loss(NLL, expected_failures={"gradients": "?"})
 
 
@@ -451,7 +454,7 @@ def test_a_distribution_that_registers_nothing_is_refused() -> None:
         plugins_of("milsurv-none")
 
 
-def test_pytest_shows_each_promise_and_each_exemption(pytester: pytest.Pytester) -> None:
+def test_pytest_shows_each_check_and_each_exemption(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         from milsurv.aggregators.dsmil import DSMIL

@@ -1,4 +1,4 @@
-"""What every loss promises (``milsurv.Loss``)."""
+"""Checks of losses (``milsurv.Loss``)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from milsurv.losses.base import Loss
-from milsurv.testing.promise import (
-    BrokenPromise,
+from milsurv.testing.contract import (
     Subject,
     config_round_trip,
     documented,
     equal,
+    expect,
     finite,
     same_state,
     shown,
@@ -22,15 +22,15 @@ from milsurv.testing.promise import (
 
 CASES = 40
 EXTREME = 100.0
-"""Outputs that a model in trouble gives: hazards of 0 and 1, log-hazards of a factor e¹⁰⁰."""
+"""Size of the outputs of a diverged model: hazards of 0 and 1, log-hazards of a factor e¹⁰⁰."""
 REPEATS = 64
 ROUNDING = 1e-9
-"""Relative and absolute difference that the order of float64 sums may make."""
+"""Relative and absolute tolerance for the order of float64 sums."""
 
 
 @dataclass(frozen=True)
 class FollowUp:
-    """Outputs, times and events of some cases."""
+    """Outputs, follow-up times and events of some cases."""
 
     outputs: Tensor
     """``(n, n_outputs)`` float64."""
@@ -38,23 +38,23 @@ class FollowUp:
     event: Tensor
 
     def rows(self, index: Tensor) -> FollowUp:
-        """The cases of ``index``, in its order."""
+        """The cases at ``index``, in that order."""
         return FollowUp(self.outputs[index], self.time[index], self.event[index])
 
 
 @dataclass(frozen=True)
 class LossSubject(Subject):
-    """A loss under check."""
+    """A loss to check."""
 
     def make(self) -> Loss:
-        """A new one, fitted on :meth:`follow_up`'s cases."""
+        """A new instance, fitted on the cases of :meth:`follow_up`."""
         loss: Loss = self.plugin_class(self.config)
         time, event = _times(CASES, ties=False)
         loss.fit(time, event)
         return loss
 
     def follow_up(self, loss: Loss, *, n: int = CASES, ties: bool = False) -> FollowUp:
-        """Random outputs beside times, of which a third is censored; with ``ties`` only 5 different ones."""
+        """Random outputs, and times of which a third is censored; with ``ties`` only 5 distinct times."""
         generator = torch.Generator().manual_seed(1)
         outputs = torch.randn(n, loss.n_outputs, generator=generator, dtype=torch.float64)
         return FollowUp(outputs, *_times(n, ties=ties))
@@ -69,30 +69,25 @@ def _times(n: int, *, ties: bool) -> tuple[Tensor, Tensor]:
 
 
 def value_and_gradient(loss: Loss, cases: FollowUp, what: str) -> tuple[Tensor, Tensor]:
-    """The loss, a scalar, and its gradient by the outputs. Raises BrokenPromise where either is not finite."""
+    """The loss, a scalar, and its gradient with respect to the outputs. Raises ContractError if one is not finite."""
     outputs = cases.outputs.clone().requires_grad_()
     value = loss(outputs, cases.time, cases.event)
-    if value.shape != ():
-        raise BrokenPromise.of(f"shape {tuple(value.shape)} for {what}", "a scalar")
-    if not value.requires_grad:
-        raise BrokenPromise.of(
-            f"a value without a graph for {what}", "one that backward() can follow to the outputs"
-        )
+    expect(value.shape == (), f"shape {tuple(value.shape)} for {what}", "a scalar")
+    expect(value.requires_grad, f"a value without a graph for {what}", "one that backward() can be called on")
     (gradient,) = torch.autograd.grad(value, outputs, allow_unused=True)
-    if gradient is None:
-        raise BrokenPromise.of(f"no gradient for {what}", "one for the outputs, be it of zeros")
+    expect(gradient is not None, f"no gradient for {what}", "one for the outputs, even if it is zero")
     finite(value, what)
     finite(gradient, f"the gradient, {what}")
     return value.detach(), gradient
 
 
 def row_order(subject: LossSubject) -> None:
-    """The order of cases does not matter."""
+    """The loss does not depend on the order of the cases."""
     _same_in_reverse(subject, ties=False)
 
 
 def ties(subject: LossSubject) -> None:
-    """Nor does it where several events and censored cases share a time."""
+    """Nor does it when several events and censored cases share a time."""
     _same_in_reverse(subject, ties=True)
 
 
@@ -103,13 +98,8 @@ def _same_in_reverse(subject: LossSubject, *, ties: bool) -> None:
     value, gradient = value_and_gradient(loss, cases, f"{CASES} cases")
     again, gradient_again = value_and_gradient(loss, cases.rows(order), f"{CASES} cases in another order")
     equal(again, value, "with the cases in another order", rtol=ROUNDING, atol=ROUNDING)
-    equal(
-        gradient_again,
-        gradient[order],
-        "as gradient with the cases in another order",
-        rtol=ROUNDING,
-        atol=ROUNDING,
-    )
+    what = "as gradient with the cases in another order"
+    equal(gradient_again, gradient[order], what, rtol=ROUNDING, atol=ROUNDING)
 
 
 def all_censored(subject: LossSubject) -> None:
@@ -120,7 +110,7 @@ def all_censored(subject: LossSubject) -> None:
 
 
 def one_case(subject: LossSubject) -> None:
-    """So does a batch of one case, whether its event was seen or not."""
+    """A batch of one case, with an event or censored, gives a finite loss that is connected to the graph."""
     loss = subject.make()
     cases = subject.follow_up(loss)
     for row, name in ((0, "one case with an event"), (2, "one censored case")):
@@ -137,11 +127,11 @@ def extreme_outputs(subject: LossSubject) -> None:
         value_and_gradient(loss, FollowUp(outputs, time, event), f"outputs of ±{EXTREME:g} in {dtype}")
         finite(loss.risk(outputs), f"the risk of outputs of ±{EXTREME:g}")
         loss.fit_baseline(outputs, time, event)
-        _survival_is_one(loss.survival(outputs, _grid()), f"outputs of ±{EXTREME:g} in {dtype}")
+        _require_survival(loss.survival(outputs, _grid()), f"outputs of ±{EXTREME:g} in {dtype}")
 
 
 def mean_reduction(subject: LossSubject) -> None:
-    """The loss is a mean: over cases, or, where cases are coupled, one that does not grow with their number."""
+    """The loss is a mean over cases; a loss that couples cases does not grow with their number."""
     loss = subject.make()
     cases = subject.follow_up(loss)
     value, _ = value_and_gradient(loss, cases, f"{CASES} cases")
@@ -151,17 +141,19 @@ def mean_reduction(subject: LossSubject) -> None:
         equal(value, mean, f"for {CASES} cases at once", rtol=ROUNDING, atol=ROUNDING)
         return
     many, _ = value_and_gradient(loss, cases.rows(torch.arange(CASES).repeat(REPEATS)), "the cases repeated")
-    if abs(many) > REPEATS / 8 * (abs(value) + 1):
-        found = f"{many:.4g} for {REPEATS} times the cases whose loss is {value:.4g}"
-        raise BrokenPromise.of(found, "a mean over events or cases, which repeating them hardly changes")
+    expect(
+        bool(abs(many) <= REPEATS / 8 * (abs(value) + 1)),
+        f"{many:.4g} for {REPEATS} copies of cases whose loss is {value:.4g}",
+        "a mean over events or cases, which hardly changes when they are repeated",
+    )
 
 
 def survival_properties(subject: LossSubject) -> None:
-    """Survival is ``(n, k)``, within [0, 1], 1 at time 0, and never rises with time."""
+    """Survival is ``(n, k)``, within [0, 1], 1 at time 0, and never increases with time."""
     loss = subject.make()
     cases = subject.follow_up(loss)
     loss.fit_baseline(cases.outputs, cases.time, cases.event)
-    _survival_is_one(loss.survival(cases.outputs, _grid()), "random outputs")
+    _require_survival(loss.survival(cases.outputs, _grid()), "random outputs")
 
 
 def _grid() -> Tensor:
@@ -169,30 +161,29 @@ def _grid() -> Tensor:
     return torch.linspace(0, 80, 33, dtype=torch.float64)
 
 
-def _survival_is_one(survival: Tensor, what: str) -> None:
-    """Raises BrokenPromise unless ``survival`` is one: at the times of :func:`_grid`, a row for each case."""
+def _require_survival(survival: Tensor, what: str) -> None:
+    """Raise ContractError unless ``survival``, at the times of :func:`_grid`, is a survival function for each case."""
     shape = (CASES, len(_grid()))
-    if survival.shape != shape:
-        raise BrokenPromise.of(f"survival of shape {tuple(survival.shape)} for {what}", f"{shape}")
+    expect(survival.shape == shape, f"survival of shape {tuple(survival.shape)} for {what}", f"{shape}")
     finite(survival, f"survival, {what}")
-    if bool((survival < 0).any()) or bool((survival > 1).any()):
-        raise BrokenPromise.of(f"survival {shown(survival)} for {what}", "probabilities")
-    if bool((survival.diff(dim=1) > 0).any()):
-        raise BrokenPromise.of(f"survival that rises with time for {what}", "one that never does")
-    if bool((survival[:, 0] != 1).any()):
-        raise BrokenPromise.of(f"survival {shown(survival[:, 0])} at time 0 for {what}", "1")
+    within = bool(((survival >= 0) & (survival <= 1)).all())
+    expect(within, f"survival {shown(survival)} for {what}", "probabilities")
+    expect(
+        bool((survival.diff(dim=1) <= 0).all()), f"survival that increases for {what}", "one that never does"
+    )
+    first = survival[:, 0]
+    expect(bool((first == 1).all()), f"survival {shown(first)} at time 0 for {what}", "1")
 
 
 def higher_risk_is_worse(subject: LossSubject) -> None:
-    """The higher the risk, the lower the survival on average; and training gives early events the higher risk."""
+    """Higher risk means lower survival on average, and training gives early events a higher risk."""
     loss = subject.make()
     cases = subject.follow_up(loss)
     loss.fit_baseline(cases.outputs, cases.time, cases.event)
     risk = loss.risk(cases.outputs)
-    if risk.shape != (CASES,):
-        raise BrokenPromise.of(f"risk of shape {tuple(risk.shape)}", f"({CASES},)")
+    expect(risk.shape == (CASES,), f"risk of shape {tuple(risk.shape)}", f"({CASES},)")
     finite(risk, "the risk of random outputs")
-    _falls(loss.survival(cases.outputs, _grid()).mean(dim=1), risk, "mean survival")
+    _decreases(loss.survival(cases.outputs, _grid()).mean(dim=1), risk, "mean survival")
     outputs = torch.zeros_like(cases.outputs).requires_grad_()
     optimizer = torch.optim.Adam([outputs], lr=0.05)
     for _ in range(100):
@@ -200,39 +191,38 @@ def higher_risk_is_worse(subject: LossSubject) -> None:
         loss(outputs, cases.time, cases.event).backward()
         optimizer.step()
     seen = cases.event == 1
-    _falls(
-        cases.time[seen], loss.risk(outputs.detach())[seen], "the time of the event, after training on them,"
+    _decreases(cases.time[seen], loss.risk(outputs.detach())[seen], "the time of the event, after training,")
+
+
+def _decreases(values: Tensor, risk: Tensor, what: str) -> None:
+    ranks = torch.stack([x.argsort().argsort().double() for x in (values, risk)])
+    correlation = float(torch.corrcoef(ranks)[0, 1])
+    expect(
+        correlation < -0.1, f"a rank correlation of {correlation:.2f} between risk and {what}", "one below 0"
     )
 
 
-def _falls(values: Tensor, risk: Tensor, what: str) -> None:
-    ranks = torch.stack([x.argsort().argsort().double() for x in (values, risk)])
-    correlation = float(torch.corrcoef(ranks)[0, 1])
-    if not correlation < -0.1:
-        raise BrokenPromise.of(
-            f"a rank correlation of {correlation:.2f} between risk and {what}", "one below 0"
-        )
-
-
 def state_round_trip(subject: LossSubject) -> None:
-    """All that was fitted stands in ``state_dict``: a new loss that loads it predicts the same."""
+    """``state_dict`` holds everything fitted: a new instance that loads it predicts the same."""
     loss = subject.make()
     cases = subject.follow_up(loss)
     loss.fit_baseline(cases.outputs, cases.time, cases.event)
     state = loss.state_dict()
-    if not all(isinstance(value, Tensor) for value in state.values()):
-        raise BrokenPromise.of(f"the state {state}", "tensors by name")
+    expect(
+        all(isinstance(value, Tensor) for value in state.values()), f"the state {state}", "tensors by name"
+    )
     again: Loss = subject.plugin_class(subject.config)
     again.load_state_dict({name: value.clone() for name, value in state.items()})
     same_state(again.state_dict(), state, "after loading")
     equal(again.risk(cases.outputs), loss.risk(cases.outputs), "as risk after loading")
     survival = loss.survival(cases.outputs, _grid())
     equal(again.survival(cases.outputs, _grid()), survival, "as survival after loading")
-    if again.n_outputs != loss.n_outputs:
-        raise BrokenPromise.of(f"n_outputs {again.n_outputs} after loading", f"{loss.n_outputs}")
+    expect(
+        again.n_outputs == loss.n_outputs, f"n_outputs {again.n_outputs} after loading", f"{loss.n_outputs}"
+    )
 
 
-PROMISES: tuple[Callable[[LossSubject], None], ...] = (
+CHECKS: tuple[Callable[[LossSubject], None], ...] = (
     documented,
     config_round_trip,
     row_order,

@@ -21,7 +21,7 @@ from milsurv.testing import check_backbone, parametrize_with_checks, plugins_of
 from tests.backbones.formula import tensors_like
 
 NARROW = {"embed_dim": 16, "num_heads": 2, "hidden_dim": 16, "input_px": 64}
-"""Sizes that make bags of 5,000 patches quick; the promises do not depend on them."""
+"""Sizes that make bags of 5,000 patches quick; the checks do not depend on them."""
 WITH_GRID = CrossFusion, CrossFusion.Config(attention="local", embed_dim=16)
 
 

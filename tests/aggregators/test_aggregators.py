@@ -1,4 +1,4 @@
-"""What every aggregator promises, and each one's own formulas in a slow version."""
+"""What every aggregator has to do, and each one's own formulas in a slow version."""
 
 from __future__ import annotations
 

@@ -78,9 +78,7 @@ def test_a_table_that_cannot_be_used_says_where(
 def test_slides_of_the_run_are_not_drawn_at_another_resolution(small_run: Path) -> None:
     own = load_trained(small_run, [], [COLOUR_BACKBONE])
     slide = pd.read_csv(small_run / "slides.csv")["slide_id"][0]
-    with pytest.raises(
-        MilsurvError, match=r"the run read slide .* at its own µm/px, not at --mpp 0\.3"
-    ):
+    with pytest.raises(MilsurvError, match=r"the run read slide .* at its own µm/px, not at --mpp 0\.3"):
         find_slide(own, slide, mpp=0.3)
 
 

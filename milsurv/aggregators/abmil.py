@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from milsurv.aggregators.base import MOST_WIDE, Aggregator, require_magnification
+from milsurv.aggregators.base import MAX_WIDTH, Aggregator, require_magnification
 from milsurv.features.bag import Bag
 from milsurv.plugin.base import PluginConfig
 
@@ -18,9 +18,9 @@ class ABMILConfig(PluginConfig):
 
     magnification: PositiveInt | Literal["all"] = 20
     """Magnification of the patches. ``all``: patches of all magnifications, each with a projection of its own."""
-    hidden_dim: int = Field(default=512, ge=1, le=MOST_WIDE)
+    hidden_dim: int = Field(default=512, ge=1, le=MAX_WIDTH)
     """Size of the projected patch features."""
-    attention_dim: int = Field(default=256, ge=1, le=MOST_WIDE)
+    attention_dim: int = Field(default=256, ge=1, le=MAX_WIDTH)
     """Hidden size of the attention network."""
     gated: bool = True
     """Gated attention (equation 9) instead of plain attention (equation 8)."""

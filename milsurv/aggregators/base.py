@@ -12,7 +12,7 @@ from milsurv.errors import MilsurvError
 from milsurv.features.bag import Bag
 from milsurv.plugin.base import PluginConfig
 
-MOST_WIDE = 2**16
+MAX_WIDTH = 2**16
 """Of a layer of the built-in aggregators, as no model has it: a larger number is a slip of the pen."""
 
 

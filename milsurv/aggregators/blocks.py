@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import reduce
 from typing import cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from milsurv.aggregators.attention import MultiHeadAttention
+from milsurv.aggregators.base import MAX_WIDTH
 from milsurv.aggregators.layout import Layout
+from milsurv.plugin.base import PluginConfig
 
 
-@dataclass(frozen=True)
-class Width:
-    """The sizes and dropouts that the blocks of one model have in common."""
+class CrossFusionBaseConfig(PluginConfig):
+    """Sizes and dropout rates of the CrossFusion models; the defaults are the released settings."""
 
-    dim: int
-    heads: int
-    layers: int
-    dropout: float
-    attention_dropout: float
-    attention_dropout_in_eval: bool
+    embed_dim: int = Field(default=512, ge=2, le=MAX_WIDTH, multiple_of=2)
+    """Embedding size."""
+    num_heads: int = Field(default=4, ge=1, le=MAX_WIDTH)
+    """Attention heads; must divide ``embed_dim``."""
+    num_layers: int = Field(default=1, ge=1, le=1000)
+    """Layers before and after each position encoding."""
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    """Dropout in feed-forward and convolutional layers."""
+    attention_dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Dropout on self-attention weights; cross-attention has none."""
+    attention_dropout_in_eval: bool = False
+    """Keep attention dropout in evaluation, as the released code does."""
 
 
 def projection(feature_dim: int, dim: int) -> nn.Module:
@@ -62,15 +69,15 @@ class FeedForward(nn.Sequential):
 class CrossAttention(nn.Module):
     """Source tokens look at another magnification's tokens.
 
-    One learned scale embedding is added to both sides of the attention, not to what its result is added to.
+    One learned embedding is added to both sides of the attention, not to what its result is added to.
     """
 
-    def __init__(self, width: Width):
+    def __init__(self, config: CrossFusionBaseConfig):
         super().__init__()
-        self.scale_embedding = nn.Parameter(nn.init.trunc_normal_(torch.empty(width.dim), std=0.02))
-        self.attention = MultiHeadAttention(width.dim, width.heads)
-        self.norm = nn.LayerNorm(width.dim)
-        self.feed_forward = FeedForward(width.dim, width.dropout)
+        self.scale_embedding = nn.Parameter(nn.init.trunc_normal_(torch.empty(config.embed_dim), std=0.02))
+        self.attention = MultiHeadAttention(config.embed_dim, config.num_heads)
+        self.norm = nn.LayerNorm(config.embed_dim)
+        self.feed_forward = FeedForward(config.embed_dim, config.dropout)
 
     def forward(self, source: Tensor, context: Tensor, neighbours: Tensor | None = None) -> Tensor:
         """``(n, dim)``, ``(m, dim)`` -> ``(n, dim)``; ``neighbours (n, k)``: what each source token sees."""
@@ -94,14 +101,14 @@ class CrossAttention(nn.Module):
 class TransformerLayer(nn.Module):
     """Self-attention and feed-forward, each added to the *normalised* tokens, as the released models do."""
 
-    def __init__(self, width: Width):
+    def __init__(self, config: CrossFusionBaseConfig):
         super().__init__()
-        self.norm1 = nn.LayerNorm(width.dim)
+        self.norm1 = nn.LayerNorm(config.embed_dim)
         self.attention = MultiHeadAttention(
-            width.dim, width.heads, width.attention_dropout, width.attention_dropout_in_eval
+            config.embed_dim, config.num_heads, config.attention_dropout, config.attention_dropout_in_eval
         )
-        self.norm2 = nn.LayerNorm(width.dim)
-        self.feed_forward = FeedForward(width.dim, width.dropout)
+        self.norm2 = nn.LayerNorm(config.embed_dim)
+        self.feed_forward = FeedForward(config.embed_dim, config.dropout)
 
     def forward(self, tokens: Tensor, layout: Layout, class_token: bool = False) -> Tensor:
         """``(n, dim)`` -> ``(n, dim)``."""
@@ -165,12 +172,12 @@ def fold_padding(weights: Tensor, n: int) -> Tensor:
 class GridTransformer(nn.Module):
     """Transformer layers, a position encoding on the grid, layers again, LayerNorm."""
 
-    def __init__(self, width: Width):
+    def __init__(self, config: CrossFusionBaseConfig):
         super().__init__()
-        self.before = nn.ModuleList(TransformerLayer(width) for _ in range(width.layers))
-        self.position = PositionEncoding(width.dim)
-        self.after = nn.ModuleList(TransformerLayer(width) for _ in range(width.layers))
-        self.norm = nn.LayerNorm(width.dim)
+        self.before = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
+        self.position = PositionEncoding(config.embed_dim)
+        self.after = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.embed_dim)
 
     def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
         """``(n, dim)`` -> the padded tokens, ``(⌈√n⌉², dim)`` for a :class:`Square`."""
@@ -186,13 +193,13 @@ class GridTransformer(nn.Module):
 class ClassTokenTransformer(nn.Module):
     """The final transformer: a class token before the padded tokens, which alone are position-encoded."""
 
-    def __init__(self, width: Width):
+    def __init__(self, config: CrossFusionBaseConfig):
         super().__init__()
-        self.class_token = nn.Parameter(torch.empty(1, width.dim).normal_(std=1e-6))
-        self.before = nn.ModuleList(TransformerLayer(width) for _ in range(width.layers))
-        self.position = PositionEncoding(width.dim)
-        self.after = nn.ModuleList(TransformerLayer(width) for _ in range(width.layers))
-        self.norm = nn.LayerNorm(width.dim)
+        self.class_token = nn.Parameter(torch.empty(1, config.embed_dim).normal_(std=1e-6))
+        self.before = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
+        self.position = PositionEncoding(config.embed_dim)
+        self.after = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.embed_dim)
 
     def forward(self, tokens: Tensor, layout: Layout, weights: list[Tensor] | None = None) -> Tensor:
         """``(n, dim)`` -> the class token, ``(dim,)``.
@@ -226,13 +233,13 @@ class ClassTokenTransformer(nn.Module):
 class ConvolutionMix(nn.Module):
     """Convolutions of the grid in groups of two features, ReLU, dropout of whole channels, Linear, LayerNorm."""
 
-    def __init__(self, width: Width):
+    def __init__(self, config: CrossFusionBaseConfig):
         super().__init__()
-        half = width.dim // 2
-        self.grouped = SummedConvolutions(width.dim, half, sizes=(7, 5, 3, 1))
-        self.dropout = nn.Dropout1d(width.dropout)
-        self.linear = nn.Linear(half, width.dim)
-        self.norm = nn.LayerNorm(width.dim)
+        half = config.embed_dim // 2
+        self.grouped = SummedConvolutions(config.embed_dim, half, sizes=(7, 5, 3, 1))
+        self.dropout = nn.Dropout1d(config.dropout)
+        self.linear = nn.Linear(half, config.embed_dim)
+        self.norm = nn.LayerNorm(config.embed_dim)
 
     def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
         """``(n, dim)`` -> ``(n, dim)``."""
@@ -240,17 +247,17 @@ class ConvolutionMix(nn.Module):
         return cast(Tensor, self.norm(self.linear(self.dropout(channels).t())))
 
 
-class ScaleMix(nn.Module):
+class MagnificationMix(nn.Module):
     """A weighted sum of the magnifications' grids: one weight each and a bias, shared by all features."""
 
-    def __init__(self, scales: int):
+    def __init__(self, magnifications: int):
         super().__init__()
         # Kaiming normal for a fan-out of 1.
-        self.weight = nn.Parameter(torch.empty(scales).normal_(std=math.sqrt(2)))
+        self.weight = nn.Parameter(torch.empty(magnifications).normal_(std=math.sqrt(2)))
         self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, grids: Sequence[Tensor]) -> Tensor:
-        """As many ``(n, dim)`` as there are scales -> ``(n, dim)``."""
+        """One ``(n, dim)`` for each magnification -> ``(n, dim)``."""
         mixed: Tensor = torch.tensordot(self.weight, torch.stack(list(grids)), dims=1)
         return mixed + self.bias
 

@@ -1,4 +1,4 @@
-"""CrossFusion: cross-attention between magnifications, fused by convolutions."""
+"""CrossFusion, with cross-attention between magnifications, and two ablations of its paper."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from abc import abstractmethod
 from typing import Literal, cast
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from milsurv.aggregators.base import MOST_WIDE, Aggregator, require_magnification
+from milsurv.aggregators.base import Aggregator, require_magnification
 from milsurv.aggregators.blocks import (
     ClassTokenTransformer,
     ConvolutionMix,
     CrossAttention,
+    CrossFusionBaseConfig,
     GridTransformer,
-    ScaleMix,
-    Width,
+    MagnificationMix,
     initialize,
     projection,
     run_layer,
@@ -24,38 +24,9 @@ from milsurv.aggregators.blocks import (
 from milsurv.aggregators.layout import SQUARE, Layout, Windows, neighbours
 from milsurv.errors import MilsurvError
 from milsurv.features.bag import Bag
-from milsurv.plugin.base import PluginConfig
 
 
-class WidthConfig(PluginConfig):
-    """Sizes and dropouts of the CrossFusion models; the defaults are the released settings."""
-
-    embed_dim: int = Field(default=512, ge=2, le=MOST_WIDE, multiple_of=2)
-    """Embedding size."""
-    num_heads: int = Field(default=4, ge=1, le=MOST_WIDE)
-    """Attention heads; must divide ``embed_dim``."""
-    num_layers: int = Field(default=1, ge=1, le=1000)
-    """Layers before and after each position encoding."""
-    dropout: float = Field(default=0.3, ge=0, lt=1)
-    """Dropout in feed-forward and convolutional layers."""
-    attention_dropout: float = Field(default=0.2, ge=0, lt=1)
-    """Dropout on self-attention weights; cross-attention has none."""
-    attention_dropout_in_eval: bool = False
-    """Keep attention dropout in evaluation, as the released code does."""
-
-    @property
-    def width(self) -> Width:
-        return Width(
-            self.embed_dim,
-            self.num_heads,
-            self.num_layers,
-            self.dropout,
-            self.attention_dropout,
-            self.attention_dropout_in_eval,
-        )
-
-
-class CrossFusionConfig(WidthConfig):
+class CrossFusionConfig(CrossFusionBaseConfig):
     """Settings of CrossFusion."""
 
     source: PositiveInt = 10
@@ -86,13 +57,14 @@ class MultiScale(Aggregator):
             )
         self.requires_grid = config.attention == "local"
         self.order_matters = not self.requires_grid
-        width = config.width
         order = [self.source, *self.others]
-        self.projections = nn.ModuleDict({str(m): projection(feature_dims[m], width.dim) for m in order})
-        self.cross_attentions = nn.ModuleDict({str(m): CrossAttention(width) for m in self.others})
-        self.transformers = nn.ModuleDict({str(m): GridTransformer(width) for m in order})
-        self.final = ClassTokenTransformer(width)
-        self.head = nn.Linear(width.dim, n_outputs)
+        self.projections = nn.ModuleDict(
+            {str(m): projection(feature_dims[m], config.embed_dim) for m in order}
+        )
+        self.cross_attentions = nn.ModuleDict({str(m): CrossAttention(config) for m in self.others})
+        self.transformers = nn.ModuleDict({str(m): GridTransformer(config) for m in order})
+        self.final = ClassTokenTransformer(config)
+        self.head = nn.Linear(config.embed_dim, n_outputs)
 
     @abstractmethod
     def fuse(self, grids: list[Tensor], layout: Layout) -> Tensor:
@@ -150,10 +122,67 @@ class CrossFusion(MultiScale):
 
     def __init__(self, config: CrossFusionConfig, feature_dims: dict[int, int], n_outputs: int):
         super().__init__(config, feature_dims, n_outputs)
-        self.scale_mix = ScaleMix(1 + len(self.others))
-        self.convolution_mix = ConvolutionMix(config.width)
+        self.scale_mix = MagnificationMix(1 + len(self.others))
+        self.convolution_mix = ConvolutionMix(config)
         self.apply(initialize)
 
     def fuse(self, grids: list[Tensor], layout: Layout) -> Tensor:
         fused: Tensor = self.convolution_mix(self.scale_mix(grids), layout)
         return fused
+
+
+class CrossFusionConcat(MultiScale):
+    """CrossFusion's ablation that concatenates the magnifications by feature (Soraki et al., MIDL 2026)."""
+
+    Config = CrossFusionConfig
+    name = "crossfusion_concat"
+
+    def __init__(self, config: CrossFusionConfig, feature_dims: dict[int, int], n_outputs: int):
+        super().__init__(config, feature_dims, n_outputs)
+        dim = config.embed_dim
+        self.concat = nn.Sequential(nn.Linear((1 + len(self.others)) * dim, dim), nn.LayerNorm(dim))
+        self.apply(initialize)
+
+    def fuse(self, grids: list[Tensor], layout: Layout) -> Tensor:  # noqa: ARG002
+        fused: Tensor = self.concat(torch.cat(grids, dim=-1))
+        return fused
+
+
+class CrossFusionSingleConfig(CrossFusionBaseConfig):
+    """Settings of CrossFusion on one magnification."""
+
+    magnification: PositiveInt = 20
+    """Magnification of the patches."""
+
+
+class CrossFusionSingle(Aggregator):
+    """CrossFusion's ablation on one magnification, without cross-attention (Soraki et al., MIDL 2026)."""
+
+    Config = CrossFusionSingleConfig
+    order_matters = True
+
+    def __init__(self, config: CrossFusionSingleConfig, feature_dims: dict[int, int], n_outputs: int):
+        super().__init__(config, feature_dims, n_outputs)
+        self.magnification = config.magnification
+        feature_dim = require_magnification(feature_dims, config.magnification, "crossfusion_single")
+        self.projection = projection(feature_dim, config.embed_dim)
+        self.transformer = GridTransformer(config)
+        self.convolution_mix = ConvolutionMix(config)
+        self.final = ClassTokenTransformer(config)
+        self.head = nn.Linear(config.embed_dim, n_outputs)
+        self.apply(initialize)
+
+    def forward(self, bag: Bag) -> Tensor:
+        output: Tensor = self.head(self.final(self._mixed(bag), SQUARE))
+        return output
+
+    @torch.no_grad()
+    def attention(self, bag: Bag) -> dict[int, Tensor]:
+        """The final class token's attention, mean over heads and layers."""
+        n = len(bag.features[self.magnification])
+        return {self.magnification: self.final.attention(self._mixed(bag), SQUARE, n)}
+
+    def _mixed(self, bag: Bag) -> Tensor:
+        tokens = self.projection(bag.features[self.magnification])
+        mixed: Tensor = self.convolution_mix(self.transformer(tokens, SQUARE), SQUARE)
+        return mixed

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from milsurv.aggregators.base import MOST_WIDE, Aggregator, require_magnification
+from milsurv.aggregators.base import MAX_WIDTH, Aggregator, require_magnification
 from milsurv.features.bag import Bag
 from milsurv.plugin.base import PluginConfig
 
@@ -20,7 +20,7 @@ class DSMILConfig(PluginConfig):
 
     magnification: PositiveInt = 20
     """Magnification of the patches."""
-    query_dim: int = Field(default=128, ge=1, le=MOST_WIDE)
+    query_dim: int = Field(default=128, ge=1, le=MAX_WIDTH)
     """Size of the queries."""
 
 

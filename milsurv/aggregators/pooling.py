@@ -1,4 +1,4 @@
-"""Pooling without attention: what every other aggregator must beat."""
+"""Mean and max pooling: baselines without attention."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ class MeanPool(Aggregator):
     def __init__(self, config: PoolingConfig, feature_dims: dict[int, int], n_outputs: int):
         super().__init__(config, feature_dims, n_outputs)
         self.magnification = config.magnification
-        self.head = nn.Linear(
-            require_magnification(feature_dims, config.magnification, "meanpool"), n_outputs
-        )
+        feature_dim = require_magnification(feature_dims, config.magnification, "meanpool")
+        self.head = nn.Linear(feature_dim, n_outputs)
 
     def forward(self, bag: Bag) -> Tensor:
         output: Tensor = self.head(bag.features[self.magnification].mean(dim=0))
@@ -35,7 +34,7 @@ class MeanPool(Aggregator):
 
 
 class MaxPool(Aggregator):
-    """The largest value of each feature over the patches, through a linear layer."""
+    """The maximum of each feature over the patches through a linear layer."""
 
     Config = PoolingConfig
 

@@ -7,7 +7,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from milsurv.aggregators.base import MOST_WIDE, Aggregator, require_magnification
+from milsurv.aggregators.base import MAX_WIDTH, Aggregator, require_magnification
 from milsurv.aggregators.blocks import PositionEncoding, fold_padding
 from milsurv.aggregators.layout import SQUARE
 from milsurv.features.bag import Bag
@@ -23,7 +23,7 @@ class TransMILConfig(PluginConfig):
 
     magnification: PositiveInt = 20
     """Magnification of the patches."""
-    embed_dim: int = Field(default=512, ge=HEADS, le=MOST_WIDE, multiple_of=HEADS)
+    embed_dim: int = Field(default=512, ge=HEADS, le=MAX_WIDTH, multiple_of=HEADS)
     """Embedding size, split over 8 heads; the number of landmarks is half of it."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout after each attention's output projection."""

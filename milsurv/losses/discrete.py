@@ -1,4 +1,4 @@
-"""Discrete-time survival: follow-up cut into bins, one hazard for each."""
+"""Discrete-time survival: follow-up time is divided into bins, with one hazard for each."""
 
 from __future__ import annotations
 
@@ -95,12 +95,46 @@ class DiscreteTime(Loss):
         return self.edges.to(device)
 
 
-def uncensored_log_likelihood(log_hazard: Tensor, log_survival_before: Tensor, event: Tensor) -> Tensor:
+class NLL(DiscreteTime):
+    """Negative log-likelihood of discrete-time hazards (Zadeh and Schmid, IEEE TPAMI 2021).
+
+    With ``L_u = -event · (log S_{y-1} + log h_y)`` and ``L_c = -(1 - event) · log S_y`` a case's loss is
+    ``(1 - α) · (L_c + L_u) + α · L_u``. Probabilities below 1e-7 count as 1e-7. The logarithms come from
+    log-sigmoids, so that hazards near 0 and 1 lose no precision.
+    """
+
+    def case_losses(
+        self, log_hazard: Tensor, log_survival_before: Tensor, log_survival: Tensor, event: Tensor
+    ) -> Tensor:
+        uncensored = -_uncensored_log_likelihood(_floored(log_hazard), _floored(log_survival_before), event)
+        censored = -(1 - event) * _floored(log_survival)
+        return (1 - self.alpha) * censored + uncensored
+
+
+class CE(DiscreteTime):
+    """Cross-entropy between survival at the end of a case's bin and what was seen (Zadeh and Schmid, 2021).
+
+    With ``E = -(1 - event) · log S_y - event · log(1 - S_y)`` and
+    ``L_u = -event · (log(S_{y-1} + 1e-7) + log h_y)`` a case's loss is ``(1 - α) · E + α · L_u``. Other
+    probabilities below 1e-7 count as 1e-7.
+    """
+
+    def case_losses(
+        self, log_hazard: Tensor, log_survival_before: Tensor, log_survival: Tensor, event: Tensor
+    ) -> Tensor:
+        log_death = (-log_survival.expm1()).clamp_min(MIN_PROBABILITY).log()
+        entropy = -(1 - event) * _floored(log_survival) - event * log_death
+        log_alive_before = (log_survival_before.exp() + MIN_PROBABILITY).log()
+        uncensored = -_uncensored_log_likelihood(_floored(log_hazard), log_alive_before, event)
+        return (1 - self.alpha) * entropy + self.alpha * uncensored
+
+
+def _uncensored_log_likelihood(log_hazard: Tensor, log_survival_before: Tensor, event: Tensor) -> Tensor:
     """``event · (log S_{y-1} + log h_y)``: the likelihood of the observed events, 0 for censored cases."""
     return event * (log_survival_before + log_hazard)
 
 
-def floored(log_probability: Tensor) -> Tensor:
+def _floored(log_probability: Tensor) -> Tensor:
     """``log max(p, 1e-7)`` of ``log p``."""
     return log_probability.clamp_min(math.log(MIN_PROBABILITY))
 

@@ -12,14 +12,12 @@ from torch import Tensor
 
 from milsurv.aggregators.abmil import ABMIL
 from milsurv.aggregators.base import Aggregator
-from milsurv.aggregators.crossfusion import CrossFusion
-from milsurv.aggregators.crossfusion_concat import CrossFusionConcat
-from milsurv.aggregators.crossfusion_single import CrossFusionSingle
+from milsurv.aggregators.crossfusion import CrossFusion, CrossFusionConcat, CrossFusionSingle
 from milsurv.aggregators.dsmil import DSMIL
 from milsurv.aggregators.transmil import TransMIL
 from milsurv.backbones.weights import file_id, read_state
 from milsurv.errors import MilsurvError, first_line, nearest
-from milsurv.losses.nll import NLL
+from milsurv.losses.discrete import NLL
 from milsurv.plugin.registry import get_registry
 from milsurv.training.model import SurvivalModel, save_model
 

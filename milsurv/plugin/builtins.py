@@ -89,12 +89,12 @@ def milsurv_register_aggregators(register: Register) -> None:
     )
     register(
         "crossfusion_concat",
-        "milsurv.aggregators.crossfusion_concat:CrossFusionConcat",
+        "milsurv.aggregators.crossfusion:CrossFusionConcat",
         summary="CrossFusion without convolutional fusion: the magnifications are concatenated",
     )
     register(
         "crossfusion_single",
-        "milsurv.aggregators.crossfusion_single:CrossFusionSingle",
+        "milsurv.aggregators.crossfusion:CrossFusionSingle",
         summary="CrossFusion at one magnification",
     )
     register(
@@ -120,6 +120,6 @@ def milsurv_register_aggregators(register: Register) -> None:
 
 @hookimpl
 def milsurv_register_losses(register: Register) -> None:
-    register("nll", "milsurv.losses.nll:NLL", summary="discrete-time hazard likelihood")
-    register("ce", "milsurv.losses.ce:CE", summary="discrete-time cross-entropy")
+    register("nll", "milsurv.losses.discrete:NLL", summary="discrete-time hazard likelihood")
+    register("ce", "milsurv.losses.discrete:CE", summary="discrete-time cross-entropy")
     register("cox", "milsurv.losses.cox:Cox", summary="Cox partial log-likelihood, Efron or Breslow ties")

@@ -16,9 +16,7 @@ from milsurv.aggregators.abmil import ABMIL
 from milsurv.aggregators.attention import MultiHeadAttention
 from milsurv.aggregators.base import Aggregator
 from milsurv.aggregators.blocks import CrossAttention
-from milsurv.aggregators.crossfusion import CrossFusion, MultiScale
-from milsurv.aggregators.crossfusion_concat import CrossFusionConcat
-from milsurv.aggregators.crossfusion_single import CrossFusionSingle
+from milsurv.aggregators.crossfusion import CrossFusion, CrossFusionConcat, CrossFusionSingle, MultiScale
 from milsurv.aggregators.dsmil import DSMIL
 from milsurv.aggregators.layout import SQUARE
 from milsurv.aggregators.pooling import MaxPool, MeanPool

@@ -8,14 +8,13 @@ from torch import Tensor
 
 from milsurv.aggregators.attention import MultiHeadAttention
 from milsurv.aggregators.blocks import CrossAttention, GridTransformer
-from milsurv.aggregators.crossfusion import CrossFusion
-from milsurv.aggregators.crossfusion_concat import CrossFusionConcat
+from milsurv.aggregators.crossfusion import CrossFusion, CrossFusionConcat
 from milsurv.aggregators.layout import SQUARE, WINDOW, Windows, neighbours
 from milsurv.errors import MilsurvError
 from milsurv.features.bag import Bag
 
 DIM = 8
-WIDTH = CrossFusion.Config(embed_dim=DIM, num_heads=2).width
+CONFIG = CrossFusion.Config(embed_dim=DIM, num_heads=2)
 
 
 def tissue(n: int, seed: int = 0) -> dict[int, Tensor]:
@@ -90,7 +89,7 @@ def test_neighbours_equal_a_search_over_all_pairs(source: int, other: int) -> No
 @torch.no_grad()
 def test_cross_attention_equals_dense_with_a_mask(other: int) -> None:
     grid = tissue(60)
-    cross = CrossAttention(WIDTH).eval()
+    cross = CrossAttention(CONFIG).eval()
     source, context = torch.randn(len(grid[10]), DIM), torch.randn(len(grid[other]), DIM)
     found = neighbours(grid[10], grid[other], 10, other)
     seen = torch.zeros(len(source), len(context), dtype=torch.bool)
@@ -108,7 +107,7 @@ def test_cross_attention_equals_dense_with_a_mask(other: int) -> None:
 def test_one_window_of_a_full_square_is_the_dense_transformer() -> None:
     side = WINDOW
     grid = torch.stack([torch.arange(side * side) % side, torch.arange(side * side) // side], dim=1) + 3
-    transformer = GridTransformer(WIDTH).eval()
+    transformer = GridTransformer(CONFIG).eval()
     tokens = torch.randn(side * side, DIM)
     torch.testing.assert_close(transformer(tokens, Windows(grid)), transformer(tokens, SQUARE))
 

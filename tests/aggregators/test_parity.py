@@ -12,9 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from milsurv.features.bag import Bag
-from milsurv.losses.ce import CE
-from milsurv.losses.discrete import DiscreteTime
-from milsurv.losses.nll import NLL
+from milsurv.losses.discrete import CE, NLL, DiscreteTime
 from milsurv.models.interop import from_authors_checkpoint, translate
 
 FOLDER = Path(__file__).parents[1] / "data" / "parity"

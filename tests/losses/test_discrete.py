@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from milsurv.errors import MilsurvError
-from milsurv.losses.ce import CE
-from milsurv.losses.discrete import DiscreteTime
-from milsurv.losses.nll import NLL
+from milsurv.losses.discrete import CE, NLL, DiscreteTime
 
 KINDS = pytest.mark.parametrize("kind", [NLL, CE])
 EDGES = torch.tensor([0.0, 1.0, 2.5, 4.0, 9.0], dtype=torch.float64)

@@ -10,7 +10,7 @@ from typing import Any
 from milsurv import hookimpl
 from milsurv.aggregators.pooling import MeanPool
 from milsurv.backbones.resnet import ResNet18
-from milsurv.losses.nll import NLL
+from milsurv.losses.discrete import NLL
 from milsurv.plugin.lifecycle import HookFailure, LifeCycle
 from milsurv.plugin.registry import Registry
 from milsurv.slides.reader import OpenSlideReader

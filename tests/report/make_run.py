@@ -17,7 +17,7 @@ from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.times import evaluation_times, survival_column
 from milsurv.features.store import MagnificationFeatures, write_features
-from milsurv.losses.nll import NLL
+from milsurv.losses.discrete import NLL
 from milsurv.plugin.base import PluginSection
 from milsurv.plugin.registry import get_registry
 from milsurv.slides.grid import make_grid

@@ -15,7 +15,7 @@ from milsurv import Aggregator, Backbone, Bag, Loss, MilsurvError, PluginConfig
 from milsurv.aggregators.abmil import ABMIL
 from milsurv.aggregators.dsmil import DSMIL
 from milsurv.losses.cox import Cox
-from milsurv.losses.nll import NLL
+from milsurv.losses.discrete import NLL
 from milsurv.testing import (
     ContractError,
     check_aggregator,

@@ -21,7 +21,7 @@ from milsurv import Bag
 from milsurv.errors import ConfigError, MilsurvError
 from milsurv.executors.base import Event
 from milsurv.features.store import read_bag, write_checksums
-from milsurv.losses.nll import NLL
+from milsurv.losses.discrete import NLL
 from milsurv.plugin.registry import get_registry
 from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase, follow_up

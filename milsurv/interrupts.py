@@ -1,4 +1,4 @@
-"""Signals that ask the process to stop: Ctrl-C, a terminal that closes, a batch system whose time limit is near."""
+"""Signals that request a stop: Ctrl-C, a closed terminal, a batch system's time limit."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from types import FrameType
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
-"""The signals that this platform has."""
+"""The signals available on this platform."""
 
 
 class Interrupted(BaseException):
-    """A signal asked the process to stop."""
+    """A signal requested that the process stops."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
         self.exit_status = 128 + number
-        """As a shell reports a process that the signal ended."""
+        """The status that a shell reports for a process ended by the signal."""
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
@@ -27,28 +27,28 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 
 
 def raise_interrupts() -> None:
-    """Let the signals raise `Interrupted` in the main thread; one that is ignored, as by ``nohup``, stays so."""
+    """Let the signals raise :class:`Interrupted` in the main thread, unless ignored, as SIGHUP under ``nohup``."""
     for number in SIGNALS:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _interrupt)
 
 
 def end_by_interrupts() -> None:
-    """From now on the signals end the process at once: there is nothing left to tidy up."""
+    """Let the signals end the process immediately from now on, as there is nothing left to clean up."""
     for number in SIGNALS:
         if signal.getsignal(number) is _interrupt:
             signal.signal(number, signal.SIG_DFL)
 
 
 def ignore_interrupts() -> None:
-    """In a worker process: a signal to the whole process group is the driver's to handle."""
+    """For worker processes: signals to the process group are handled by the main process."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def deferred_interrupts() -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """A first signal waits for a block of what this gives, in which all are raised at once; a second never waits."""
+    """Defer the first signal until a block of the yielded context manager; a second signal is raised immediately."""
     asked: list[int] = []
     at_once = False
 
@@ -79,7 +79,7 @@ def deferred_interrupts() -> Iterator[Callable[[], AbstractContextManager[None]]
 
 
 def _raising_handlers() -> dict[int, Callable[[int, FrameType | None], object]]:
-    """Signal -> its handler, of those that raise an exception in this thread."""
+    """Signal -> handler, for handlers that raise an exception in this thread."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     found = {number: signal.getsignal(number) for number in SIGNALS}
@@ -88,7 +88,7 @@ def _raising_handlers() -> dict[int, Callable[[int, FrameType | None], object]]:
 
 @contextmanager
 def blocked_interrupts() -> Iterator[None]:
-    """Signals wait until the block ends, and processes that start in it inherit that, where the platform can do so."""
+    """Block the signals until the block ends, also in processes started in it, if the platform supports it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -1,4 +1,4 @@
-"""What a run says while it works: bars on a terminal, plain lines elsewhere, nothing but problems when quiet."""
+"""Progress output: bars on a terminal, plain lines elsewhere, only warnings and errors when quiet."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from milsurv.storage.atomic import append_line
 
 
 def silence_libraries() -> None:
-    """Keep what libraries say of their own future, here and in worker processes, from the user."""
+    """Suppress future and deprecation warnings of libraries, here and in worker processes."""
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
 
 
 def accept_any_text() -> None:
-    """Print what the terminal's encoding lacks, and file names that are no text, as escapes."""
+    """Print characters that the terminal cannot encode, and undecodable file names, as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def discard_output() -> None:
-    """Drop printed text that cannot be written, lest the interpreter try again when it ends."""
+    """Discard buffered output that cannot be written, so that the interpreter does not fail on it at exit."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()
@@ -46,11 +46,11 @@ def discard_output() -> None:
 
 
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Control characters and bytes of file names that are no text."""
+"""Control characters, and undecodable bytes of file names."""
 
 
 class PlainConsole(Console):
-    """Prints texts as they are: brackets are no markup, colons no emoji, control characters are shown as escapes."""
+    """A console without markup and emoji that prints control characters as escapes."""
 
     def __init__(self, *, stderr: bool = False, quiet: bool = False):
         super().__init__(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
@@ -60,49 +60,49 @@ class PlainConsole(Console):
 
 
 def printable(text: str) -> str:
-    """The text with control characters as escapes such as ``\\x1b``; lines and tabs stay."""
+    """``text`` with control characters as escapes such as ``\\x1b``, except newlines and tabs."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 LINE_EVERY = 15.0
-"""Seconds between two plain lines of one stage."""
+"""Seconds between plain lines of a stage."""
 
 
 class Stage:
-    """One stage under way, counted in ``unit``."""
+    """Progress of one stage, counted in ``unit``."""
 
     def __init__(self, progress: RunProgress, title: str, total: int, unit: str, bars: Progress | None):
         self._progress = progress
         self._title, self._total, self._unit = title, total, unit
         self._bars = bars
         self._task: TaskID | None = bars.add_task(title, total=total, rate="") if bars else None
-        self._started = self._spoken = time.monotonic()
+        self._started = self._last_line = time.monotonic()
         self.done = 0
 
     def advance(self, count: int = 1, note: object = "") -> None:
-        """``count`` more are done. ``note`` stands at the end of the line."""
+        """Add ``count`` finished units. ``note`` is shown at the end of the line."""
         self.done += count
         if self._bars is not None and self._task is not None:
             rate = f"{self._rate()} {note}".strip()
             self._bars.update(self._task, completed=self.done, rate=rate)
-        if time.monotonic() - self._spoken > LINE_EVERY and self.done < self._total:
-            self._spoken = time.monotonic()
-            left = (
-                (self._total - self.done) * (self._spoken - self._started) / self.done if self.done else None
-            )
-            told = f"{duration(left)} left" if left is not None else ""
-            parts = (f"{self.done}/{self._total} {self._unit}", self._rate(), told, str(note))
+        if time.monotonic() - self._last_line > LINE_EVERY and self.done < self._total:
+            self._last_line = time.monotonic()
+            parts = [f"{self.done}/{self._total} {self._unit}", self._rate()]
+            if self.done:
+                per_unit = (self._last_line - self._started) / self.done
+                parts.append(f"{duration((self._total - self.done) * per_unit)} left")
+            parts.append(str(note))
             self._say(", ".join(part for part in parts if part), shown=self._bars is None)
 
     def wait_for(self, what: str) -> None:
-        """Say that another run has ``what`` in hand."""
-        self._say(f"waiting for {what}, which another run has in hand")
+        """Print that another run is working on ``what``."""
+        self._say(f"waiting for {what}, which another run is working on")
 
     def finish(self) -> None:
-        """Say how long it took."""
+        """Print the elapsed time."""
         elapsed = time.monotonic() - self._started
         if self._total == 0:
-            self._say("nothing left to do")
+            self._say("already finished")
         else:
             self._say(f"{self.done} {self._unit} in {duration(elapsed)}", shown=self._bars is None)
 
@@ -115,7 +115,7 @@ class Stage:
 
 
 class RunProgress:
-    """Prints a run's plan, stages, warnings and results; all of it goes to a log file as well, if there is one."""
+    """Prints the plan, stages, warnings and results of a run, and writes them to a log file if there is one."""
 
     def __init__(self, quiet: bool = False):
         self.console = PlainConsole(quiet=quiet)
@@ -123,37 +123,37 @@ class RunProgress:
         self._log: Path | None = None
 
     def log_to(self, file: Path) -> None:
-        """Add every line from now on, with the time, to ``file``, quiet or not."""
+        """Append all further lines to ``file``, with the time, also when quiet."""
         with suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
             self._log = file
 
     def log(self, text: str) -> None:
-        """Lines for the log file alone. One that cannot be written is no reason to stop."""
+        """Write lines only to the log file. Failure to write is ignored."""
         if self._log is not None and text:
             at = datetime.now(UTC).isoformat(timespec="seconds")
             with suppress(OSError):
                 append_line(self._log, "\n".join(f"{at} {line}" for line in printable(text).splitlines()))
 
     def say(self, text: str = "", shown: bool = True) -> None:
-        """A line of the plan or the result; ``shown`` False when a bar tells it already."""
+        """Print a line; with ``shown=False`` only log it, because a bar shows it already."""
         self.log(text)
         if shown:
             self.console.print(text, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """A line that the user should not miss, also when quiet."""
+        """Print a warning, also when quiet."""
         self.log(f"warning: {text}")
         self.problems.print(f"warning: {text}", style="yellow", soft_wrap=True)
 
     def error(self, text: str) -> None:
-        """Something that the user must mend."""
+        """Print an error."""
         self.log(f"error: {text}")
         self.problems.print(f"error: {text}", style="bold red", soft_wrap=True)
 
     @contextmanager
     def stage(self, title: str, total: int, unit: str) -> Iterator[Stage]:
-        """Show progress through ``total`` of ``unit`` until the block ends."""
+        """Show the progress of ``total`` units until the block ends."""
         bars = self._bars() if total and self.console.is_terminal and not self.console.quiet else None
         stage = Stage(self, title, total, unit, bars)
         if bars is None:
@@ -175,6 +175,7 @@ class RunProgress:
 
 
 def duration(seconds: float) -> str:
+    """A duration for display, such as ``2 min 05 s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -29,7 +29,7 @@ def test_plain_lines_tell_the_rate_and_the_time_left(
 def test_nothing_to_do_is_said_in_a_word(capsys: pytest.CaptureFixture[str]) -> None:
     with RunProgress().stage("drawing slides", 0, "slides"):
         pass
-    assert capsys.readouterr().out == "drawing slides: nothing left to do\n"
+    assert capsys.readouterr().out == "drawing slides: already finished\n"
 
 
 def test_quiet_keeps_warnings_and_errors(capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +87,7 @@ def test_ids_are_printed_as_they_are_and_control_characters_as_escapes(
     progress.warn(odd)
     progress.error(odd)
     out, err = capsys.readouterr()
-    assert out.splitlines()[:2] == [shown, f"{shown}: waiting for {shown}, which another run has in hand"]
+    assert out.splitlines()[:2] == [shown, f"{shown}: waiting for {shown}, which another run is working on"]
     assert err.splitlines() == [f"warning: {shown}", f"error: {shown}"]
     assert f"warning: {shown}\n" in (tmp_path / "run.log").read_text()
 

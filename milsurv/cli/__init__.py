@@ -13,7 +13,6 @@ from milsurv._version import __version__
 from milsurv.cli.common import (
     ConfigArgument,
     DeviceOption,
-    MppOption,
     PluginOption,
     SetOption,
     WorkspaceOption,
@@ -23,6 +22,7 @@ from milsurv.cli.common import (
 from milsurv.cli.config import app as config_app
 from milsurv.cli.features import app as features_app
 from milsurv.cli.finished import app as finished_app
+from milsurv.cli.inspect import app as inspect_app
 from milsurv.cli.plugins import PluginGroup
 from milsurv.cli.plugins import app as plugins_app
 from milsurv.errors import MilsurvError
@@ -94,38 +94,7 @@ def check(
     raise typer.Exit(check_command(config, join_overrides(overrides, workspace, device), plugin or [], fold))
 
 
-@app.command()
-def inspect(
-    path: Annotated[Path, typer.Argument(metavar="SLIDE|FOLDER", help="A slide, or a folder of slides.")],
-    config: Annotated[
-        str,
-        typer.Option(
-            "--config", "-c", metavar="CONFIG", help="Whose reader, tissue, tiling and backbone to use."
-        ),
-    ] = "demo",
-    overrides: SetOption = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            help="Where to write a picture (PNG) and the tissue's outline (GeoJSON) of each slide "
-            "(default: here for a slide, nowhere for a folder).",
-        ),
-    ] = None,
-    mpp: MppOption = None,
-    plugin: PluginOption = None,
-) -> None:
-    """Show what a run would make of a slide: resolution, reader, tissue, patches, time and disk.
-
-    Of a folder a table, in which slides that would be left out are red. Exit status 1 when there is one.
-    """
-    from milsurv.cli.inspect import inspect_command
-
-    raise typer.Exit(inspect_command(path, config, overrides or [], plugin or [], output, mpp))
-
-
+app.add_typer(inspect_app)
 app.add_typer(finished_app)
 app.add_typer(plugins_app)
 

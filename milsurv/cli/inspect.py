@@ -1,76 +1,102 @@
-"""``milsurv inspect``: what a run would make of a slide, or of each slide in a folder."""
+"""``milsurv inspect``: shows how a run would process a slide, or each slide of a folder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.table import Table
 
-from milsurv.config.loading import load_config
+from milsurv.cli.common import MppOption, PluginOption, SetOption, new_app
 from milsurv.errors import WeightsError, size
-from milsurv.explain.figures import inspect_figure
-from milsurv.explain.view import Patches, SlideView
-from milsurv.features.preview import SlideInspection, embedding_seconds, inspect_slide, slides_to_inspect
 from milsurv.progress import PlainConsole, RunProgress, duration
-from milsurv.runs.session import Session, open_session
-from milsurv.slides.outlines import write_geojson
 
+if TYPE_CHECKING:
+    from milsurv.features.preview import SlideInspection
+    from milsurv.runs.session import Session
+
+app = new_app()
 DPI = 130
-WIDTH_OF_FILES = 140
+FILE_WIDTH = 140
 """Columns of a table that is not printed on a terminal."""
 
 
-def inspect_command(
-    path: Path,
-    source: str,
-    overrides: Sequence[str],
-    plugins: Sequence[Path],
-    output: Path | None,
-    mpp: float | None,
-) -> int:
-    """Exit status: 0; 1 when a slide would be left out."""
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="SLIDE|FOLDER", help="A slide, or a folder of slides.")],
+    config: Annotated[
+        str,
+        typer.Option(
+            "--config", "-c", metavar="CONFIG", help="Configuration with reader, tissue, tiling and backbone."
+        ),
+    ] = "demo",
+    overrides: SetOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Folder for a picture (PNG) and the tissue outline (GeoJSON) of each slide "
+            "(default: the current folder for a slide, none for a folder).",
+        ),
+    ] = None,
+    mpp: MppOption = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Show how a run would process a slide: resolution, reader, tissue, patches, time and disk space.
+
+    For a folder, print a table in which slides that would be excluded are red. The exit status is 1 if there are any.
+    """
+    from milsurv.config.loading import load_config
+    from milsurv.features.preview import inspect_slide, slides_to_inspect
+    from milsurv.runs.session import open_session
+
     progress = RunProgress()
-    config, registry = load_config(source, overrides, plugins)
-    slides = slides_to_inspect(path, config, mpp)
-    with open_session(config, registry, progress) as session:
+    loaded, registry = load_config(config, overrides or [], plugin or [])
+    slides = slides_to_inspect(path, loaded, mpp)
+    with open_session(loaded, registry, progress) as session:
         estimate = Estimate(session)
     if len(slides) == 1 and not path.is_dir():
         ((file, given),) = slides.items()
-        found = inspect_slide(file, given, config, registry)
+        found = inspect_slide(file, given, loaded, registry)
         _print_slide(found, estimate, progress)
         _write(found, output or Path(), progress)
-        return int(found.reason is not None)
+        raise typer.Exit(int(found.reason is not None))
     inspected = []
     with progress.stage("inspecting", len(slides), "slides") as stage:
         for file, given in slides.items():
-            inspected.append(inspect_slide(file, given, config, registry))
+            inspected.append(inspect_slide(file, given, loaded, registry))
             if output is not None:
                 _write(inspected[-1], output, progress)
             stage.advance()
     _print_folder(path, inspected, estimate, progress)
-    return int(any(found.reason is not None for found in inspected))
+    raise typer.Exit(int(any(found.reason is not None for found in inspected)))
 
 
 class Estimate:
-    """Time and disk of extraction with a configuration's backbone, on this machine."""
+    """Estimated time and disk space of feature extraction on this machine."""
 
     def __init__(self, session: Session):
+        from milsurv.features.preview import embedding_seconds
+
         config, registry = session.config, session.registry
         self.device, self.workers = session.device, session.workers
         self.name = config.extracting_backbone.name
         self._dim = registry.create("backbone", config.extracting_backbone).dim
         self._dtype = config.extraction.dtype
-        self.without: str | None = None
-        """Why the backbone's time is not known."""
+        self.unknown: str | None = None
+        """Why the backbone's time is unknown."""
         self._per_patch = 0.0
         try:
             self._per_patch = embedding_seconds(config, registry, self.device)
         except WeightsError as error:
-            self.without = str(error)
+            self.unknown = str(error)
 
     def seconds(self, found: SlideInspection) -> float:
-        """To read and embed a slide, by one worker."""
+        """Time of one worker to read and embed a slide."""
         return (found.read_seconds or 0.0) + self._per_patch * sum(found.patches.values())
 
     def disk(self, found: SlideInspection) -> int:
@@ -102,21 +128,21 @@ def _print_slide(found: SlideInspection, estimate: Estimate, progress: RunProgre
     for doubt in found.doubts:
         progress.warn(doubt)
     if found.reason is not None:
-        progress.error(f"would be left out: {found.reason}")
+        progress.error(f"would be excluded: {found.reason}")
 
 
 def _source(found: SlideInspection) -> str:
     return {
-        "table": "the cohort table or --mpp, which win over the slide",
+        "table": "the cohort table or --mpp",
         "properties": "the slide's properties",
-        "objective power": "the objective power, as the slide has no µm/px",
+        "objective power": "the objective power (the slide has no µm/px)",
     }[str(found.mpp_source)]
 
 
 def _time(found: SlideInspection, estimate: Estimate) -> str:
     reading = f"about {duration(found.read_seconds or 0.0)} to read"
-    if estimate.without is not None:
-        return f"{reading}; that of {estimate.name} is not known: {estimate.without}"
+    if estimate.unknown is not None:
+        return f"{reading}; the time of {estimate.name} is unknown: {estimate.unknown}"
     return f"about {duration(estimate.seconds(found))} with {estimate.name} on {estimate.device}, {reading}"
 
 
@@ -130,39 +156,43 @@ def _print_folder(
         table.add_column(heading, justify="right")
     table.add_column("read by")
     for found in inspected:
-        whole = found.reason is None
+        is_usable = found.reason is None
         cells = [
             found.path.relative_to(path).as_posix(),
             "" if found.mpp is None else f"{found.mpp:.4g}",
             found.mpp_source or "",
             "" if found.tissue_mm2 is None else f"{found.tissue_mm2:.1f}",
-            *(f"{found.patches[m]:,}" if whole else "" for m in magnifications),
-            duration(estimate.seconds(found)) if whole else "",
-            size(estimate.disk(found)) if whole else "",
-            found.read_by if whole else "left out",
+            *(f"{found.patches[m]:,}" if is_usable else "" for m in magnifications),
+            duration(estimate.seconds(found)) if is_usable else "",
+            size(estimate.disk(found)) if is_usable else "",
+            found.read_by if is_usable else "excluded",
         ]
-        table.add_row(*cells, style=None if whole else "red")
+        table.add_row(*cells, style=None if is_usable else "red")
     console = PlainConsole()
-    console.width = console.width if console.is_terminal else WIDTH_OF_FILES
+    console.width = console.width if console.is_terminal else FILE_WIDTH
     console.print(table)
     for found in inspected:
         name = found.path.relative_to(path).as_posix()
         for doubt in found.doubts:
             progress.warn(f"{name}: {doubt}")
         if found.reason is not None:
-            progress.warn(f"{name} would be left out: {found.reason}")
+            progress.warn(f"{name} would be excluded: {found.reason}")
     usable = [found for found in inspected if found.reason is None]
     seconds = sum(map(estimate.seconds, usable)) / estimate.workers
     progress.say(
         f"{len(usable)} of {len(inspected)} slides can be used; about {duration(seconds)} with {estimate.workers} "
         f"worker(s) and {estimate.name} on {estimate.device}, {size(sum(map(estimate.disk, usable)))} of features"
     )
-    if estimate.without is not None:
-        progress.warn(f"the time is that of reading alone: {estimate.without}")
+    if estimate.unknown is not None:
+        progress.warn(f"the time includes only reading: {estimate.unknown}")
 
 
 def _write(found: SlideInspection, folder: Path, progress: RunProgress) -> None:
-    """A PNG and the tissue's GeoJSON; a GeoJSON that is there stays, for it may have been edited."""
+    """Write a PNG and the tissue outline as GeoJSON; an existing GeoJSON is kept, because it may have been edited."""
+    from milsurv.explain.figures import inspect_figure
+    from milsurv.explain.view import Patches, SlideView
+    from milsurv.slides.outlines import write_geojson
+
     if found.thumbnail is None or found.mask is None or found.mpp is None or found.dimensions is None:
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +211,7 @@ def _write(found: SlideInspection, folder: Path, progress: RunProgress) -> None:
     if not found.mask.mask.any():
         return
     if outline.exists():
-        progress.say(f"outline    {outline} is there already and stays as it is")
+        progress.say(f"outline    {outline} exists and is kept")
         return
     write_geojson(found.mask, outline, found.qupath_origin)
     progress.say(f"outline    {outline}")

@@ -1,4 +1,4 @@
-"""Writes the package that a new plugin starts from: installable, tested, and small enough to read in a minute."""
+"""Creates the package of a new plugin: installable, tested, and small."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class NewPlugin:
-    """A plugin that is to be written."""
+    """The plugin to create."""
 
     kind: Kind
     name: str
-    """As it will stand in a YAML: letters, digits and ``_``."""
+    """Name in a configuration: lower-case letters, digits and ``_``."""
 
     @property
     def distribution(self) -> str:
@@ -42,25 +42,23 @@ class NewPlugin:
 
 
 def new_plugin(kind: Kind, name: str, parent: Path, registry: Registry) -> Path:
-    """Write the package of a plugin into a new folder of ``parent``; gives that folder.
+    """Create the package of a plugin in a new folder in ``parent`` and return the folder.
 
-    Raises MilsurvError when the name is no name, is taken by a plugin of that kind, or the folder is there already.
+    Raises MilsurvError if the name is invalid or taken by a plugin of that kind, or if the folder exists.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         raise MilsurvError(
-            f"'{name}' cannot name a plugin: use small letters, digits and single '_', a letter first"
+            f"'{name}' is not a valid plugin name: start with a lower-case letter, then letters, digits and single '_'"
         )
     taken = [info for info in registry.plugins if (info.kind, info.name) == (kind, name)]
     if taken:
-        raise MilsurvError(
-            f"{kind} '{name}' is there already, from {taken[0].distribution}; choose another name"
-        )
+        raise MilsurvError(f"{kind} '{name}' already exists in {taken[0].distribution}; choose another name")
     plugin = NewPlugin(kind, name)
     folder = parent / plugin.distribution
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        raise MilsurvError(f"{folder} is there already; remove it or choose another name") from None
+        raise MilsurvError(f"{folder} already exists; remove it or choose another name") from None
     for path, text in _files(plugin).items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")

@@ -13,7 +13,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from milsurv.errors import full_disk_named
+from milsurv.errors import name_file_on_full_disk
 from milsurv.storage.locks import temporary_file
 
 
@@ -24,7 +24,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     What has its final name is whole. When the block fails the temporary file is removed; when the process is killed
     the next run removes it. Raises MilsurvError when the disk is full.
     """
-    with full_disk_named(path), temporary_file(path.parent) as temporary:
+    with name_file_on_full_disk(path), temporary_file(path.parent) as temporary:
         try:
             yield temporary
             with temporary.open("rb+") as file:
@@ -56,7 +56,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 def append_line(path: Path, line: str) -> None:
     """Add a line to a text file: all of it, or nothing when the disk is full."""
     content = f"{line}\n".encode()
-    with full_disk_named(path), path.open("ab", buffering=0) as file:
+    with name_file_on_full_disk(path), path.open("ab", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         try:
             while content:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, SoftFileLease, Timeout, UnixFileLock, has_fcntl
 
-from milsurv.errors import MilsurvError, full_disk_named
+from milsurv.errors import MilsurvError, name_file_on_full_disk
 
 PREFIX, LOCK, LEASE, TEMPORARY = ".milsurv-", ".lock", ".lease", ".tmp"
 """Prefix and suffixes of the names of locks and temporary files."""
@@ -36,7 +36,7 @@ def try_lock(artifact: Path) -> Iterator[bool]:
     which is created if needed and removed with the lock.
     """
     digest = hashlib.sha256(os.fsencode(artifact.name)).hexdigest()[:16]  # names can have the maximum length
-    with full_disk_named(artifact):
+    with name_file_on_full_disk(artifact):
         artifact.parent.mkdir(parents=True, exist_ok=True)
         lock = _acquire(artifact.parent / f"{PREFIX}{digest}")
     try:

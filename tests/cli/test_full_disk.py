@@ -67,8 +67,8 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
 def _assert_full(done: subprocess.CompletedProcess[str], disk: SmallDisk) -> None:
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if not line.startswith("warning: ")]
-    assert line.startswith(f"error: the disk is full: {disk.folder / 'workspace'}/")
-    assert "make room there" in line
+    assert line.startswith(f"error: the disk is full: cannot write {disk.folder / 'workspace'}/")
+    assert "free some space" in line
     assert "run the same command again" in line
     assert hidden_files(disk.content) == []
 

@@ -57,7 +57,7 @@ def test_an_edited_outline_is_not_written_over(folder: Path, tmp_path: Path) -> 
     outline.write_text("edited")
     code, printed = run(folder / NAME, "-o", tmp_path)
     assert code == 0
-    assert "is there already and stays as it is" in printed
+    assert "exists and is kept" in printed
     assert outline.read_text() == "edited"
 
 
@@ -66,8 +66,8 @@ def test_a_folder_flags_what_will_fail(folder: Path, tmp_path: Path) -> None:
     assert code == 1
     lines = printed.splitlines()
     assert any(line.startswith(f"{NAME} ") and "JPEG tiles" in line for line in lines)
-    assert any(line.startswith("blank.svs ") and line.rstrip().endswith("left out") for line in lines)
-    assert any("blank.svs would be left out: no tissue" in line for line in lines)
-    assert any("empty.svs would be left out: does not open: the file is empty" in line for line in lines)
+    assert any(line.startswith("blank.svs ") and line.rstrip().endswith("excluded") for line in lines)
+    assert any("blank.svs would be excluded: no tissue" in line for line in lines)
+    assert any("empty.svs would be excluded: does not open: the file is empty" in line for line in lines)
     assert any(line.startswith("1 of 3 slides can be used") for line in lines)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".geojson", ".png", ".png"]

@@ -92,7 +92,7 @@ def test_what_a_killed_run_had_in_hand_is_free_at_once(write_config: WriteConfig
     in_hand = {line.split(" ", 1)[1] for line in stage.read_text().splitlines()}
     with output.open("w") as file:
         waiting = start_milsurv("run", config, cwd=tmp_path, stdout=file)
-        _wait_for(lambda: output.read_text().count("which another run has in hand") == 2, waiting)
+        _wait_for(lambda: output.read_text().count("which another run is working on") == 2, waiting)
     done = {path.stem for path in (tmp_path / "workspace").rglob("*.h5")}
     assert len(done) == SLIDES - 2
     assert not done & in_hand

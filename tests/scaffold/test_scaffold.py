@@ -82,10 +82,10 @@ def test_the_licence_is_milsurvs(packages: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("My-Mil", "'My-Mil' cannot name a plugin: use small letters"),
-        ("../up", "cannot name a plugin"),
-        ("abmil", "aggregator 'abmil' is there already, from milsurv"),
-        ("twice", "milsurv-twice is there already; remove it"),
+        ("My-Mil", "'My-Mil' is not a valid plugin name: start with a lower-case letter"),
+        ("../up", "not a valid plugin name"),
+        ("abmil", "aggregator 'abmil' already exists in milsurv"),
+        ("twice", "milsurv-twice already exists; remove it"),
     ],
 )
 def test_a_name_that_will_not_do_is_refused(tmp_path: Path, name: str, problem: str) -> None:

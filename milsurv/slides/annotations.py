@@ -1,4 +1,4 @@
-"""What an annotation tool wrote as GeoJSON: the areas that were drawn, by QuPath of any version or by another."""
+"""Areas drawn in QuPath, of any version, or in another annotation tool, read from GeoJSON."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from shapely import Polygon
 
-Ring = NDArray[np.float64]
-"""Corners of a closed line, ``(k, 2)`` (x, y), the last one not repeated."""
-Area = list[Ring]
-"""Rings of a polygon: its points lie within an odd number of them."""
-
-CUT_OUT = ("ignore", "exclude")
-"""Beginnings of the names of classes that are cut out, in any case."""
-FURTHEST = 2.0**31
-"""Coordinates are smaller than this, either way."""
+EXCLUDED = ("ignore", "exclude")
+"""Prefixes of the names of classes that are excluded from tissue, matched without case."""
+MAX_COORDINATE = 2.0**31
 NO_AREA = {
     "Point": "point",
     "MultiPoint": "point",
@@ -28,40 +23,41 @@ NO_AREA = {
     None: "empty object",
 }
 OTHER_OBJECTS = ("detection", "cell", "tile", "tmacore", "root")
-"""QuPath's types of objects that are no annotations, without case, ``Path…Object``, spaces and underscores."""
+"""QuPath's types of objects other than annotations, without case, ``Path…Object``, spaces and underscores."""
 TYPE_NAMES = ("objectType", "object_type", "type")
-"""Properties in which versions of QuPath tell an object's type; before, its feature's id was the type."""
+"""Properties with an object's type in different versions of QuPath; in the oldest, the feature's id is the type."""
 
 
 @dataclass
 class Annotations:
     """The areas of a file, in its own coordinates."""
 
-    areas: list[Area] = field(default_factory=list)
-    cut_out: list[Area] = field(default_factory=list)
-    """Those of a class that is cut out."""
-    passed_over: Counter[str] = field(default_factory=Counter)
-    """What else the file holds: kind -> number."""
+    areas: list[Polygon] = field(default_factory=list)
+    """As drawn: they may cross themselves, and their points are those within an odd number of their rings."""
+    excluded: list[Polygon] = field(default_factory=list)
+    """Areas of a class that is excluded from tissue."""
+    ignored: Counter[str] = field(default_factory=Counter)
+    """What else the file contains: kind -> number."""
     origin: tuple[float, float] | None = None
-    """Level-0 pixel that is (0, 0) in the file, if it says so in its member ``milsurv``."""
+    """Level-0 pixel that is (0, 0) in the file, if its member ``milsurv`` contains it."""
 
-    def told(self) -> str:
-        """What was passed over, such as "2 points, 1 cell"."""
-        return ", ".join(f"{n:,} {kind}{'s' * (n > 1)}" for kind, n in sorted(self.passed_over.items()))
+    def ignored_text(self) -> str:
+        """What was ignored, such as "2 points, 1 cell"."""
+        return ", ".join(f"{n:,} {kind}{'s' * (n > 1)}" for kind, n in sorted(self.ignored.items()))
 
 
 def read_annotations(content: bytes) -> Annotations:
-    """The areas in a GeoJSON of UTF-8, UTF-16 or UTF-32. Raises ValueError, with the reason, when it cannot be used."""
+    """The areas in GeoJSON text of UTF-8, UTF-16 or UTF-32. Raises ValueError with the reason if it cannot be used."""
     if content[:2] in (b"\x1f\x8b", b"PK"):
         raise ValueError("it is compressed; unpack it")
     try:
         drawn = json.loads(content)
     except UnicodeDecodeError:
-        raise ValueError("it is no text in UTF-8 or UTF-16") from None
+        raise ValueError("it is not text in UTF-8 or UTF-16") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"it is no whole JSON ({error})") from None
+        raise ValueError(f"it is not valid JSON ({error})") from None
     found = Annotations()
     if isinstance(drawn, dict):
         found.origin = _origin(drawn.get("milsurv"))
@@ -83,7 +79,7 @@ def _origin(member: Any) -> tuple[float, float] | None:
 
 
 def _collect(drawn: Any, name: str, found: Annotations) -> None:
-    """Add the areas of a FeatureCollection, a Feature, a geometry, or a list of these, of the class ``name``."""
+    """Add the areas of a FeatureCollection, a Feature, a geometry of the class ``name``, or a list of these."""
     if isinstance(drawn, list):
         for part in drawn:
             _collect(part, name, found)
@@ -98,25 +94,25 @@ def _collect(drawn: Any, name: str, found: Annotations) -> None:
     elif kind in ("Polygon", "MultiPolygon"):
         polygons = _listed(drawn, "coordinates")
         for polygon in [polygons] if kind == "Polygon" else polygons:
-            _add(_area(polygon), name, found)
+            _add_area(polygon, name, found)
     elif isinstance(kind, str) and kind in NO_AREA:
-        found.passed_over[NO_AREA[kind]] += 1
+        found.ignored[NO_AREA[kind]] += 1
     else:
         raise ValueError(
-            f"it holds {str(kind or drawn)[:40]!r}, which is no GeoJSON; save it from QuPath again"
+            f"it contains {str(kind or drawn)[:40]!r}, which is not GeoJSON; export it from QuPath again"
         )
 
 
 def _collect_feature(feature: dict[str, Any], found: Annotations) -> None:
     properties = feature.get("properties") or {}
     if not isinstance(properties, dict):
-        raise ValueError(f"the properties of a feature are {str(properties)[:40]!r}, not names with values")
+        raise ValueError(f"the properties of a feature are {str(properties)[:40]!r}, not a JSON object")
     other = _other_object(feature, properties)
     geometry = feature.get("geometry")
     if other is not None:
-        found.passed_over[other] += 1
+        found.ignored[other] += 1
     elif geometry is None:
-        found.passed_over[NO_AREA[None]] += 1
+        found.ignored[NO_AREA[None]] += 1
     else:
         _collect(geometry, _class(properties.get("classification")), found)
     for children in (feature, properties):
@@ -124,7 +120,7 @@ def _collect_feature(feature: dict[str, Any], found: Annotations) -> None:
 
 
 def _other_object(feature: dict[str, Any], properties: dict[str, Any]) -> str | None:
-    """The type of a feature that is one of QuPath's objects other than an annotation."""
+    """The type of a feature that is an object of QuPath other than an annotation."""
     given = [properties.get(name) for name in TYPE_NAMES]
     for number, name in enumerate([*given, feature.get("id")]):
         if not isinstance(name, str):
@@ -138,7 +134,7 @@ def _other_object(feature: dict[str, Any], properties: dict[str, Any]) -> str | 
 
 
 def _class(classification: Any) -> str:
-    """A classification's name; QuPath has written ``{name: …}`` and ``{names: […]}``, others write the name alone."""
+    """Name of a classification: QuPath writes ``{name: …}`` or ``{names: […]}``, other tools the name itself."""
     if isinstance(classification, dict):
         names = classification.get("names")
         classification = classification.get("name") or (names[0] if isinstance(names, list) and names else "")
@@ -152,29 +148,26 @@ def _listed(drawn: dict[str, Any], member: str) -> list[Any]:
     return parts
 
 
-def _add(area: Area, name: str, found: Annotations) -> None:
-    if not area:
-        found.passed_over["empty polygon"] += 1
-    elif name.casefold().strip().startswith(CUT_OUT):
-        found.cut_out.append(area)
-    else:
-        found.areas.append(area)
-
-
-def _area(coordinates: Any) -> Area:
-    """The rings that enclose something; none when the outer one does not."""
+def _add_area(coordinates: Any, name: str, found: Annotations) -> None:
+    """Add a polygon. Rings with fewer than three different points enclose nothing, and are dropped."""
     if not isinstance(coordinates, list):
-        raise ValueError("a polygon's coordinates are no lists of [x, y]")
+        raise ValueError("a polygon's coordinates are not lists of [x, y]")
     rings = [_points(ring) for ring in coordinates]
-    enclosing = [ring for ring in rings if len(np.unique(ring, axis=0)) >= 3]
-    return enclosing if rings and len(np.unique(rings[0], axis=0)) >= 3 else []
+    enclosing = [len(np.unique(ring, axis=0)) >= 3 for ring in rings]
+    if not enclosing or not enclosing[0]:
+        found.ignored["empty polygon"] += 1
+        return
+    shell, *holes = (ring for ring, encloses in zip(rings, enclosing, strict=True) if encloses)
+    excluded = name.casefold().strip().startswith(EXCLUDED)
+    (found.excluded if excluded else found.areas).append(Polygon(shell, holes))
 
 
-def _points(ring: Any) -> Ring:
+def _points(ring: Any) -> NDArray[np.float64]:
+    """``(n, 2)`` (x, y)."""
     try:
         points = np.array([point[:2] for point in ring], float).reshape(-1, 2)
     except (TypeError, ValueError, IndexError, KeyError, OverflowError):
-        raise ValueError("a polygon's coordinates are no lists of [x, y]") from None
-    if not (np.abs(points) < FURTHEST).all():  # NaN is not either
-        raise ValueError("a polygon's coordinates are not all numbers of pixels: NaN, or beyond 2³¹")
-    return points[:-1] if len(points) > 1 and (points[0] == points[-1]).all() else points
+        raise ValueError("a polygon's coordinates are not lists of [x, y]") from None
+    if not (np.abs(points) < MAX_COORDINATE).all():  # False for NaN too
+        raise ValueError("a polygon's coordinates are not valid pixels: NaN, or beyond 2³¹")
+    return points

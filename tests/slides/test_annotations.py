@@ -25,18 +25,18 @@ def read(drawn: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("name", "areas", "passed_over"),
+    ("name", "areas", "ignored"),
     [
         ("qupath_0.5.geojson", 2, {}),
         ("qupath_0.3.geojson", 1, {"cell": 2, "detection": 1, "tile": 1, "TMA core": 1}),
         ("qupath_0.2.json", 2, {"cell": 1, "detection": 1, "tile": 1, "TMA core": 1}),
     ],
 )
-def test_objects_of_every_version_of_qupath(name: str, areas: int, passed_over: dict[str, int]) -> None:
+def test_objects_of_every_version_of_qupath(name: str, areas: int, ignored: dict[str, int]) -> None:
     found = read_annotations((DATA / name).read_bytes())
     assert len(found.areas) == areas
-    assert found.passed_over == passed_over
-    assert not found.cut_out
+    assert found.ignored == ignored
+    assert not found.excluded
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_objects_of_every_version_of_qupath(name: str, areas: int, passed_over: 
 def test_objects_that_are_no_annotations(other: dict[str, Any], kind: str) -> None:
     found = read([{**feature(), **other}, feature()])
     assert len(found.areas) == 1
-    assert found.passed_over == {kind: 1}
+    assert found.ignored == {kind: 1}
 
 
 @pytest.mark.parametrize(
@@ -80,19 +80,19 @@ def test_objects_that_are_no_annotations(other: dict[str, Any], kind: str) -> No
 )
 def test_annotations(annotation: Any) -> None:
     (area,) = read(annotation).areas
-    np.testing.assert_array_equal(area[0], SQUARE[:-1])
+    np.testing.assert_array_equal(area.exterior.coords, SQUARE)
 
 
 @pytest.mark.parametrize(
     "classification",
     [{"name": "Ignore*"}, {"names": ["Ignore*", "x"]}, "Ignore*", {"name": "IGNORE"}, {"name": "exclude me"}],
 )
-def test_classes_that_are_cut_out(classification: Any) -> None:
+def test_classes_that_are_excluded(classification: Any) -> None:
     found = read(feature(properties={"classification": classification}))
-    assert (len(found.areas), len(found.cut_out)) == (0, 1)
+    assert (len(found.areas), len(found.excluded)) == (0, 1)
 
 
-def test_what_has_no_area_is_passed_over() -> None:
+def test_what_has_no_area_is_ignored() -> None:
     point, line = (
         {"type": "Point", "coordinates": [1, 2]},
         {"type": "LineString", "coordinates": [[1, 2], [3, 4]]},
@@ -106,13 +106,13 @@ def test_what_has_no_area_is_passed_over() -> None:
     drawn = [feature(bowl), feature(thin), feature(empty), feature(None), {**POLYGON, "coordinates": []}]
     found = read(drawn)
     assert len(found.areas) == 1
-    assert found.passed_over == {
+    assert found.ignored == {
         "point": 2,
         "line": 1,
         "empty polygon": 2,
         "empty object": 1,
     }
-    assert found.told() == "1 empty object, 2 empty polygons, 1 line, 2 points"
+    assert found.ignored_text() == "1 empty object, 2 empty polygons, 1 line, 2 points"
 
 
 def test_encodings_and_odd_coordinates() -> None:
@@ -121,7 +121,7 @@ def test_encodings_and_odd_coordinates() -> None:
         assert len(read_annotations(text.encode(encoding)).areas) == 1
     deep = [[x, y, 7] for x, y in [SQUARE[0], *SQUARE]]  # three numbers to a point, and one point twice
     (area,) = read({**POLYGON, "coordinates": [deep]}).areas
-    np.testing.assert_array_equal(area[0], [SQUARE[0], *SQUARE[:-1]])
+    np.testing.assert_array_equal(area.exterior.coords, [SQUARE[0], *SQUARE])
 
 
 @pytest.mark.parametrize(
@@ -129,33 +129,33 @@ def test_encodings_and_odd_coordinates() -> None:
     [
         (gzip.compress(json.dumps(feature()).encode()), "compressed; unpack it"),
         (b"PK\x03\x04", "compressed; unpack it"),
-        (b"\x89\xff\xfe\xfa", "no text in UTF-8"),
-        (b"", "no whole JSON"),
-        (json.dumps(feature())[:-9].encode(), "no whole JSON"),
+        (b"\x89\xff\xfe\xfa", "not text in UTF-8"),
+        (b"", "not valid JSON"),
+        (json.dumps(feature())[:-9].encode(), "not valid JSON"),
         (b"[" * 100_000, "nested too deeply"),
-        (b"17", "holds '17', which is no GeoJSON"),
-        (b"null", "holds 'None', which is no GeoJSON"),
-        (feature({"type": "Circle", "coordinates": [1, 2]}), "holds 'Circle', which is no GeoJSON"),
-        (feature({"type": ["Polygon"], "coordinates": []}), "no GeoJSON"),
+        (b"17", "contains '17', which is not GeoJSON"),
+        (b"null", "contains 'None', which is not GeoJSON"),
+        (feature({"type": "Circle", "coordinates": [1, 2]}), "contains 'Circle', which is not GeoJSON"),
+        (feature({"type": ["Polygon"], "coordinates": []}), "not GeoJSON"),
         (feature({"type": "Polygon"}), "Polygon has no list of coordinates"),
         (feature({"type": "MultiPolygon", "coordinates": 7}), "MultiPolygon has no list of coordinates"),
-        (feature({"type": "MultiPolygon", "coordinates": [7]}), "no lists of"),
+        (feature({"type": "MultiPolygon", "coordinates": [7]}), "not lists of"),
         ({"type": "FeatureCollection"}, "has no list of features"),
         ({"type": "FeatureCollection", "features": {"a": 1}}, "has no list of features"),
-        (feature({"type": "Polygon", "coordinates": [[[1, 1], [2, 2], ["a", 3]]]}), "no lists of"),
-        (feature({"type": "Polygon", "coordinates": [[[1, 1], [2, 2], [3]]]}), "no lists of"),
-        (feature({"type": "Polygon", "coordinates": [[1, 2, 3]]}), "no lists of"),
-        (feature({"type": "Polygon", "coordinates": ["abc"]}), "no lists of"),
-        (feature({"type": "Polygon", "coordinates": [[[10**400, 1], [2, 2], [3, 5]]]}), "no lists of"),
+        (feature({"type": "Polygon", "coordinates": [[[1, 1], [2, 2], ["a", 3]]]}), "not lists of"),
+        (feature({"type": "Polygon", "coordinates": [[[1, 1], [2, 2], [3]]]}), "not lists of"),
+        (feature({"type": "Polygon", "coordinates": [[1, 2, 3]]}), "not lists of"),
+        (feature({"type": "Polygon", "coordinates": ["abc"]}), "not lists of"),
+        (feature({"type": "Polygon", "coordinates": [[[10**400, 1], [2, 2], [3, 5]]]}), "not lists of"),
         (
             feature({"type": "Polygon", "coordinates": [[[float("nan"), 1], [2, 2], [3, 5]]]}),
-            "not all numbers",
+            "not valid pixels",
         ),
         (
             feature({"type": "Polygon", "coordinates": [[[float("inf"), 1], [2, 2], [3, 5]]]}),
-            "not all numbers",
+            "not valid pixels",
         ),
-        (feature({"type": "Polygon", "coordinates": [[[1e300, 1], [2, 2], [3, 5]]]}), "not all numbers"),
+        (feature({"type": "Polygon", "coordinates": [[[1e300, 1], [2, 2], [3, 5]]]}), "not valid pixels"),
         (feature(properties=[1]), "properties of a feature"),
         ({**feature(), "milsurv": {"origin": "corner"}}, "milsurv.origin"),
         ({**feature(), "milsurv": {"origin": [1]}}, "milsurv.origin"),
@@ -192,6 +192,6 @@ def test_nothing_but_a_reason_is_raised(drawn: Any) -> None:
         found = read(drawn)
     except ValueError:
         return
-    assert isinstance(found.passed_over, Counter)
-    for area in [*found.areas, *found.cut_out]:
-        assert all(ring.ndim == 2 and ring.shape[1] == 2 and len(ring) >= 3 for ring in area)
+    assert isinstance(found.ignored, Counter)
+    for area in [*found.areas, *found.excluded]:
+        assert len(np.unique(area.exterior.coords, axis=0)) >= 3

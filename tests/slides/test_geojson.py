@@ -159,12 +159,12 @@ def test_all_that_qupath_writes(slide_file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("drawn", "reason"),
     [
-        ("{not json", "cannot be used: it is no whole JSON"),
+        ("{not json", "cannot be used: it is not valid JSON"),
         (
             feature([[[9000, 9000], [9900, 9000], [9900, 9900]]]),
-            r"lie outside of the slide: x from 9,000 to 9,900",
+            r"are outside the slide: x from 9,000 to 9,900",
         ),
-        (feature([[[-50, 0], [-10, 0], [-10, 90]]]), "lie outside of the slide: x from -50 to -10"),
+        (feature([[[-50, 0], [-10, 0], [-10, 90]]]), "are outside the slide: x from -50 to -10"),
         (feature([[[101, 101], [102, 101], [102, 102]]]), r"cover no pixel of 8 µm"),
         ([feature([HOLE]), feature(SQUARE, "Ignore*")], r"of the class Ignore\* cover all others"),
         (feature(SQUARE, "Ignore*"), r"no annotation with an area, but 1 of the class Ignore\*"),
@@ -183,14 +183,14 @@ def test_what_reaches_beyond_the_slide_or_is_no_area_is_told(slide_file: Path, t
     beside = [feature(SQUARE), {"type": "Feature", "geometry": point, "properties": {}}]
     found = segment(slide_file, tmp_path, beside)
     np.testing.assert_array_equal(found.mask, plain.mask)
-    assert found.warnings == ("its GeoJSON: passed over 1 point; only annotations with an area are tissue",)
+    assert found.warnings == ("its GeoJSON: ignored 1 point; only annotations with an area are tissue",)
     far = [[[1100, 700], [1500, 700], [1500, 900], [1100, 900]]]
     beyond = segment(slide_file, tmp_path, [feature(SQUARE), feature(far)])
     (warning,) = beyond.warnings
     assert (
-        "1 of 2 annotations reach beyond the slide: x from 100 to 1,500 and y from 100 to 900 px" in warning
+        "1 of 2 annotations extend beyond the slide: x from 100 to 1,500 and y from 100 to 900 px" in warning
     )
-    assert "has x from 0 to 1,200 and y from 0 to 800" in warning
+    assert "is x from 0 to 1,200 and y from 0 to 800" in warning
 
 
 def test_filling_by_pieces_gives_the_same(
@@ -198,7 +198,7 @@ def test_filling_by_pieces_gives_the_same(
 ) -> None:
     points = np.random.default_rng(2).uniform(0, 800, (300, 2)).tolist()
     whole = segment(slide_file, tmp_path, feature([points]))
-    monkeypatch.setattr("milsurv.slides.geojson.CROSSED_AT_ONCE", 97)
+    monkeypatch.setattr("milsurv.slides.geojson.CROSSINGS_AT_ONCE", 97)
     np.testing.assert_array_equal(segment(slide_file, tmp_path, feature([points])).mask, whole.mask)
 
 
@@ -230,7 +230,7 @@ def test_what_is_drawn_in_qupath_counts_from_the_scanned_areas_corner(
     in_level_0 = feature((np.array(square) + AT).tolist())
     told = {"type": "FeatureCollection", "milsurv": {"origin": [0, 0]}, "features": [in_level_0]}
     np.testing.assert_array_equal(segment(with_bounds, tmp_path, told).mask, found.mask)
-    with pytest.raises(SlideError, match=r"lie outside of the slide: .*set tissue.origin: level0"):
+    with pytest.raises(SlideError, match=r"are outside the slide: .*set tissue.origin: level0"):
         segment(with_bounds, tmp_path, in_level_0)
     with OpenSlideSlide(with_bounds) as slide:
         by_setting = GeoJsonTissue(GeoJsonConfig(folder=tmp_path, origin="level0")).segment(slide)

@@ -43,7 +43,7 @@ MAX_TICKS = 4
 LETTERS_PER_INCH = 9.5
 IN_ROW = 10
 """Patches in a row of the gallery, which has one row of the highest and one of the lowest values."""
-TILE_INCHES, GAP_INCHES = 1.15, 0.08
+TILE_INCHES, ROW_INCHES = 1.25, 1.65
 
 
 @dataclass(frozen=True)
@@ -167,27 +167,25 @@ def gallery_figure(view: SlideView, pixels: Mapping[str, Sequence[Picture]]) -> 
         pixels: name of a map -> pictures of its :func:`extremes`, highest first.
     """
     shown = [part for part in view.maps if part.name in pixels]
+    pictures = (picture for part in shown for picture in pixels[part.name])
+    rows = [
+        (part, name, order.tolist())
+        for part in shown
+        for name, order in zip(("highest", "lowest"), extremes(part.values), strict=True)
+    ]
+    figure = Figure(figsize=(IN_ROW * TILE_INCHES, len(rows) * ROW_INCHES + 0.8), layout="constrained")
     subject = f"{view.slide_id}: patches of highest and lowest {shown[0].kind}"
-    title = _wrapped((subject, view.caption), IN_ROW * TILE_INCHES)
-    above, row_height, left = 0.35 + 0.22 * (1 + title.count("\n")), TILE_INCHES + 0.5, 0.8
-    width = left + IN_ROW * (TILE_INCHES + GAP_INCHES)
-    height = above + 2 * len(shown) * row_height
-    figure = Figure(figsize=(width, height))
-    figure.text(0.01, 1 - 0.1 / height, title, va="top", parse_math=False, fontsize=12)
-    bottom = height - above - TILE_INCHES
-    for part in shown:
-        pictures = iter(pixels[part.name])
-        for name, rows in zip(("highest", "lowest"), extremes(part.values), strict=True):
-            figure.text(0.06 / width, (bottom + TILE_INCHES / 2) / height, f"{part.name}\n{name}")
-            for column, row in enumerate(rows.tolist()):
-                x = left + column * (TILE_INCHES + GAP_INCHES)
-                box = (x / width, bottom / height, TILE_INCHES / width, TILE_INCHES / height)
-                axes = figure.add_axes(box)
-                axes.imshow(next(pictures))
-                axes.set(xticks=[], yticks=[])
-                value = part.values[row]
-                text = f"{value:.3g} × uniform" if part.kind == "attention" else f"{value:+.2g} SD"
-                place = ", ".join(map(str, view.patches[part.magnification].coords[row].tolist()))
-                axes.set_xlabel(f"{text}\n{place}", fontsize=8, labelpad=3)
-            bottom -= row_height
+    figure.suptitle(_wrapped((subject, view.caption), IN_ROW * TILE_INCHES), parse_math=False, fontsize=12)
+    tiles = figure.subplots(len(rows), IN_ROW, squeeze=False)
+    for (part, name, order), in_row in zip(rows, tiles, strict=True):
+        in_row[0].set_ylabel(f"{part.name}\n{name}", rotation=0, ha="right", va="center")
+        for axes in in_row[len(order) :]:
+            axes.set_axis_off()
+        for axes, row in zip(in_row, order, strict=False):
+            axes.imshow(next(pictures))
+            axes.set(xticks=[], yticks=[])
+            value = part.values[row]
+            text = f"{value:.3g} × uniform" if part.kind == "attention" else f"{value:+.2g} SD"
+            place = ", ".join(map(str, view.patches[part.magnification].coords[row].tolist()))
+            axes.set_xlabel(f"{text}\n{place}", fontsize=8)
     return figure

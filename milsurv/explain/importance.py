@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -218,24 +219,16 @@ def fuse(relative: Values, grid: Mapping[int, Tensor]) -> NDArray[np.float64]:
     The finest patch (c, r) is covered at magnification m, k times coarser, by (c // k, r // k).
     """
     finest = max(relative)
-    cells = grid[finest].cpu().numpy().astype(np.int64)
-    total, covering = np.zeros(len(cells)), np.zeros(len(cells))
+    cells = grid[finest].cpu().numpy()
+    covering = []
     for m, values in relative.items():
-        row, found = _find_rows(cells // (finest // m), grid[m].cpu().numpy().astype(np.int64))
-        total[found] += values[row[found]]
-        covering += found
-    return np.asarray(total / covering)
+        by_cell = pd.Series(values, _index(grid[m].cpu().numpy()))
+        covering.append(by_cell.reindex(_index(cells // (finest // m))).to_numpy())
+    return np.asarray(np.nanmean(covering, axis=0))
 
 
-def _find_rows(
-    cells: NDArray[np.int64], grid: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Row of ``grid`` that equals each of ``cells``, and whether there is one."""
-    width = int(max(cells[:, 0].max(), grid[:, 0].max())) + 1
-    wanted, there = (rows[:, 1] * width + rows[:, 0] for rows in (cells, grid))
-    order = np.argsort(there, kind="stable")
-    row = order[np.searchsorted(there[order], wanted).clip(0, len(there) - 1)]
-    return row, there[row] == wanted
+def _index(cells: NDArray[np.integer]) -> pd.MultiIndex:
+    return pd.MultiIndex.from_frame(pd.DataFrame(cells))
 
 
 def _device(model: SurvivalModel) -> torch.device:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from io import StringIO
 from pathlib import Path
-
-import pandas as pd
 
 from milsurv.cohort.cases import SlideRef
 from milsurv.errors import MilsurvError, SlideError, nearest, slide_reason
@@ -23,11 +20,9 @@ from milsurv.runs.pipeline import extract_features
 from milsurv.runs.session import Session
 from milsurv.slides.opening import open_slide
 from milsurv.slides.reader import Slide, slide_identity
-from milsurv.storage.checksums import read_checked
 
 HEATMAPS = "heatmaps"
 """Folder in a run's folder, with a folder for each slide."""
-SLIDES = "slides.csv"
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ def draw_heatmap(
     slide_id = drawn.slide.slide_id
     if explainer.seen_in_training:
         session.progress.warn(f"slide {slide_id}: every model was trained on its case; the heatmap says so")
-    with _opened(session, drawn.slide) as slide:
+    with _named(drawn.slide), _open(session, drawn.slide) as slide:
         view = explain_slide(slide, slide_id, drawn.features, explainer, session.progress)
         return write_heatmap(view, slide, explainer, folder)
 
@@ -81,39 +76,27 @@ def find_slide(session: Session, trained: TrainedModel, given: str, mpp: float |
     ``mpp``: µm per level-0 pixel, in place of the slide's own. Raises MilsurvError when the slide does not exist or
     cannot be used, or its features would differ from those of training.
     """
-    rows, file = _slides_of_run(trained), Path(given)
-    path = file if file.is_file() else Path(_row_of_id(trained, given, rows)["path"])
-    slide = trained.slide(path)
+    file = Path(given)
+    slide = trained.slide(file if file.is_file() else _path_of_id(trained, given))
     slide = replace(slide, mpp=slide.mpp if mpp is None else mpp)
-    row = rows.get(slide.slide_id)
-    case_id = None if row is None else row["case_id"]
-    features = None if row is None else _features_of_run(trained, slide, row["features"])
-    if features is not None:
+    row = trained.slides.get(slide.slide_id, {})
+    with _named(slide):
+        features = _features_of_run(trained, slide, row.get("features", ""))
         outcome = ExtractedSlide(slide.slide_id, {})
-    elif trained.config.features is None:
-        features, outcome = _extract(session, trained, slide)
-    else:
-        raise MilsurvError(
-            f"{trained.folder}: the models were trained on imported features, and there are none of slide "
-            f"{slide.slide_id} in {trained.config.workspace}; give a slide of the run, and its workspace"
-        )
-    return DrawnSlide(slide, features, trained.acquaintance(slide, outcome, case_id))
+        if features is None:
+            features, outcome = _extract(session, trained, slide)
+    return DrawnSlide(slide, features, trained.acquaintance(slide, outcome, row.get("case_id")))
 
 
-def _slides_of_run(trained: TrainedModel) -> dict[str, dict[str, str]]:
-    """Slide id -> its row; empty for an exported model, which holds no ids."""
-    table = trained.folder / SLIDES
-    if not table.is_file():
-        return {}
-    rows = pd.read_csv(StringIO(read_checked(table)), dtype=str, keep_default_na=False).to_dict("records")
-    return {row["slide_id"]: {str(key): value for key, value in row.items()} for row in rows}
-
-
-def _row_of_id(trained: TrainedModel, slide_id: str, rows: dict[str, dict[str, str]]) -> dict[str, str]:
-    row = rows.get(slide_id)
+def _path_of_id(trained: TrainedModel, slide_id: str) -> Path:
+    row = trained.slides.get(slide_id)
     if row is None:
-        where = f"not an id in {trained.folder / SLIDES}" if rows else f"{trained.folder} lists no slides"
-        problem = f"not a file, and {where}{nearest(slide_id, rows)}; give the slide's file"
+        where = (
+            f"not an id in {trained.folder}/slides.csv"
+            if trained.slides
+            else f"{trained.folder} lists no slides"
+        )
+        problem = f"not a file, and {where}{nearest(slide_id, trained.slides)}; give the slide's file"
     elif row["status"] != "used":
         problem = f"excluded from the run ({row['reason']}); correct that, and give its file"
     elif trained.config.features is not None:
@@ -121,7 +104,7 @@ def _row_of_id(trained: TrainedModel, slide_id: str, rows: dict[str, dict[str, s
     elif not Path(row["path"]).exists():
         problem = f"no longer at {row['path']}; give its file: milsurv heatmap {trained.folder} FILE"
     else:
-        return row
+        return Path(row["path"])
     raise MilsurvError(f"slide {slide_id}: {problem}")
 
 
@@ -139,9 +122,7 @@ def _features_of_run(trained: TrainedModel, slide: SlideRef, features: str) -> P
             f"{slide.path}: the run read slide {slide.slide_id} at {made_from['table_mpp'] or 'its own'} µm/px, not at "
             f"--mpp {slide.mpp:g}; omit --mpp, or rename the file to draw it as another slide"
         )
-    with _named(slide):
-        identity = slide_identity(slide.path)
-    if made_from["slide"] != identity:
+    if made_from["slide"] != slide_identity(slide.path):
         raise MilsurvError(
             f"{slide.path}: the run's features of slide {slide.slide_id} were made from another file, or from this "
             "file before it changed; rename it to draw it as a new slide"
@@ -151,14 +132,18 @@ def _features_of_run(trained: TrainedModel, slide: SlideRef, features: str) -> P
 
 def _extract(session: Session, trained: TrainedModel, slide: SlideRef) -> tuple[Path, ExtractedSlide]:
     """The slide's features, extracted as in training unless they exist."""
+    if session.config.features is not None:
+        raise MilsurvError(
+            f"{trained.folder}: the models were trained on imported features, and there are none of slide "
+            f"{slide.slide_id} in {session.config.workspace}; give a slide of the run, and its workspace"
+        )
     settings = ExtractionSettings.of(session.config, session.registry, session.device)
     settings = replace(settings, mpp_advice=MPP_ADVICE)
     trained.require_same_features(settings)
-    with _named(slide):
-        require_own_features(settings, [slide])
+    require_own_features(settings, [slide])
     outcome = settings.done_before(slide)
     if outcome is None:
-        with _opened(session, slide):
+        with _open(session, slide):
             pass  # a slide that does not open is reported once, not also by extraction
         outcome = extract_features(session, settings, [slide])[slide.slide_id]
     if outcome.reason is not None:
@@ -175,8 +160,6 @@ def _named(slide: SlideRef) -> Iterator[None]:
         raise MilsurvError(f"{slide.path}: {slide_reason(error, MPP_ADVICE)}") from error
 
 
-@contextmanager
-def _opened(session: Session, slide: SlideRef) -> Iterator[Slide]:
+def _open(session: Session, slide: SlideRef) -> AbstractContextManager[Slide]:
     assert slide.path is not None
-    with _named(slide), open_slide(session.registry, session.config.reader, slide.path, slide.mpp) as opened:
-        yield opened
+    return open_slide(session.registry, session.config.reader, slide.path, slide.mpp)

@@ -123,18 +123,17 @@ class TrainedModel:
             slide_id = extract_slide_id(path.name, self.config.cohort.slide_pattern)
         except IdError as error:
             raise MilsurvError(f"{path}: {error}; rename the file") from error
-        return SlideRef(slide_id, path, self._mpp_of_table.get(slide_id))
+        row = self.slides.get(slide_id, {})
+        return SlideRef(slide_id, path, float(row["mpp"]) if row.get("mpp_source") == "table" else None)
 
     @cached_property
-    def _mpp_of_table(self) -> dict[str, float]:
-        """Slide id -> µm/px, of the run's slides that have it from the cohort table; an export names no slides."""
+    def slides(self) -> dict[str, dict[str, str]]:
+        """Rows of the run's ``slides.csv`` by slide id; empty for an exported model, which names no slides."""
         path = self.folder / "slides.csv"
         if not path.is_file():
             return {}
-        types = {"slide_id": str, "mpp_source": str}
-        slides = pd.read_csv(StringIO(read_checked(path)), dtype=types, float_precision="round_trip")
-        of_table = slides[slides["mpp_source"] == "table"]
-        return dict(zip(of_table["slide_id"], of_table["mpp"], strict=True))
+        rows = pd.read_csv(StringIO(read_checked(path)), dtype=str, keep_default_na=False).to_dict("records")
+        return {row["slide_id"]: {str(key): value for key, value in row.items()} for row in rows}
 
     def acquaintance(
         self, slide: SlideRef, outcome: ExtractedSlide, case_id: str | None = None

@@ -335,7 +335,7 @@ def test_the_state_is_one_readable_file(make_job: MakeJob) -> None:
 
 
 def test_two_rises_are_refused(make_job: MakeJob) -> None:
-    with pytest.raises(ConfigError, match="one_cycle has a rise of its own"):
+    with pytest.raises(ConfigError, match="one_cycle has its own warmup"):
         make_job(**{"training.schedule": "one_cycle", "training.warmup": 0.1})
 
 

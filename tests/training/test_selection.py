@@ -133,7 +133,7 @@ def test_a_refit_that_was_stopped_goes_on(make_job: MakeJob) -> None:
 
 
 def test_refit_is_refused_where_nobody_was_held_out(make_job: MakeJob) -> None:
-    with pytest.raises(ConfigError, match=r"training.refit: only with selection: inner_validation"):
+    with pytest.raises(ConfigError, match=r"training.refit: needs selection: inner_validation"):
         make_job(**{"training.refit": True, "training.selection": "last_epoch"})
 
 

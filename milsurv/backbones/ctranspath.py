@@ -45,7 +45,7 @@ class CTransPathConfig(PluginConfig):
     """Settings of CTransPath."""
 
     weights: AbsolutePath | None = None
-    """The published ``ctranspath.pth``, or its tensors as safetensors; needed, no hub has it."""
+    """The published ``ctranspath.pth``, or its tensors as safetensors. Required, because it is not on the hub."""
 
 
 class CTransPath(TimmBackbone):

@@ -25,7 +25,7 @@ class EfficientNetLite0(Backbone):
         """Settings of EfficientNet-Lite0."""
 
         input_px: PositiveInt = 224
-        """Side of what the network gets of a patch; 128 is three times faster."""
+        """Input size of the network in pixels; 128 is three times as fast."""
 
     dim = 1280
     interpolation = "bicubic"

@@ -15,7 +15,7 @@ class ResNetConfig(HubConfig):
     """Settings of a ResNet."""
 
     input_px: PositiveInt = 224
-    """Side of what the network gets of a patch."""
+    """Input size of the network in pixels."""
 
 
 class ResNet(TimmBackbone):

@@ -23,9 +23,9 @@ class HubConfig(PluginConfig):
     """Where the weights come from."""
 
     weights: AbsolutePath | None = None
-    """A local file (safetensors, or .pth of tensors by name); by default the weights of the hub."""
+    """Local weights file (safetensors, or .pth of named tensors); by default downloaded from the hub."""
     revision: str = "main"
-    """Branch, tag or commit of the hub's repository; a commit always means the same weights."""
+    """Branch, tag or commit of the repository on the hub; only a commit is fixed."""
 
 
 class TimmBackbone(Backbone):

@@ -29,9 +29,9 @@ class TimmModelConfig(PluginConfig):
     """Which network."""
 
     model: str
-    """A name of timm such as ``vit_small_patch16_224.dino``, or ``hf-hub:owner/name[@revision]``."""
+    """Name of a timm model, such as ``vit_small_patch16_224.dino``, or ``hf-hub:owner/name[@revision]``."""
     weights: AbsolutePath | None = None
-    """A local file (safetensors, or .pth of tensors by name); by default the weights that timm knows for the model."""
+    """Local weights file (safetensors, or .pth of named tensors); by default the pretrained weights of timm."""
 
     @field_validator("model")
     @classmethod

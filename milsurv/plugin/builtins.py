@@ -10,24 +10,26 @@ def milsurv_register_readers(register: Register) -> None:
     register(
         "jpeg_tiles",
         "milsurv.slides.jpeg_tiles:JpegTilesReader",
-        summary="JPEG tiles decoded once where they equal OpenSlide's pixels, else OpenSlide",
+        summary="fast reading of JPEG tiles if identical to OpenSlide, else OpenSlide",
     )
     register(
         "openslide",
         "milsurv.slides.reader:OpenSlideReader",
-        summary="every format that OpenSlide opens",
+        summary="all formats of OpenSlide",
     )
 
 
 @hookimpl
 def milsurv_register_tissue(register: Register) -> None:
     register(
-        "otsu", "milsurv.slides.tissue:OtsuTissue", summary="saturation cut by Otsu's threshold, cleaned"
+        "otsu",
+        "milsurv.slides.tissue:OtsuTissue",
+        summary="Otsu's threshold on saturation, without pen marks and coverslip edges",
     )
     register(
         "geojson",
         "milsurv.slides.geojson:GeoJsonTissue",
-        summary="drawn, in QuPath or elsewhere: a file per slide",
+        summary="annotations from QuPath or other tools, one file per slide",
     )
 
 
@@ -36,7 +38,7 @@ def milsurv_register_backbones(register: Register) -> None:
     register(
         "efficientnet_lite0",
         "milsurv.backbones.efficientnet_lite0:EfficientNetLite0",
-        summary="EfficientNet-Lite0 on ImageNet, 1280-d; its weights are installed with milsurv, no network",
+        summary="EfficientNet-Lite0 on ImageNet, 1280-d; weights included",
     )
     register("resnet18", "milsurv.backbones.resnet:ResNet18", summary="ResNet-18 on ImageNet, 512-d")
     register("resnet50", "milsurv.backbones.resnet:ResNet50", summary="ResNet-50 on ImageNet, 2048-d")
@@ -48,7 +50,7 @@ def milsurv_register_backbones(register: Register) -> None:
     register(
         "ctranspath",
         "milsurv.backbones.ctranspath:CTransPath",
-        summary="CTransPath, Swin transformer on pathology (Wang et al. 2022), 768-d; weights from a file",
+        summary="CTransPath, Swin transformer on pathology (Wang et al. 2022), 768-d; weights from a local file",
     )
     transformers = "milsurv.backbones.vision_transformers"
     register("uni", f"{transformers}:UNI", summary="UNI, ViT-L/16 on pathology (Chen et al. 2024), 1024-d")
@@ -76,7 +78,7 @@ def milsurv_register_backbones(register: Register) -> None:
     register(
         "timm",
         "milsurv.backbones.timm_model:TimmModel",
-        summary="any network of timm, or hf-hub:owner/name",
+        summary="any model of timm, or hf-hub:owner/name",
     )
 
 

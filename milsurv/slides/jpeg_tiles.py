@@ -36,8 +36,8 @@ class JpegTilesConfig(PluginConfig):
     """Settings of the reader of JPEG tiles."""
 
     decode: Literal["full", "half"] = "full"
-    """``half``: where patches have half of level 0's resolution or less, let the JPEG decoder halve it (scaled
-    inverse DCT). Faster; pixels differ from the average of level 0 by 0.1 to 0.6 grey levels on average."""
+    """``half``: let the JPEG decoder halve the resolution (scaled inverse DCT) for patches of at most half of level 0's
+    resolution. Faster; pixels differ from the average of level 0 by 0.1 to 0.6 grey levels on average."""
 
 
 class JpegTilesReader(Reader):

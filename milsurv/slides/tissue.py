@@ -91,19 +91,19 @@ class OtsuConfig(PluginConfig):
     """Settings of tissue segmentation by saturation."""
 
     mpp: PositiveFloat = 8.0
-    """µm per pixel of the picture that is segmented (a slide that is coarser is taken as it is)."""
+    """µm per pixel at which the slide is segmented; coarser slides are segmented at their own resolution."""
     min_saturation: float = Field(default=0.06, ge=0, le=1)
-    """HSV saturation up to which a pixel is glass, whatever Otsu's threshold: keeps bare glass bare."""
+    """Lower limit of Otsu's threshold on HSV saturation, so that an empty slide has no tissue."""
     sure_saturation: float = Field(default=0.12, ge=0, le=1)
-    """HSV saturation above which a pixel is tissue, whatever Otsu's threshold: keeps a full slide full."""
+    """Upper limit of Otsu's threshold on HSV saturation, so that a slide full of tissue is not split."""
     min_area_mm2: NonNegativeFloat = 0.05
-    """Smaller pieces of tissue are dropped."""
+    """Minimum area of a piece of tissue; smaller ones are removed."""
     max_hole_mm2: NonNegativeFloat = 0.05
-    """Smaller holes in tissue are filled."""
+    """Maximum area of a hole; smaller ones are filled."""
     remove_ink: bool = True
-    """Cut out pen marks: blue, green and black."""
+    """Remove blue, green and black pen marks."""
     max_edge_um: NonNegativeFloat = 200.0
-    """Straight pieces up to this width that are ten times as long or longer are edges of glass, and dropped."""
+    """Maximum width of coverslip edges: straight pieces at least ten times as long as wide, which are removed."""
 
     @model_validator(mode="after")
     def _ordered(self) -> OtsuConfig:

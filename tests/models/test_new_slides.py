@@ -59,8 +59,8 @@ def test_the_table_wins_over_the_option(trained: TrainedModel, unresolved: Path,
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("slide_id,mpp\nunresolved,0.025\n", r"row 2: '0\.025' is no µm/px; allowed are 0\.05 to 20"),
-        ("slide_id,mpp\nunresolved,nan_\n", "row 2: 'nan_' is no µm/px"),
+        ("slide_id,mpp\nunresolved,0.025\n", r"row 2: '0\.025' is not a valid µm/px; allowed: 0\.05 to 20"),
+        ("slide_id,mpp\nunresolved,nan_\n", "row 2: 'nan_' is not a valid µm/px"),
         ("slide_id,mpp\nunresolved,0.5\nunresolved,0.4\n", "row 3: slide unresolved is told otherwise"),
         ("slide,mpp\nunresolved,0.5\n", "columns 'slide_id', and 'mpp' or 'case_id' or both, are needed"),
         ("slide_id\nunresolved\n", "are needed; there are: slide_id"),
@@ -84,5 +84,5 @@ def test_slides_of_the_run_are_not_drawn_at_another_resolution(small_run: Path) 
 
 @pytest.mark.parametrize("text", ["0", "-1", "21", "0.04", "inf", "nan", "x", "0,25"])
 def test_a_cell_that_is_no_resolution_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="allowed are"):
+    with pytest.raises(ValueError, match="allowed: "):
         parse_mpp(text)

@@ -10,8 +10,17 @@ from matplotlib.figure import Figure
 
 from milsurv.explain.style import STYLE, WIDTH, plain, without_data
 
-QUANTILES = {0.9: "#d55e00", 0.7: "#e69f00", 0.5: "#000000", 0.3: "#56b4e9", 0.1: "#0072b2"}
-"""Of standardised risk, and the colours (Okabe and Ito) of the cases that stand there."""
+QUANTILES = {
+    0.9: ("#d55e00", "solid"),
+    0.7: ("#e69f00", (0, (8, 2))),
+    0.5: ("#000000", (0, (5, 3))),
+    0.3: ("#56b4e9", (0, (3, 3))),
+    0.1: ("#0072b2", (0, (1, 2))),
+}
+"""Quantiles of the standardised risk, with the colour (Okabe and Ito) and line style of the case at each.
+
+Later lines have wider gaps, through which the lines below stay visible where predictions are nearly equal.
+"""
 FAINT = "#c8c8c8"
 MOST_FAINT = 300
 LONGEST_ID = 24
@@ -41,7 +50,8 @@ def survival_curves(predictions: pd.DataFrame, time_unit: str, endpoint: str) ->
     axes.add_collection(LineCollection(lines, colors=FAINT, linewidths=0.5))
     for quantile, place in chosen(len(ranked)).items():
         label = f"{100 * quantile:.0f} %: {_short(ranked['case_id'].iloc[place])}"
-        axes.plot([0, *times], points[place], color=QUANTILES[quantile], linewidth=2, label=label)
+        color, style = QUANTILES[quantile]
+        axes.plot([0, *times], points[place], color=color, linestyle=style, linewidth=2, label=label)
     axes.set_xlim(0, times[-1])
     axes.set_ylim(0, 1.02)
     axes.set_xlabel(f"Time ({time_unit})")

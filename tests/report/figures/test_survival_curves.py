@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pandas as pd
 from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
 
 from milsurv.report.figures.survival_curves import MOST_FAINT, QUANTILES, chosen, survival_curves
 from milsurv.report.svg import svg_inline
@@ -19,7 +23,7 @@ def test_five_cases_across_the_range_of_risk_are_in_colour() -> None:
     table = predictions(50)
     [axes] = survival_curves(table, "days", "PFI").axes
     ranked = table.sort_values("standardized_risk")
-    for line, (quantile, colour) in zip(axes.lines, QUANTILES.items(), strict=True):
+    for line, (quantile, (colour, _)) in zip(axes.lines, QUANTILES.items(), strict=True):
         case = ranked.iloc[int(quantile * 50)]
         assert line.get_color() == colour
         assert line.get_label() == f"{100 * quantile:.0f} %: {case['case_id']}"
@@ -28,6 +32,19 @@ def test_five_cases_across_the_range_of_risk_are_in_colour() -> None:
         np.testing.assert_allclose(np.asarray(line.get_ydata(), dtype=float), expected)
     assert axes.get_xlabel() == "Time (days)"
     assert axes.get_ylabel() == "Predicted survival (PFI)"
+
+
+def test_equal_predictions_do_not_hide_each_other(tmp_path: Path) -> None:
+    table = predictions(50)
+    for t in TIMES:
+        table[f"survival_at_{t:g}"] = np.exp(-t / 20)
+    survival_curves(table, "days", "OS").savefig(tmp_path / "curves.png", dpi=200)
+    picture = cv2.imread(str(tmp_path / "curves.png"))
+    assert picture is not None
+    curves = picture[: 2 * len(picture) // 3, :, ::-1].astype(int)
+    for colour, _ in QUANTILES.values():
+        visible = np.abs(curves - 255 * np.array(to_rgb(colour))).max(axis=2) < 10
+        assert visible.sum() > 50
 
 
 def test_all_others_are_grey_and_many_are_a_sample() -> None:

@@ -75,7 +75,7 @@ def test_a_tcga_configuration_opens_with_all_that_it_promises(file: Path) -> Non
     header = _header(file)
     for part in ("CrossFusion on TCGA-", "Needs:", "Takes,", "disk features", "time features:", "Other than"):
         assert part in header
-    for command in (f"configs cp {file.stem}", f"check {file.stem}.yaml", f"run {file.stem}.yaml"):
+    for command in (f"config cp {file.stem}", f"check {file.stem}.yaml", f"run {file.stem}.yaml"):
         assert f"milsurv {command} " in header
     for path in (config.cohort.table, config.cohort.slides, config.splits.files):
         assert path is None or str(path.relative_to(Path.cwd())) in header

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 from unittest.mock import patch
 
 import pandas as pd
 import torch
 
-from benchmarks.generated import make_job, write_cases
+from benchmarks.generated import make_job, on_cpu, write_cases
 from benchmarks.measure import Row, fresh, in_turn
 from milsurv.training.data import TrainingCase
 from milsurv.training.loop import FoldTraining
@@ -45,12 +46,12 @@ def _kept(cache: str) -> str:
     return "kept in memory" if cache == "host" else "read each time"
 
 
-def epoch(folder: str, aggregator: str, cache: str, quick: int) -> Callable[[], object]:
+def epoch(folder: str, aggregator: str, cache: Literal["host", "none"], quick: int) -> Callable[[], object]:
     """Leaves the seconds that forward, backward and optimiser took in ``inside.json``."""
     cases = _cases(Path(folder), aggregator, 12 if quick else SIDE, 16 if quick else DIM)
-    job = make_job(Path(folder), cases, cases, AGGREGATORS[aggregator], cache, epochs=2, batch_cases=32)
-    training = FoldTraining(job)
-    epochs = training.epochs(lambda _event: None)
+    job = make_job(Path(folder), cases, cases, AGGREGATORS[aggregator], epochs=2, batch_cases=32)
+    training = FoldTraining(on_cpu(cache), job)
+    epochs = training.epochs()
     with patch.object(FoldTraining, "_save"):
         next(epochs)
     inside = 0.0

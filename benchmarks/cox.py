@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.generated import on_cpu
 from benchmarks.measure import Row, fresh, in_turn, rows_of
 from milsurv.config.run import RunConfig
 from milsurv.features.store import MagnificationFeatures, write_features
-from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase, follow_up
 from milsurv.training.job import FoldJob
 from milsurv.training.loop import FoldTraining
@@ -37,7 +37,7 @@ def rows(quick: bool) -> Iterator[Row]:
 
 def two_passes(folder: str, cases: int) -> Callable[[], object]:
     training = _training(Path(folder), cases)
-    return lambda: next(training.epochs(lambda _event: None))
+    return lambda: next(training.epochs())
 
 
 def all_graphs(folder: str, cases: int) -> Callable[[], object]:
@@ -76,10 +76,8 @@ def _training(folder: Path, cases: int) -> FoldTraining:
         validation=(),
         test=(),
         times=(),
-        device="cpu",
-        cache=CachePlan("host", 2**30),
     )
-    return FoldTraining(job)
+    return FoldTraining(on_cpu(), job)
 
 
 def _write_bag(path: Path) -> None:

@@ -16,10 +16,9 @@ from safetensors.torch import save_file
 
 from benchmarks.measure import Row
 from milsurv.config.run import RunConfig
-from milsurv.executors.base import Report, Unit
-from milsurv.executors.devices import choose_device, cores, count_workers, slides_in_hand, visible_gpus
-from milsurv.executors.local import LocalExecutor
-from milsurv.features.encoder import cpu_has_bf16
+from milsurv.executors.base import Context, Resources, Unit
+from milsurv.executors.devices import Device, cores, cpu_has_bfloat16, find_device
+from milsurv.executors.local import LocalConfig, LocalExecutor
 from milsurv.features.extract import ExtractionSettings, extract_slide, load_encoder
 from milsurv.plugin.registry import Registry
 from milsurv.slides.grid import make_grid
@@ -44,7 +43,7 @@ QUICK = Size(2, 2048, 32, 8)
 
 def rows(quick: bool) -> Iterator[Row]:
     """Random weights: they are as fast as trained ones. Programs, weights and page cache are warm."""
-    device = choose_device("auto")
+    device = find_device("auto").name
     backbones = ("resnet50", "uni2_h") if device == "cuda" else ("resnet18",)
     size = QUICK if quick else GPU if device == "cuda" else CPU
     with tempfile.TemporaryDirectory() as folder:
@@ -59,12 +58,12 @@ def _of_backbone(backbone: str, slides: list[Path], size: Size, device: str) -> 
     make = {"name": backbone, "weights": str(_random_weights(backbone, slides[0].parent))}
     if device == "cpu":
         make["input_px"] = str(size.input_px)
-    narrow = "bfloat16" if device == "cuda" or cpu_has_bf16() else "float32"
+    narrow = "bfloat16" if device == "cuda" or cpu_has_bfloat16() else "float32"
     rates: dict[str, float] = {}
     for precision in dict.fromkeys((narrow, "float32")):
         settings = _settings(make, slides[0].parent, size, device, precision=precision)
-        workers = count_workers("auto", device)
-        with LocalExecutor(workers, 1, visible_gpus(device)) as executor:
+        with LocalExecutor(LocalConfig(), device) as executor:
+            workers = executor.workers
             rates |= _rates(executor, settings, slides, device, precision)
         what = f"{backbone} {precision} on {device}"
         yield Row(
@@ -77,7 +76,7 @@ def _of_backbone(backbone: str, slides: list[Path], size: Size, device: str) -> 
         yield Row(f"{backbone}: {narrow}, plain is float32", "/s", rates[narrow], rates["float32"], True)
     if device == "cpu":
         settings = _settings(make, slides[0].parent, size, device, precision=narrow, threads=cores())
-        with LocalExecutor(1, cores()) as executor:
+        with LocalExecutor(LocalConfig(workers=1, threads=cores()), "cpu") as executor:
             default = _rates(executor, settings, slides, device, "default")["default"]
         yield Row(
             f"{backbone}: a worker of one thread per core, plain is one of torch's default threads",
@@ -92,41 +91,45 @@ def _rates(
     executor: LocalExecutor, settings: ExtractionSettings, slides: list[Path], device: str, name: str
 ) -> Mapping[str, float]:
     """Patches per second: end to end under ``name``, of the network ``alone``, of ``decoding`` alone."""
-    together = slides_in_hand(device)
+    resources = Resources(gpus=0 if device == "cpu" else 0.5)
     patches = sum(executor.run([Unit("count", decode, {"settings": settings, "slides": slides})], _ignore)[0])
 
     def timed(work: Callable[..., object], arguments: list[dict[str, Any]]) -> float:
-        units = [Unit(str(index), work, values) for index, values in enumerate(arguments)]
+        units = [
+            Unit(str(index), work, values, resources=resources) for index, values in enumerate(arguments)
+        ]
         started = time.perf_counter()
-        executor.run(units, _ignore, together)
+        executor.run(units, _ignore)
         return time.perf_counter() - started
 
-    common = {"settings": settings, "device": device}
-    ready = [{**common, "patches": patches // executor.workers}] * executor.workers
-    timed(embed_ready, [{**common, "patches": 1}] * executor.workers)
+    ready = [{"settings": settings, "patches": patches // executor.workers}] * executor.workers
+    timed(embed_ready, [{"settings": settings, "patches": 1}] * executor.workers)
     alone = timed(embed_ready, ready)
     whole = timed(
         extract_slide,
-        [{**common, "slide_id": f"{name}{path.stem}", "slide": path, "mpp": None} for path in slides],
+        [
+            {"settings": settings, "slide_id": f"{name}{path.stem}", "slide": path, "mpp": None}
+            for path in slides
+        ],
     )
     decoding = timed(decode, [{"settings": settings, "slides": slides}])
     return {name: patches / whole, "alone": patches / alone, "decoding": patches / decoding}
 
 
-def embed_ready(report: Report, settings: ExtractionSettings, device: str, patches: int) -> None:
+def embed_ready(context: Context, settings: ExtractionSettings, patches: int) -> None:
     """Unit of work: the network's vectors of as many patches, which are on the device before."""
-    encoder = load_encoder(settings, device)
+    encoder = load_encoder(context, settings)
     n, px = encoder.batch_size, settings.config.tiling.patch_px
-    batch = torch.randint(0, 256, (n, px, px, 3), dtype=torch.uint8).to(device)
+    batch = torch.randint(0, 256, (n, px, px, 3), dtype=torch.uint8).to(context.device)
     done = 0
     while done < patches:
         vectors = encoder.vectors(batch[: patches - done])
         done += len(vectors)
-        report({"event": "patches", "count": len(vectors)})
+        context.report({"event": "patches", "count": len(vectors)})
     vectors.cpu()
 
 
-def decode(report: Report, settings: ExtractionSettings, slides: list[Path]) -> list[int]:
+def decode(context: Context, settings: ExtractionSettings, slides: list[Path]) -> list[int]:
     """Unit of work: read the slides' patches and do nothing with them. Their numbers."""
     counts = []
     for path in slides:
@@ -135,7 +138,7 @@ def decode(report: Report, settings: ExtractionSettings, slides: list[Path]) -> 
             mask = registry.create("tissue", config.tissue).segment(opened)
             grid = make_grid(opened.dimensions, opened.mpp, mask, config.tiling)
             counts.append(sum(len(rows) for _, rows, _ in read_grid(opened, grid, config.tiling)))
-        report({"event": "slide"})
+        context.report({"event": "slide"})
     return counts
 
 
@@ -153,7 +156,7 @@ def _settings(
             "executor": {"threads": threads},
         }
     )
-    return ExtractionSettings.of(config, Registry(), device)
+    return ExtractionSettings.of(config, Registry(), Device(device))
 
 
 def _random_weights(name: str, folder: Path) -> Path:

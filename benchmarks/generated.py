@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from milsurv.config.run import RunConfig
+from milsurv.executors.base import Context, ExecutorConfig, Placement
 from milsurv.features.store import MagnificationFeatures, write_features
-from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase
 from milsurv.training.job import FoldJob
 
@@ -91,12 +92,16 @@ def _by_magnification(
     return by_magnification
 
 
+def on_cpu(cache: Literal["host", "none"] = "host") -> Context:
+    """A context that keeps all bags in memory, or none."""
+    return Context(Placement(ExecutorConfig(cache=cache, cache_gb=16), "cpu"))
+
+
 def make_job(
     folder: Path,
     train: Sequence[TrainingCase],
     test: Sequence[TrainingCase],
     aggregator: dict[str, object],
-    cache: str = "host",
     seed: int = 1,
     **training: object,
 ) -> FoldJob:
@@ -111,7 +116,6 @@ def make_job(
             "training": PROTOCOL | training,
         }
     )
-    place = CachePlan("none", 0) if cache == "none" else CachePlan("host", 2**34)
     return FoldJob(
         config=config,
         seed=seed,
@@ -121,6 +125,4 @@ def make_job(
         validation=(),
         test=tuple(test),
         times=(12.0, 36.0),
-        device="cpu",
-        cache=place,
     )

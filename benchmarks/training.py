@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.generated import COHORT_SIZES, follow_up, make_job, write_cases
+from benchmarks.generated import COHORT_SIZES, follow_up, make_job, on_cpu, write_cases
 from benchmarks.measure import Row, fresh, in_turn
 from benchmarks.plain_crossfusion import PlainCrossFusion
 from benchmarks.plain_training import bin_edges, predict, train_epoch
 from milsurv.evaluation.pairs import c_index
-from milsurv.features.encoder import cpu_has_bf16
+from milsurv.executors.devices import cpu_has_bfloat16
 from milsurv.training.data import TrainingCase
 from milsurv.training.loop import FoldTraining
 
@@ -31,7 +31,7 @@ SMALL_RATE, SMALL_BATCH = 1e-3, 8
 
 def rows(quick: bool) -> Iterator[Row]:
     """One thread each. The plain loop reads its files as it goes; ours reads ahead and keeps the bags."""
-    precisions = ["float32", *(["bfloat16"] if cpu_has_bf16() else [])]
+    precisions = ["float32", *(["bfloat16"] if cpu_has_bfloat16() else [])]
     with tempfile.TemporaryDirectory() as folder:
         small = "small" if quick else "large"
         for what, ours, plain in (
@@ -66,7 +66,7 @@ def _our_fold(folder: str, size: str, precision: str) -> FoldTraining:
     cases = _bags(folder, size)
     fold = tempfile.mkdtemp(dir=folder)
     return FoldTraining(
-        make_job(Path(fold), cases, cases, {"name": "crossfusion"}, epochs=1, precision=precision)
+        on_cpu(), make_job(Path(fold), cases, cases, {"name": "crossfusion"}, epochs=1, precision=precision)
     )
 
 
@@ -76,7 +76,7 @@ def our_epoch(folder: str, size: str, precision: str) -> Callable[[], object]:
 
     def work() -> None:
         with patch.object(FoldTraining, "_save"):
-            next(training.epochs(lambda _event: None))
+            next(training.epochs())
 
     return work
 
@@ -152,8 +152,8 @@ def _our_c_index(
         learning_rate=SMALL_RATE,
         batch_cases=SMALL_BATCH,
     )
-    training = FoldTraining(job)
-    for _ in training.epochs(lambda _event: None):
+    training = FoldTraining(on_cpu(), job)
+    for _ in training.epochs():
         pass
     return _c_index(test, training.outputs.risk(training.outputs.of_cases(test)))
 

@@ -98,6 +98,12 @@ class Stage:
         """Print that another run is working on ``what``."""
         self._say(f"waiting for {what}, which another run is working on")
 
+    def run_again(self, what: str, how: str) -> None:
+        """Warn that the worker process of ``what`` died, and that it is done again."""
+        self._progress.warn(
+            f"{self._title}: the worker process of {what} died ({how}), perhaps because memory ran out; it is run again"
+        )
+
     def finish(self) -> None:
         """Print the elapsed time."""
         elapsed = time.monotonic() - self._started

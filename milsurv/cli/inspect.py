@@ -80,10 +80,11 @@ class Estimate:
     """Estimated time and disk space of feature extraction on this machine."""
 
     def __init__(self, session: Session):
+        from milsurv.features.extract import ExtractionSettings
         from milsurv.features.preview import embedding_seconds
 
         config, registry = session.config, session.registry
-        self.device, self.workers = session.device, session.workers
+        self.device, self.workers = session.device.name, session.executor.workers
         self.name = config.extracting_backbone.name
         self._dim = registry.create("backbone", config.extracting_backbone).dim
         self._dtype = config.extraction.dtype
@@ -91,7 +92,9 @@ class Estimate:
         """Why the backbone's time is unknown."""
         self._per_patch = 0.0
         try:
-            self._per_patch = embedding_seconds(config, registry, self.device)
+            with session.context() as context:
+                settings = ExtractionSettings.of(config, registry, session.device)
+                self._per_patch = embedding_seconds(context, settings)
         except WeightsError as error:
             self.unknown = str(error)
 

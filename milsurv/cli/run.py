@@ -64,7 +64,7 @@ def _print_plan(session: Session, fold: int | None) -> None:
         "both": f"epoch chosen by inner validation {by}, and by the reported cases' to compare",
     }[config.training.selection]
     progress.say(
-        f"milsurv {__version__}: run '{config.name}' on {session.device}, {session.workers} worker(s)"
+        f"milsurv {__version__}: run '{config.name}' on {session.device.name}, {session.executor.workers} worker(s)"
     )
     progress.say(f"  cohort     {config.cohort}")
     if config.features is not None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from milsurv.config.cohort import COHORT_SOURCES
-from milsurv.config.run import RunConfig
+from milsurv.config.run import RunConfig, plugin_name
 from milsurv.config.training import Training
 from milsurv.errors import ConfigError, MilsurvError, PluginError, nearest
 from milsurv.plugin.base import PluginSection
@@ -67,7 +67,9 @@ def load_config(
         problems += _problems_of_coupling(document, registry, settings["loss"][0], config.training)
     if problems or config is None:
         raise ConfigError(problems)
-    sections = {section: PluginSection(name=name, **values) for section, (name, values) in settings.items()}
+    sections = {
+        kind: type(getattr(config, kind))(name=name, **values) for kind, (name, values) in settings.items()
+    }
     return config.model_copy(update=sections), registry
 
 
@@ -130,12 +132,12 @@ def _plugin_settings(
     for kind in SECTIONS:
         default = RunConfig.model_fields[kind].default
         given = document.data.get(kind, default.model_dump() if isinstance(default, PluginSection) else None)
-        if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+        if not isinstance(given, dict) or not isinstance(name := plugin_name(kind, given), str):
             continue
         values = {key: value for key, value in given.items() if key != "name"}
         try:
-            plugin_config = registry.load(kind, given["name"]).Config
-            complete[kind] = (given["name"], plugin_config.model_validate(values).model_dump(mode="json"))
+            plugin_config = registry.load(kind, name).Config
+            complete[kind] = (name, plugin_config.model_validate(values).model_dump(mode="json"))
         except PluginError as error:
             problems.append(f"{document.where((kind, 'name'))}: {kind}.name: {error}")
         except ValidationError as error:
@@ -199,7 +201,7 @@ class _Document:
                 section = section.setdefault(step, {})
                 if not isinstance(section, dict):
                     raise ConfigError([f"--set {override}: '{step}' is a value, not a section"])
-            if key.strip() in plugin_names and section.get("name") != value:
+            if key.strip() in plugin_names and plugin_name(steps[0], section) != value:
                 section.clear()  # these are the settings of another plugin
             section[steps[-1]] = value
             self.lines[tuple(steps)] = f"--set {override}"

@@ -24,7 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from milsurv.config.cohort import Cohort, SyntheticCohort, TableCohort, with_one_group
 from milsurv.config.section import AbsolutePath, Section
-from milsurv.config.training import Executor, Training
+from milsurv.config.training import Training
 from milsurv.plugin.base import PluginSection
 
 T = TypeVar("T")
@@ -199,6 +199,17 @@ class Evaluation(Section):
         return tuple(dict.fromkeys(self.subgroups + self.clinical))
 
 
+class ExecutorSection(PluginSection):
+    """Where units of work run; without a name, on this machine."""
+
+    name: str = "local"
+
+
+def plugin_name(kind: str, section: dict[str, Any]) -> Any:
+    """The plugin that a section of the file names; only ``executor`` has a default."""
+    return section.get("name", ExecutorSection().name if kind == "executor" else None)
+
+
 class RunConfig(Section):
     """A run, from slides to report."""
 
@@ -240,7 +251,7 @@ class RunConfig(Section):
     """Training loop."""
     evaluation: Evaluation = Evaluation()
     """Metrics and confidence intervals."""
-    executor: Executor = Executor()
+    executor: ExecutorSection = ExecutorSection()
     """Where and how units of work run."""
 
     @field_validator("device")

@@ -6,7 +6,7 @@ from typing import Any, Literal, Union
 
 from pydantic import BaseModel, Field, create_model
 
-from milsurv.config.run import RunConfig
+from milsurv.config.run import RunConfig, plugin_name
 from milsurv.plugin.kinds import SECTIONS
 from milsurv.plugin.registry import PluginInfo, Registry
 
@@ -31,5 +31,6 @@ def config_schema(registry: Registry) -> dict[str, Any]:
 def _section(registry: Registry, info: PluginInfo) -> type[BaseModel]:
     """A model of ``{name: <the plugin's>, …}`` with the plugin's settings."""
     config: type[BaseModel] = registry.load(info.kind, info.name).Config
-    name: Any = (Literal[info.name], Field(description=f"The {info.kind}: {info.summary}"))
+    default = info.name if plugin_name(info.kind, {}) == info.name else ...
+    name: Any = (Literal[info.name], Field(default, description=f"The {info.kind}: {info.summary}"))
     return create_model(f"{info.kind}_{info.name}", __base__=config, __doc__=info.summary, name=name)

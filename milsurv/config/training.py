@@ -1,4 +1,4 @@
-"""What a YAML file may say of the training and of where it runs."""
+"""What a YAML file may say of the training."""
 
 from __future__ import annotations
 
@@ -105,17 +105,3 @@ class Training(Section):
         if refit and info.data.get("selection") not in ("inner_validation", None):
             raise ValueError("needs selection: inner_validation")
         return refit
-
-
-class Executor(Section):
-    """Where units of work run, and what they keep at hand; of all this only ``threads`` changes a number."""
-
-    workers: PositiveInt | Literal["auto"] = "auto"
-    """Processes side by side, in turn on each GPU; auto: one per core, at most 8 (one per GPU on GPUs)."""
-    threads: PositiveInt = 1
-    """Threads of each unit of work; sums differ between counts, so it is part of a run's fingerprint."""
-    cache: Literal["auto", "device", "host", "none"] = "auto"
-    """Where a worker keeps the bags that it has read: on the GPU, or in the host's memory; what is not kept is read
-    ahead each time. auto: on the GPU if all bags fit, else on the host."""
-    cache_gb: PositiveFloat | None = None
-    """Most that all workers keep together on the host, or on one GPU, in 10⁹ bytes; null: half of what there is."""

@@ -1,86 +1,88 @@
-"""What this machine computes on, and how its cores and GPUs are shared out."""
+"""The device that a process computes on, and the cores that it may use."""
 
 from __future__ import annotations
 
-import math
 import os
+from dataclasses import dataclass
 from itertools import takewhile
+from typing import Any
 
 import torch
 
-from milsurv.config.run import RunConfig
 from milsurv.errors import MilsurvError
 from milsurv.executors.cgroups import cpu_limit
 
-MOST_WORKERS = 8
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+AMPERE = 8
+"""Compute capability of the first GPUs with bfloat16 matrix multiplication in hardware."""
 
 
-def choose_device(wanted: str) -> str:
-    """The device to compute on; ``auto`` takes a GPU when there is one. Raises MilsurvError for a GPU that is not."""
+@dataclass(frozen=True)
+class Device:
+    """A device that units compute on, as far as fingerprints and messages need to know it."""
+
+    name: str
+    """``cpu``, ``cuda`` or one GPU such as ``cuda:1``."""
+    bfloat16: bool | None = None
+    """Whether it multiplies bfloat16 matrices in hardware; None: that is asked of this machine when it matters."""
+
+    @property
+    def kind(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return self.name.partition(":")[0]
+
+    @property
+    def has_bfloat16(self) -> bool:
+        """Whether it multiplies bfloat16 matrices in hardware."""
+        if self.bfloat16 is not None:
+            return self.bfloat16
+        if self.kind == "cpu":
+            return cpu_has_bfloat16()
+        return torch.cuda.get_device_capability(torch.device(self.name))[0] >= AMPERE
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 matrices in hardware; False where an older torch cannot tell."""
+    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def find_device(wanted: str) -> Device:
+    """The device of this machine for ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Raises MilsurvError when there is no such GPU. CUDA is not initialised.
+    """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "auto":
-        return "cuda" if gpus else "cpu"
+        return Device("cuda" if gpus else "cpu")
     require_gpu(wanted, gpus)
-    return wanted
+    return Device(wanted)
 
 
 def require_gpu(wanted: str, gpus: int) -> None:
-    """Raise MilsurvError when ``wanted`` names a GPU that is not among those so many."""
+    """Raise MilsurvError when ``wanted`` names a GPU and this machine, with so many ``gpus``, does not have it."""
     name, _, number = wanted.partition(":")
     if name != "cuda" or int(number or 0) < gpus:
         return
     limited = os.environ.get(VISIBLE_GPUS)
     because = "" if limited is None else f" (with {VISIBLE_GPUS}={limited})"
     if not gpus:
-        raise MilsurvError(
-            f"device '{wanted}' is asked for, but torch finds no GPU here{because}; use --device cpu"
-        )
-    there = "cuda:0 alone" if gpus == 1 else f"cuda:0 to cuda:{gpus - 1}"
-    raise MilsurvError(
-        f"device '{wanted}' is asked for, but torch finds {there}{because}; use one of these, or cpu"
-    )
-
-
-def count_workers(wanted: int | str, device: str) -> int:
-    """Processes side by side: as wanted; ``auto`` is one per core up to 8, or one per GPU."""
-    if isinstance(wanted, int):
-        return wanted
-    if device.startswith("cuda"):
-        return max(1, len(visible_gpus(device)))
-    return min(cores(), MOST_WORKERS)
+        raise MilsurvError(f"device '{wanted}': torch finds no GPU here{because}; use --device cpu")
+    available = "only cuda:0" if gpus == 1 else f"cuda:0 to cuda:{gpus - 1}"
+    raise MilsurvError(f"device '{wanted}': torch finds {available}{because}; use one of these, or cpu")
 
 
 def cores() -> int:
-    """Cores that this process may use: the machine's, or fewer by its affinity or a limited control group."""
+    """Cores that this process may use: the machine's, or fewer by its affinity or control group."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, int(cpu_limit() or allowed)))
 
 
-def workers_on_device(workers: int, device: str) -> int:
-    """Of so many workers, those that compute on one device at most."""
-    return math.ceil(workers / max(1, len(visible_gpus(device))))
-
-
 def visible_gpus(device: str) -> list[str]:
-    """What each worker in turn is to see as its only GPU, in CUDA's words; empty on a CPU, or when one is named."""
+    """The GPUs that workers share out, as in CUDA_VISIBLE_DEVICES; empty unless ``device`` is ``cuda``."""
     if device != "cuda":
         return []
     limited = os.environ.get(VISIBLE_GPUS)
     if not limited:
         return [str(index) for index in range(torch.cuda.device_count())]
     return list(takewhile(lambda entry: entry not in ("", "-1"), map(str.strip, limited.split(","))))
-
-
-def slides_in_hand(device: str) -> int:
-    """Slides that a worker extracts side by side: two on a GPU, which has patches while one is opened or written."""
-    return 1 if device == "cpu" else 2
-
-
-def decoding_threads(config: RunConfig, device: str) -> int:
-    """Threads that decode a slide's patches: one on a CPU, where each core has a worker; else all of a GPU's share."""
-    if config.extraction.decoding_threads != "auto":
-        return config.extraction.decoding_threads
-    if device == "cpu":
-        return 1
-    return max(1, cores() // (count_workers(config.executor.workers, device) * slides_in_hand(device)))

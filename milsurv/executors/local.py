@@ -1,36 +1,50 @@
-"""Runs units on this machine: in this process, or side by side in processes of their own."""
+"""Runs units on this machine: in this process, or side by side in worker processes."""
 
 from __future__ import annotations
 
+import math
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, Literal
 
-from milsurv.errors import MilsurvError
-from milsurv.executors.base import IN_OTHER_HANDS, Event, Executor, Unit
-from milsurv.executors.worker import Done, Idle, Shared, Told, followed_by, pin_threads, serve
-from milsurv.interrupts import blocked_interrupts, deferred_interrupts
+from pydantic import PositiveInt
 
-RETRY_SECONDS = 1.0
-"""How long units in other hands are left alone before they are tried again."""
+from milsurv.executors.base import (
+    Context,
+    Event,
+    Executor,
+    ExecutorConfig,
+    OnEvent,
+    Placement,
+    SharedObjects,
+    Unit,
+)
+from milsurv.executors.devices import VISIBLE_GPUS, cores, visible_gpus
+from milsurv.executors.worker import Done, Failed, Reported, packed, pin_threads, run_units
+from milsurv.interrupts import blocked_interrupts, deferred_interrupts, ignore_interrupts
+
+MOST_WORKERS = 8
 GRACE_SECONDS = 10.0
-"""How long a worker may take to end before it is killed. The next run removes what temporary files it leaves."""
-
-
+"""How long a worker may take to end before it is killed. The next run removes the temporary files that it leaves."""
 PRELOADED = ("milsurv.features.extract", "milsurv.training.loop")
 """What the units of a run import, PyTorch included."""
 
 
 def worker_context() -> ForkServerContext | SpawnContext:
-    """How workers start: on Linux forked from one process that has imported ``PRELOADED``, so that each starts at once.
+    """How workers start: on Linux forked from a process that has imported ``PRELOADED``, which saves seconds for each.
 
     That process runs no thread and touches no GPU. Elsewhere each worker is a fresh interpreter.
     """
@@ -41,139 +55,173 @@ def worker_context() -> ForkServerContext | SpawnContext:
     return context
 
 
+class LocalConfig(ExecutorConfig):
+    """Settings of the local executor."""
+
+    workers: PositiveInt | Literal["auto"] = "auto"
+    """Worker processes; GPUs are assigned to them in turn. auto: one per core, at most 8, or one per GPU."""
+
+
 class LocalExecutor(Executor):
-    """``workers`` processes of ``threads`` threads each; where one unit at a time is done, one worker is this process.
+    """Worker processes on this machine. A single unit at a time is run in this process."""
 
-    ``gpus``, if there are any, are dealt out to the workers in turn: each sees one.
-    """
+    Config = LocalConfig
 
-    def __init__(self, workers: int, threads: int, gpus: Sequence[str] = ()):
-        self.workers = workers
-        self.threads = threads
-        self.gpus = tuple(gpus)
+    def __init__(self, config: LocalConfig, wanted_device: str):
+        super().__init__(config, wanted_device)
+        self._wanted_workers = config.workers
         self._pool: _Pool | None = None
 
     def __exit__(self, *exception: object) -> None:
-        self._let_go()
+        self._end_workers()
 
-    def _let_go(self) -> None:
-        """Stop what is under way, and end the workers."""
+    def _end_workers(self) -> None:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.end()
 
-    def run(
-        self,
-        units: Sequence[Unit],
-        on_event: Callable[[Unit, Event], None],
-        side_by_side: int = 1,
-        after: Callable[[], None] | None = None,
-    ) -> list[Any]:
-        results = self._run_once(units, on_event, side_by_side, after)
-        told: set[int] = set()
-        while waiting := [index for index, result in enumerate(results) if result == IN_OTHER_HANDS]:
-            for index in set(waiting) - told:
-                on_event(units[index], {"event": IN_OTHER_HANDS})
-            told.update(waiting)
-            time.sleep(RETRY_SECONDS)
-            again = self._run_once([units[index] for index in waiting], on_event, side_by_side, after)
-            for index, result in zip(waiting, again, strict=True):
-                results[index] = result
-        return results
+    @cached_property
+    def gpus(self) -> tuple[str, ...]:
+        """The GPUs that are assigned to workers in turn, as in CUDA_VISIBLE_DEVICES; empty when all use one device."""
+        return tuple(visible_gpus(self.device.name))
 
-    def _run_once(
-        self,
-        units: Sequence[Unit],
-        on_event: Callable[[Unit, Event], None],
-        side_by_side: int,
-        after: Callable[[], None] | None,
-    ) -> list[Any]:
-        if self._pool is None and self.workers == side_by_side == 1:
-            pin_threads(self.threads)
-            with followed_by(after):
-                return [_do_here(unit, on_event) for unit in units]
+    @cached_property
+    def workers(self) -> int:
+        if self._wanted_workers != "auto":
+            return self._wanted_workers
+        if self.device.kind == "cuda":
+            return max(1, len(self.gpus))
+        return min(cores(), MOST_WORKERS)
+
+    def run_once(self, units: Sequence[Unit], on_event: OnEvent) -> list[Any]:
+        if not units:
+            return []
+        placement = self.placement(self.workers, math.ceil(self.workers / max(1, len(self.gpus))))
+        if self._pool is None and min(self.workers, len(units)) == units[0].resources.units_at_once == 1:
+            pin_threads(self.config.threads)
+            with SharedObjects() as shared:
+                return [_run_here(unit, on_event, placement, shared) for unit in units]
         if self._pool is None:
-            self._pool = _Pool(self.workers, self.threads, self.gpus)
+            self._pool = _Pool(self.workers, placement, self.gpus)
         try:
-            return self._pool.run(units, on_event, side_by_side, after)
+            return self._pool.run(
+                units, on_event, died=lambda unit, how: self.worker_died(unit, how, on_event)
+            )
         except BaseException:
-            self._let_go()  # lest they take units of another run
+            self._end_workers()  # their units belong to this run
             raise
 
 
-def _do_here(unit: Unit, on_event: Callable[[Unit, Event], None]) -> Any:
-    """Do a unit in this process; Ctrl-C reaches it where it reports, so that it stops between two steps."""
+def _run_here(unit: Unit, on_event: OnEvent, placement: Placement, shared: SharedObjects) -> Any:
+    """Run a unit in this process. Ctrl-C interrupts it where it reports or asks, so that it stops between two steps."""
     with deferred_interrupts() as heard:
 
         def report(event: Event) -> None:
             with heard():
                 on_event(unit, event)
 
-        result = unit.do(report)
-        with heard():
-            return result
+        def raise_if_stopped() -> None:
+            with heard():
+                pass
+
+        result = unit.run(Context(placement, report, raise_if_stopped, shared))
+        raise_if_stopped()
+        return result
 
 
 @dataclass(frozen=True)
+class _Idle:
+    """A worker has finished the units of a run, and closed what they shared."""
+
+
+@dataclass
 class _Worker:
+    number: int
     process: BaseProcess
     connection: Connection
+    units: set[int] = field(default_factory=set)
+    """Indices of the units that it was sent and that are not done."""
+    told_end: bool = False
+    """Whether it was told that no more units come."""
+
+    def send(self, message: object) -> None:
+        with suppress(OSError):  # it died, which is noticed when its messages are read
+            self.connection.send(message)
 
 
 class _Pool:
     """At most ``count`` worker processes, started when there is work for them."""
 
-    def __init__(self, count: int, threads: int, gpus: tuple[str, ...]):
+    def __init__(self, count: int, placement: Placement, gpus: Sequence[str]):
         self._count = count
+        self._placement = placement
+        self._gpus = gpus
         self._context = worker_context()
         with blocked_interrupts():  # multiprocessing's helper process starts, and unblocks some of them again
-            self._shared = Shared(self._context, threads, gpus)
+            self._stop = self._context.RawValue("b", False)
+        self._environment = dict(os.environ)
         self._workers: list[_Worker] = []
 
-    def run(
-        self,
-        units: Sequence[Unit],
-        on_event: Callable[[Unit, Event], None],
-        side_by_side: int,
-        after: Callable[[], None] | None,
-    ) -> list[Any]:
-        """The units' results, in their order."""
-        wanted = min(self._count, len(units))
-        self._shared.next_unit.value = 0
-        with blocked_interrupts():
-            while len(self._workers) < wanted:
-                self._start()
-        busy: dict[Any, _Worker] = {worker.connection: worker for worker in self._workers[:wanted]}
-        for worker in busy.values():
-            _send(worker, (units, side_by_side, after))
+    def run(self, units: Sequence[Unit], on_event: OnEvent, died: Callable[[Unit, str], None]) -> list[Any]:
+        """The units' results, in their order. ``died`` is called for each unit whose worker died."""
+        waiting = deque(range(len(units)))
         results: dict[int, Any] = {}
+        while len(self._workers) < min(self._count, len(units)):
+            self._workers.append(self._start(len(self._workers)))
+        busy = {worker.connection: worker for worker in self._workers[: len(units)]}
+        for worker in busy.values():
+            worker.told_end = False
+            _feed(worker, units, waiting)
         while busy:
             for connection in wait(list(busy)):
-                match _receive(busy[connection]):
-                    case Told(index, event):
+                worker = busy[connection]  # type: ignore[index]
+                match _receive(worker):
+                    case Reported(index, event):
                         on_event(units[index], event)
                     case Done(index, result):
                         results[index] = result
-                    case Idle(BaseException() as error):
+                        worker.units.discard(index)
+                        _feed(worker, units, waiting)
+                    case Failed(error):
                         raise error
-                    case Idle():
-                        del busy[connection]
+                    case _Idle():
+                        del busy[worker.connection]
+                    case None:
+                        how, lost = _exit_of(worker.process), sorted(worker.units)
+                        for index in lost:
+                            died(units[index], how)
+                        waiting.extendleft(reversed(lost))
+                        del busy[worker.connection]
+                        fresh = self._replace(worker)
+                        busy[fresh.connection] = fresh
+                        _feed(fresh, units, waiting)
         return [results[index] for index in range(len(units))]
 
-    def _start(self) -> None:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=serve, args=(theirs, self._shared, len(self._workers)))
-        process.start()
-        theirs.close()
-        self._workers.append(_Worker(process, ours))
+    def _start(self, number: int) -> _Worker:
+        environment = self._environment
+        if self._gpus:
+            environment = {**environment, VISIBLE_GPUS: self._gpus[number % len(self._gpus)]}
+        with blocked_interrupts():
+            ours, theirs = self._context.Pipe()
+            process = self._context.Process(
+                target=_serve, args=(theirs, self._placement, self._stop, environment)
+            )
+            process.start()
+            theirs.close()
+        return _Worker(number, process, ours)
+
+    def _replace(self, worker: _Worker) -> _Worker:
+        worker.connection.close()
+        self._workers[worker.number] = fresh = self._start(worker.number)
+        return fresh
 
     def end(self) -> None:
-        """End the processes: at their next report, or by force when that takes too long or another signal comes."""
-        self._shared.stop.value = True
+        """End the processes: between two steps of their units, or by force when that takes too long or on a signal."""
+        self._stop.value = True
         deadline = time.monotonic() + GRACE_SECONDS
         try:
             for worker in self._workers:
-                worker.connection.close()  # an idle worker ends by that
+                worker.connection.close()  # ends an idle worker
             for worker in self._workers:
                 worker.process.join(max(0.0, deadline - time.monotonic()))
         finally:
@@ -184,30 +232,60 @@ class _Pool:
                     worker.process.join(GRACE_SECONDS)
 
 
-def _send(worker: _Worker, message: Any) -> None:
-    try:
-        worker.connection.send(message)
-    except OSError as error:
-        raise _death_of(worker) from error
+def _feed(worker: _Worker, units: Sequence[Unit], waiting: deque[int]) -> None:
+    """Send the worker as many units as it runs at once; None when there are no more."""
+    while waiting and len(worker.units) < units[0].resources.units_at_once and not worker.told_end:
+        index = waiting.popleft()
+        worker.units.add(index)
+        worker.send((index, units[index]))
+    if not waiting and not worker.told_end:
+        worker.told_end = True
+        worker.send(None)
 
 
 def _receive(worker: _Worker) -> Any:
+    """The worker's next message; None when it died."""
     try:
         return worker.connection.recv()
-    except (EOFError, OSError) as error:
-        raise _death_of(worker) from error
+    except (EOFError, OSError):
+        return None
 
 
-def _death_of(worker: _Worker) -> MilsurvError:
-    """What is said of a worker whose end of the pipe is closed."""
-    worker.process.join(GRACE_SECONDS)
-    code = worker.process.exitcode
-    how = f"exit status {code}"
-    if code is not None and code < 0:
-        how = str(-code)
-        with suppress(ValueError):
-            how = signal.Signals(-code).name
-    return MilsurvError(
-        f"a worker process died ({how}), perhaps for want of memory; what is finished is kept: run the same command "
-        "again, with fewer executor.workers if memory is short"
-    )
+def _exit_of(process: BaseProcess) -> str:
+    """What ended a process whose end of the pipe is closed: a signal's name, or the exit status."""
+    process.join(GRACE_SECONDS)
+    code = process.exitcode
+    if code is None or code >= 0:
+        return f"exit status {code}"
+    with suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"
+
+
+def _serve(driver: Connection, placement: Placement, stop: Any, environment: dict[str, str]) -> None:
+    """A worker process: runs what the driver sends until the driver closes the pipe, or ends itself."""
+    ignore_interrupts()
+    os.environ.clear()
+    os.environ.update(environment)
+    outbox: SimpleQueue[Any] = SimpleQueue()
+    threading.Thread(target=_end_with_driver, daemon=True).start()
+    threading.Thread(target=_post, args=(outbox, driver, stop), daemon=True).start()
+    with suppress(EOFError, OSError):
+        while not stop.value:
+            run_units(iter(driver.recv, None), outbox.put, placement, lambda: bool(stop.value))
+            outbox.put(_Idle())
+
+
+def _end_with_driver() -> None:
+    driver = multiprocessing.parent_process()
+    if driver is not None:
+        driver.join()
+        os._exit(1)
+
+
+def _post(outbox: SimpleQueue[Any], driver: Connection, stop: Any) -> None:
+    """Send messages in their order, from a daemon thread, so that units do not wait for a driver that is busy."""
+    with suppress(OSError):  # the driver has closed the pipe
+        while True:
+            driver.send_bytes(packed(outbox.get()))
+    stop.value = True

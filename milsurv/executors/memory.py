@@ -10,7 +10,6 @@ import torch
 
 from milsurv.errors import MilsurvError, first_line
 from milsurv.executors.cgroups import memory_limit
-from milsurv.executors.devices import visible_gpus
 
 OUT_OF_MEMORY = (
     "out of memory",
@@ -47,11 +46,9 @@ def pinned_size(wanted: int) -> int:
     return 1 << (wanted - 1).bit_length() if wanted > 0 else 0
 
 
-def free_device_memory(device: str, workers: int) -> int:
-    """Bytes free now on a GPU: the least of those that so many workers use."""
-    dealt_out = len(visible_gpus(device)[:workers])
-    used = [torch.device("cuda", index) for index in range(dealt_out)] or [torch.device(device)]
-    return min(int(torch.cuda.mem_get_info(one)[0]) for one in used)
+def free_device_memory(device: str) -> int:
+    """Bytes that are free on a GPU now."""
+    return int(torch.cuda.mem_get_info(torch.device(device))[0])
 
 
 def release_device_memory() -> None:

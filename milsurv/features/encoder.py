@@ -17,6 +17,7 @@ from torch import Tensor
 
 from milsurv.backbones.base import Backbone, Precision
 from milsurv.errors import MilsurvError, first_line
+from milsurv.executors.devices import Device
 from milsurv.executors.memory import out_of_memory, release_device_memory, want_of_memory_named
 
 QUEUED_BATCHES = 3
@@ -24,8 +25,6 @@ QUEUED_BATCHES = 3
 AUTOMATIC_BATCH = {"cpu": 32, "cuda": 256}
 HEEDED_EVERY = 1.0
 """Seconds of waiting after which a reader looks whether it is to stop."""
-AMPERE = 8
-"""Compute capability of the first GPUs that multiply bfloat16 matrices themselves."""
 TYPES: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -33,24 +32,15 @@ TYPES: dict[Precision, torch.dtype] = {
 }
 
 
-def choose_precision(
-    wanted: Literal["auto"] | Precision, allowed: Precision, device: torch.device
-) -> Precision:
+def choose_precision(wanted: Literal["auto"] | Precision, allowed: Precision, device: Device) -> Precision:
     """The type that the network computes in; ``auto`` is the narrowest that it allows and the device is fast in."""
     if wanted != "auto":
         return wanted
     if allowed == "float32":
         return "float32"
-    if device.type == "cuda":
-        fast = allowed == "float16" or torch.cuda.get_device_capability(device)[0] >= AMPERE
-        return allowed if fast else "float32"
-    return "bfloat16" if cpu_has_bf16() else "float32"
-
-
-def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 matrices itself; False where an older torch cannot tell."""
-    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    if device.kind == "cuda" and allowed == "float16":
+        return "float16"
+    return "bfloat16" if device.has_bfloat16 else "float32"
 
 
 @dataclass(frozen=True)

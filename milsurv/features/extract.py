@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import traceback
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -19,9 +18,8 @@ from milsurv.backbones.base import Backbone, Precision
 from milsurv.cohort.cases import SlideRef
 from milsurv.config.run import RunConfig
 from milsurv.errors import TABLE_ADVICE, MilsurvError, SlideError, SlideFaultError, size, slide_reason
-from milsurv.executors.base import Event, Report, Unit
-from milsurv.executors.devices import decoding_threads
-from milsurv.executors.memory import release_device_memory
+from milsurv.executors.base import Context, Event, Resources, Unit
+from milsurv.executors.devices import Device
 from milsurv.features.encoder import Encoder, choose_precision
 from milsurv.features.room import lacking_room
 from milsurv.features.store import MagnificationFeatures, read_attributes, write_features
@@ -42,8 +40,8 @@ EXTRACTION_CODE = (
     "milsurv.slides.patches",
 )
 """What of milsurv itself decides features, beside its plugins."""
-TOLD_EVERY = 0.5
-"""Seconds after which a slide's progress is told again, and a unit that is to stop stops."""
+REPORT_SECONDS = 0.5
+"""Seconds between two reports of a slide's progress."""
 TELLING = ("slide", "table_mpp", "tissue_source", "patches", "mpp", "mpp_source", "doubts")
 """Attributes that tell what a feature file was made from and what came of it."""
 
@@ -75,13 +73,13 @@ class ExtractionSettings:
     """What to do about a slide's µm/px, for its reason."""
 
     @classmethod
-    def of(cls, config: RunConfig, registry: Registry, device: str) -> ExtractionSettings:
-        """Raises WeightsError when a weights file that the config names is not there."""
+    def of(cls, config: RunConfig, registry: Registry, device: Device) -> ExtractionSettings:
+        """For extraction on ``device``. Raises WeightsError when a weights file that the config names is not there."""
         section = config.extracting_backbone
         backbone: Backbone = registry.create("backbone", section)
         names = {"reader": config.reader.name, "tissue": config.tissue.name, "backbone": section.name}
         origins = {(kind, name): registry.origin(kind, name) for kind, name in names.items()}
-        precision = choose_precision(config.extraction.precision, backbone.precision, torch.device(device))
+        precision = choose_precision(config.extraction.precision, backbone.precision, device)
         return cls(
             config,
             backbone.weights_id(),
@@ -127,16 +125,16 @@ class ExtractionSettings:
         """The slide as it was extracted before, or None when that is still to do."""
         return None if slide.path is None else extracted(self, slide.slide_id, slide.path, slide.mpp)
 
-    def unit(self, slide: SlideRef, device: str) -> Unit:
-        """The unit of work that extracts a slide."""
+    def unit(self, slide: SlideRef, device: Device) -> Unit:
+        """The unit of work that extracts a slide. Two share a GPU: one has patches while the other opens or writes."""
         arguments: dict[str, Any] = {
             "settings": self,
             "slide_id": slide.slide_id,
             "slide": slide.path,
             "mpp": slide.mpp,
         }
-        arguments |= {"device": device, "threads": decoding_threads(self.config, device)}
-        return Unit(slide.slide_id, extract_slide, arguments, self.path(slide.slide_id))
+        resources = Resources(gpus=0.5 if device.kind == "cuda" else 0)
+        return Unit(slide.slide_id, extract_slide, arguments, self.path(slide.slide_id), resources)
 
     def warnings(self, slides: Sequence[SlideRef], registry: Registry) -> Iterator[str]:
         """What should be known before ``slides`` are extracted: magnifications new to the backbone, want of room."""
@@ -210,29 +208,23 @@ def _outcome(slide_id: str, attributes: dict[str, Any]) -> ExtractedSlide:
 
 
 def extract_slide(
-    report: Report,
-    settings: ExtractionSettings,
-    slide_id: str,
-    slide: Path,
-    mpp: float | None,
-    device: str,
-    threads: int = 1,
+    context: Context, settings: ExtractionSettings, slide_id: str, slide: Path, mpp: float | None
 ) -> ExtractedSlide:
     """Unit of work: read a slide's patches, embed them, write its feature file, unless it is there already.
 
-    ``threads`` decode patches. A slide that cannot be used gives a reason in place of a file.
+    A slide that cannot be used gives a reason in place of a file.
     """
     get_registry(settings.config.plugins).require_origins(settings.origins)
     event: Event = {"event": "slide", "slide": slide_id}
     try:
         with slide_faults():
             outcome = extracted(settings, slide_id, slide, mpp)
-        outcome = outcome or _extract(report, settings, slide_id, slide, mpp, device, threads)
+        outcome = outcome or _extract(context, settings, slide_id, slide, mpp)
         event |= {"reason": None, "bytes": settings.path(slide_id).stat().st_size}
     except SlideError as error:
         outcome = left_out(slide_id, error, settings.mpp_advice)
         event |= {"reason": outcome.reason, "bytes": 0, **traceback_of(error)}
-    report(event)
+    context.report(event)
     return outcome
 
 
@@ -250,13 +242,7 @@ def traceback_of(error: SlideError) -> dict[str, str]:
 
 
 def _extract(
-    report: Report,
-    settings: ExtractionSettings,
-    slide_id: str,
-    slide: Path,
-    mpp: float | None,
-    device: str,
-    threads: int,
+    context: Context, settings: ExtractionSettings, slide_id: str, slide: Path, mpp: float | None
 ) -> ExtractedSlide:
     config = settings.config
     registry = get_registry(config.plugins)
@@ -269,8 +255,7 @@ def _extract(
         with slide_faults():
             grid = make_grid(opened.dimensions, opened.mpp, mask, config.tiling)
         tissue_patches = grid.counts
-        encoder = load_encoder(settings, device)
-        grid, features = _embed(opened, grid, encoder, config, threads, report)
+        grid, features = _embed(context, opened, grid, settings)
         if slide_identity(slide) != identity:
             raise SlideError("changed while it was read; run again when it is copied as a whole")
         attributes = {
@@ -299,65 +284,51 @@ def _extract(
     return _outcome(slide_id, attributes)
 
 
-_loading = threading.Lock()
-_loaded: dict[tuple[object, ...], Encoder] = {}
-
-
-def load_encoder(settings: ExtractionSettings, device: str) -> Encoder:
-    """The backbone with its network, loaded once per process until :func:`release_encoders` is called."""
+def load_encoder(context: Context, settings: ExtractionSettings) -> Encoder:
+    """The backbone with its network, loaded once by each worker, which closes it."""
     config, section = settings.config, settings.config.extracting_backbone
-    key = (
-        config.plugins,
-        section.model_dump_json(),
-        device,
-        settings.precision,
-        config.extraction,
-        config.executor.threads,
-    )
-    with _loading:
-        if key not in _loaded:
-            registry = get_registry(config.plugins)
-            _loaded[key] = Encoder(
-                registry.create("backbone", section),
-                registry.describe("backbone", section.name),
-                torch.device(device),
-                settings.precision,
-                config.extraction.batch_size,
-                compiled=config.extraction.compile,
-                threads=config.executor.threads,
-            )
-        return _loaded[key]
+
+    def load() -> Encoder:
+        registry = get_registry(config.plugins)
+        return Encoder(
+            registry.create("backbone", section),
+            registry.describe("backbone", section.name),
+            torch.device(context.device),
+            settings.precision,
+            config.extraction.batch_size,
+            compiled=config.extraction.compile,
+            threads=context.placement.config.threads,
+        )
+
+    key = ("encoder", config.plugins, section.model_dump_json(), settings.precision, config.extraction)
+    return context.shared.get(key, load)
 
 
-def release_encoders() -> None:
-    """Let the networks that this process has loaded go, and their memory on the device: training needs it."""
-    with _loading:
-        for encoder in _loaded.values():
-            encoder.close()
-        _loaded.clear()
-    release_device_memory()
+def _decoding_threads(context: Context, config: RunConfig) -> int:
+    """Threads that decode a slide's patches: one on a CPU, where each core has a worker, else the unit's cores."""
+    if config.extraction.decoding_threads != "auto":
+        return config.extraction.decoding_threads
+    return 1 if context.device == "cpu" else context.cpus
 
 
 def _embed(
-    opened: Slide, grid: PatchGrid, encoder: Encoder, config: RunConfig, threads: int, report: Report
+    context: Context, opened: Slide, grid: PatchGrid, settings: ExtractionSettings
 ) -> tuple[PatchGrid, dict[int, NDArray[Any]]]:
-    """The grid of the patches that are of use, and their features: magnification -> ``(n, dim)`` in its order."""
-    untold, told_at = 0, time.monotonic()
-
-    def tell() -> None:
-        nonlocal untold, told_at
-        report({"event": "patches", "count": untold})
-        untold, told_at = 0, time.monotonic()
-
-    with encoder.slide(str(opened.path), dict(grid.coords), config.extraction.dtype, tell) as slide:
+    """The grid of the patches that are kept, and their features: magnification -> ``(n, dim)`` in its order."""
+    config, encoder = settings.config, load_encoder(context, settings)
+    threads, stop = _decoding_threads(context, config), context.raise_if_stopped
+    unreported, reported_at = 0, time.monotonic()
+    with encoder.slide(str(opened.path), dict(grid.coords), config.extraction.dtype, stop) as slide:
         for magnification, rows, patches in read_grid(opened, grid, config.tiling, threads):
+            context.raise_if_stopped()
             encoder.put(slide, magnification, rows, patches)
-            untold += len(rows)
-            if time.monotonic() - told_at > TOLD_EVERY:
-                tell()
-    tell()
+            unreported += len(rows)
+            if time.monotonic() - reported_at > REPORT_SECONDS:
+                context.report({"event": "patches", "count": unreported})
+                unreported, reported_at = 0, time.monotonic()
+    context.report({"event": "patches", "count": unreported})
     if smaller := encoder.smaller_batches():
-        report({"event": "smaller batches", "batch_size": smaller})
+        context.report({"event": "smaller batches", "batch_size": smaller, "device": context.device})
     finest = slide.embedded[max(slide.embedded)]
     if not finest.any():
         raise SlideError(

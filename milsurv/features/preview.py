@@ -16,6 +16,7 @@ from milsurv.cohort.table import read_cohort
 from milsurv.config.cohort import SyntheticCohort
 from milsurv.config.run import RunConfig, Tiling
 from milsurv.errors import MilsurvError, SlideError, slide_reason
+from milsurv.executors.base import Context
 from milsurv.features.extract import ExtractionSettings, load_encoder
 from milsurv.features.room import bytes_of_patch
 from milsurv.plugin.registry import Registry
@@ -150,12 +151,12 @@ def _read_seconds(slide: Slide, grid: PatchGrid, tiling: Tiling) -> float:
     return (time.perf_counter() - started) / len(chosen) * len(places)
 
 
-def embedding_seconds(config: RunConfig, registry: Registry, device: str) -> float:
+def embedding_seconds(context: Context, settings: ExtractionSettings) -> float:
     """Time of the backbone for a patch, measured on batches of grey ones. Raises WeightsError without its weights."""
-    encoder = load_encoder(ExtractionSettings.of(config, registry, device), device)
-    n, px = encoder.batch_size, config.tiling.patch_px
+    encoder, tiling = load_encoder(context, settings), settings.config.tiling
+    n, px = encoder.batch_size, tiling.patch_px
     patches, rows = np.full((n, px, px, 3), 128, np.uint8), np.arange(n)
-    finest = max(config.tiling.magnifications)
+    finest = max(tiling.magnifications)
     times = []
     for _ in range(TIMED_BATCHES):
         started = time.perf_counter()

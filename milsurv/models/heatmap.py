@@ -9,6 +9,7 @@ from pathlib import Path
 
 from milsurv.cohort.cases import SlideRef
 from milsurv.errors import MilsurvError, SlideError, nearest, slide_reason
+from milsurv.executors.devices import find_device
 from milsurv.explain.heatmap import explain_slide, write_heatmap
 from milsurv.explain.importance import Explainer
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings
@@ -42,7 +43,10 @@ def draw_heatmap(
     They show attention, or occlusion if ``use_occlusion`` is True or the aggregator has no attention. Raises
     MilsurvError when the features hold no positions of patches, or positions that are not on this slide.
     """
-    explainer = replace(make_explainer(trained, drawn.known, session.device), use_occlusion=use_occlusion)
+    explainer = replace(
+        make_explainer(trained, drawn.known, find_device(session.config.device).name),
+        use_occlusion=use_occlusion,
+    )
     slide_id = drawn.slide.slide_id
     if explainer.seen_in_training:
         session.progress.warn(f"slide {slide_id}: every model was trained on its case; the heatmap says so")

@@ -16,20 +16,19 @@ from milsurv.cohort.cases import SlideRef
 from milsurv.config.run import RunConfig
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.times import survival_column
-from milsurv.executors.base import Event, Report, Unit
+from milsurv.executors.base import Context, Resources, Unit
 from milsurv.features.extract import ExtractionSettings
 from milsurv.features.store import feature_dims, read_attributes
 from milsurv.models.new_slides import find_new_slides
 from milsurv.models.trained import MPP_ADVICE, FoldModel, TrainedModel
 from milsurv.plugin.registry import get_registry
-from milsurv.progress import Stage
 from milsurv.runs.folder import FeatureSettings
 from milsurv.runs.leakage import Acquaintance
 from milsurv.runs.pipeline import extract_features
-from milsurv.runs.session import Session
+from milsurv.runs.session import Session, advance
 from milsurv.slides.reader import slide_identity
-from milsurv.training.bags import CachePlan, plan_cache, shared_cache
-from milsurv.training.data import TrainingCase, files_of
+from milsurv.training.bags import shared_bags
+from milsurv.training.data import FoldId, TrainingCase, files_of
 from milsurv.training.model import SurvivalModel, load_model
 from milsurv.training.outputs import Outputs
 
@@ -146,62 +145,48 @@ def predict_cases(
     1 or 0; ``median_survival``, where the mean of their survival falls to one half, in the cohort's unit, NaN when it
     does not within the longest follow-up in training; ``survival_at_T`` for each of ``times``.
     """
-    config, device = session.config, session.device
     curve = np.linspace(0, float(trained.training_cases.follow_up.time.max()), CURVE_POINTS + 1)
     everywhen = (*times, *curve.tolist())
     asked = {
         model: tuple(case for case in cases if model.fold in allowed[case.case_id])
         for model in trained.models
     }
-    plan, _ = plan_cache(files_of(cases), config.executor, device, session.workers)
+    resources = Resources(gpus=int(session.device.kind == "cuda"))
     units = [
         Unit(
             f"seed {model.seed} fold {model.fold}",
             judge,
-            {
-                "config": config,
-                "model": model,
-                "cases": mine,
-                "times": everywhen,
-                "device": device,
-                "cache": plan,
-            },
+            {"config": session.config, "model": model, "cases": mine, "times": everywhen},
+            resources=resources,
         )
         for model, mine in asked.items()
         if mine
     ]
     with session.progress.stage("predicting", len(units), "models") as stage:
-        judgements: list[Judgement] = session.executor.run(units, partial(_count, stage))
-    shared_cache.cache_clear()
+        judgements: list[Judgement] = session.executor.run(units, partial(advance, stage, "judged"))
     return put_together([case.case_id for case in cases], judgements, times, curve)
 
 
 _COLUMNS = ("models", "risk", "risk_sd", "risk_lowest", "risk_highest", "high_risk", "median_survival")
 
 
-def _count(stage: Stage, _unit: Unit, event: Event) -> None:
-    stage.advance(event["event"] == "judged")
-
-
 def judge(
-    report: Report,
+    context: Context,
     config: RunConfig,
     model: FoldModel,
     cases: tuple[TrainingCase, ...],
     times: tuple[float, ...],
-    device: str,
-    cache: CachePlan,
 ) -> Judgement:
     """Unit of work: one model's risks and survival of cases."""
     registry = get_registry(config.plugins)
-    network, loss, about = load_model(model.file, registry, device)
+    network, loss, about = load_model(model.file, registry, context.device)
     _require_dims(network, model, cases[0])
-    where = f"seed {model.seed}, fold {model.fold}"
-    outputs = Outputs(config, registry, network, loss, shared_cache(device, cache), where, model.seed)
+    bags = shared_bags(context, files_of(cases))
+    outputs = Outputs(config, FoldId(model.seed, model.fold), network, loss, bags)
     seen = outputs.of_cases(cases)
     risk = (outputs.risk(seen).double() - about["high_risk_above"]) / (about["risk_deviation"] or 1.0)
     survival = outputs.survival(seen, times).double()
-    report({"event": "judged"})
+    context.report({"event": "judged"})
     return Judgement(tuple(case.case_id for case in cases), risk.numpy(), survival.numpy())
 
 

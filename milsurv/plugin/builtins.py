@@ -125,3 +125,8 @@ def milsurv_register_losses(register: Register) -> None:
     register("nll", "milsurv.losses.discrete:NLL", summary="discrete-time hazard likelihood")
     register("ce", "milsurv.losses.discrete:CE", summary="discrete-time cross-entropy")
     register("cox", "milsurv.losses.cox:Cox", summary="Cox partial log-likelihood, Efron or Breslow ties")
+
+
+@hookimpl
+def milsurv_register_executors(register: Register) -> None:
+    register("local", "milsurv.executors.local:LocalExecutor", summary="worker processes on this machine")

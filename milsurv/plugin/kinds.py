@@ -94,6 +94,13 @@ _ALL = (
         decides="models",
     ),
     Kind(
+        "executor",
+        "milsurv_register_executors",
+        "executors (see ``milsurv.executors.base``)",
+        contract="milsurv.executors.base:Executor",
+        is_section=True,
+    ),
+    Kind(
         "command",
         "milsurv_register_commands",
         "commands: ``milsurv NAME`` runs the typer app or click command",

@@ -145,8 +145,11 @@ class Registry:
 
     def create(self, kind: str, section: PluginSection, *arguments: Any) -> Any:
         """The plugin that a section of the configuration names, made with its settings and ``arguments``."""
-        plugin_class = self.load(kind, section.name)
-        return plugin_class(plugin_class.Config(**section.settings), *arguments)
+        return self.load(kind, section.name)(self.config(kind, section), *arguments)
+
+    def config(self, kind: str, section: PluginSection) -> Any:
+        """A section's settings as the ``Config`` of the plugin that it names, with its defaults."""
+        return self.load(kind, section.name).Config(**section.settings)
 
     def describe(self, kind: str, name: str) -> str:
         """A plugin in an error message: its kind, name and distribution."""

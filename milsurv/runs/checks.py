@@ -17,7 +17,7 @@ from milsurv.cohort.summaries import summarize_if_many
 from milsurv.config.cohort import SyntheticCohort, TableCohort
 from milsurv.config.run import RunConfig
 from milsurv.errors import MilsurvError, ProblemsError, size
-from milsurv.features.extract import ExtractedSlide, ExtractionSettings, load_encoder, release_encoders
+from milsurv.features.extract import ExtractedSlide, ExtractionSettings, load_encoder
 from milsurv.features.room import free_bytes, nearest_folder
 from milsurv.plugin.registry import Registry
 from milsurv.progress import RunProgress
@@ -27,7 +27,6 @@ from milsurv.runs.sample import Sample, look_at
 from milsurv.runs.session import Session, open_session
 from milsurv.storage.atomic import write_text
 from milsurv.synthetic.cohort import plan_cohort, slide_path, write_slide
-from milsurv.training.bags import CachePlan, shared_cache
 from milsurv.training.data import TrainingCase
 from milsurv.training.loop import fit_loss, rehearse
 
@@ -167,14 +166,12 @@ def _check_weights(
     if count > LARGE_WEIGHTS:
         findings.facts.append(f"the weights of {section.name} are here ({size(count)}), and were not loaded")
     elif sample.patches is not None:
-        patches, encoder = sample.patches[:EMBEDDED_PATCHES], load_encoder(settings, session.device)
-        finest, n = max(settings.config.tiling.magnifications), len(patches)
-        coords = {finest: np.zeros((n, 2), np.int64)}
-        try:
+        patches, finest = sample.patches[:EMBEDDED_PATCHES], max(settings.config.tiling.magnifications)
+        coords = {finest: np.zeros((len(patches), 2), np.int64)}
+        with session.context() as context:
+            encoder = load_encoder(context, settings)
             with encoder.slide("a sampled slide", coords, settings.config.extraction.dtype) as slide:
-                encoder.put(slide, finest, np.arange(n), patches)
-        finally:
-            release_encoders()
+                encoder.put(slide, finest, np.arange(len(patches)), patches)
 
 
 def _rehearse(content: RunContent, plan: Plan, sample: Sample, folder: Path, only_fold: int | None) -> None:
@@ -188,14 +185,12 @@ def _rehearse(content: RunContent, plan: Plan, sample: Sample, folder: Path, onl
         )
         for at, case in enumerate(plan.usable.cases)
     ]
-    jobs = fold_jobs(content, cases, RunFolder(folder), plan.times, CachePlan("none", 0))
+    jobs = fold_jobs(content, cases, RunFolder(folder), plan.times)
     jobs = [job for job in jobs if only_fold in (None, job.fold)]
     for job in jobs:
         fit_loss(job, content.session.registry)
-    try:
-        rehearse(jobs[0])
-    finally:
-        shared_cache.cache_clear()
+    with content.session.context() as context:
+        rehearse(context, jobs[0])
 
 
 def _check_workspace(workspace: Path, findings: Findings) -> None:

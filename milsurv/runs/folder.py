@@ -88,8 +88,8 @@ class RunContent:
                 "loss": config.loss.model_dump(mode="json"),
                 "origins": [*self.origins.values(), framework_fingerprint(*TRAINING_CODE)],
                 "training": config.training.model_dump(mode="json"),
-                "threads": config.executor.threads,
-                "device": self.session.device.partition(":")[0],
+                "threads": self.session.executor.config.threads,
+                "device": self.session.device.kind,
             }
         )
 

@@ -11,15 +11,14 @@ from typing import Any
 from milsurv.cohort.cases import Cohort, SlideRef
 from milsurv.cohort.summaries import summarize_if_many
 from milsurv.config.cohort import SyntheticCohort, TableCohort
-from milsurv.executors.base import IN_OTHER_HANDS, Event, Unit
-from milsurv.executors.devices import slides_in_hand
+from milsurv.executors.base import WORKER_DIED, Event, Resources, Unit
 from milsurv.explain.view import views_of_fold
-from milsurv.features.extract import ExtractedSlide, release_encoders
+from milsurv.features.extract import ExtractedSlide
 from milsurv.features.importers.importing import ImportSettings, require_equal_dims
 from milsurv.features.store import feature_dims
 from milsurv.features.tally import EVENTS, Tally
 from milsurv.plugin.lifecycle import HookFailure, LifeCycle
-from milsurv.progress import RunProgress, Stage
+from milsurv.progress import RunProgress
 from milsurv.report.html import write_report
 from milsurv.runs.evaluation import measure
 from milsurv.runs.folder import FeatureSettings, RunContent, RunFolder
@@ -31,12 +30,10 @@ from milsurv.runs.planning import (
     plan_folds,
     require_fold,
 )
-from milsurv.runs.session import Session
+from milsurv.runs.session import Session, advance
 from milsurv.storage.atomic import fingerprint, write_text
 from milsurv.storage.locks import remove_abandoned
 from milsurv.synthetic.cohort import GENERATOR_VERSION, draw, plan_cohort, slide_path
-from milsurv.training.bags import CachePlan, plan_cache, shared_cache
-from milsurv.training.data import TrainingCase, files_of
 from milsurv.training.job import PREDICTIONS, FoldJob
 from milsurv.training.loop import fit_loss, train_fold
 from milsurv.training.results import read_predictions
@@ -71,7 +68,7 @@ def run(session: Session, only_fold: int | None = None) -> RunResult:
     content = RunContent(session, settings, cohort, plan.usable, outcomes, plan.splits, plan.warnings)
     folder = RunFolder.lay_out(content, plan.times)
     cases = [as_training_case(case, settings) for case in plan.usable.cases]
-    jobs = fold_jobs(content, cases, folder, plan.times, plan_bags(session, cases))
+    jobs = fold_jobs(content, cases, folder, plan.times)
     if taken := folder.take_over(jobs, content):
         progress.say(f"{taken} of {len(jobs)} folds go on from where another evaluation of this training was")
     todo = [job for job in jobs if only_fold in (None, job.fold)]
@@ -124,7 +121,7 @@ def _make_synthetic(session: Session, config: SyntheticCohort) -> TableCohort:
         if not path.exists()
     ]
     with session.progress.stage("drawing slides", len(units), "slides") as stage:
-        session.executor.run(units, partial(_count, stage, "drawn"))
+        session.executor.run(units, partial(advance, stage, "drawn"))
     return location
 
 
@@ -132,7 +129,7 @@ def extract_features(
     session: Session, settings: FeatureSettings, slides: Sequence[SlideRef]
 ) -> dict[str, ExtractedSlide]:
     """Slide id -> what became of it; slides whose feature files are whole are not read again."""
-    progress, device = session.progress, session.device
+    progress = session.progress
     outcomes: dict[str, ExtractedSlide] = {}
     todo: list[SlideRef] = []
     for slide in slides:
@@ -149,15 +146,16 @@ def extract_features(
     def on_event(unit: Unit, event: Event) -> None:
         if event["event"] == "smaller batches":
             progress.warn(
-                f"the memory of {device} holds batches of {event['batch_size']}: set extraction.batch_size to that"
+                f"the memory of {event['device']} holds batches of {event['batch_size']} patches: set "
+                "extraction.batch_size to that"
             )
         tally.add({"slide": unit.name, **event})
         progress.log(event.get("traceback", ""))
-        _count(stage, "slide", unit, event, tally)
+        advance(stage, "slide", unit, event, tally)
 
     with progress.stage(f"{settings.verb} features", len(todo), "slides") as stage:
-        units = [settings.unit(slide, device) for slide in todo]
-        fresh = session.executor.run(units, on_event, slides_in_hand(device), release_encoders)
+        units = [settings.unit(slide, session.device) for slide in todo]
+        fresh = session.executor.run(units, on_event)
     outcomes |= {outcome.slide_id: outcome for outcome in fresh}
     _warn_of_slides(outcomes.values(), tally.folder / EVENTS, progress)
     if isinstance(settings, ImportSettings):
@@ -176,20 +174,6 @@ def _warn_of_slides(outcomes: Collection[ExtractedSlide], events: Path, progress
         progress.warn(f"the tracebacks of unexpected failures are in {events}")
 
 
-def _count(stage: Stage, done: str, unit: Unit, event: Event, note: object = "") -> None:
-    """Advance a stage by each event named ``done``."""
-    if event["event"] == IN_OTHER_HANDS:
-        stage.wait_for(unit.name)
-    stage.advance(event["event"] == done, note)
-
-
-def plan_bags(session: Session, cases: Sequence[TrainingCase]) -> CachePlan:
-    """Where each worker keeps the bags that its folds train on."""
-    plan, told = plan_cache(files_of(cases), session.config.executor, session.device, session.workers)
-    session.progress.say(f"bags: {told}")
-    return plan
-
-
 def tell_plugins(session: Session, folder: RunFolder) -> LifeCycle:
     """The life-cycle hooks of all plugins; one that fails is a warning, and its traceback stands in the events."""
 
@@ -205,8 +189,11 @@ def tell_plugins(session: Session, folder: RunFolder) -> LifeCycle:
 
 def train(session: Session, jobs: Sequence[FoldJob], folder: RunFolder, life_cycle: LifeCycle) -> None:
     """Train the folds that are not finished, telling the plugins' life-cycle hooks as they go."""
+    resources = Resources(gpus=int(session.device.kind == "cuda"))
     units = [
-        Unit(f"seed {job.seed} fold {job.fold}", train_fold, {"job": job}, job.folder / PREDICTIONS)
+        Unit(
+            f"seed {job.seed} fold {job.fold}", train_fold, {"job": job}, job.folder / PREDICTIONS, resources
+        )
         for job in jobs
         if not job.finished
     ]
@@ -219,11 +206,13 @@ def train(session: Session, jobs: Sequence[FoldJob], folder: RunFolder, life_cyc
 
     def on_event(unit: Unit, event: Event) -> None:
         job: FoldJob = unit.arguments["job"]
-        if event["event"] == IN_OTHER_HANDS:
-            stage.wait_for(unit.name)
-            return
-        if event["event"] in ("cases", "bag"):
-            stage.advance(event.get("count", 0))
+        advance(stage, "", unit, event)
+        if event["event"] == "cases":
+            stage.advance(event["count"])
+        elif event["event"] == "bags" and event["plan"] not in plans:
+            plans.add(event["plan"])
+            session.progress.say(f"bags: {event['plan']}")
+        if event["event"] not in ("epoch", "fold finished", WORKER_DIED):
             return
         folder.log(event)
         fold = {"seed": job.seed, "fold": job.fold, "folder": job.folder}
@@ -233,9 +222,9 @@ def train(session: Session, jobs: Sequence[FoldJob], folder: RunFolder, life_cyc
         elif event["event"] == "fold finished":
             life_cycle.tell("milsurv_fold_finished", **fold)
 
+    plans: set[str] = set()
     with session.progress.stage("training folds", total, "cases") as stage:
         session.executor.run(units, on_event)
-    shared_cache.cache_clear()
 
 
 def finish(content: RunContent, folder: RunFolder, metrics: dict[str, Any], life_cycle: LifeCycle) -> Path:

@@ -22,7 +22,6 @@ from milsurv.features.tally import EVENTS
 from milsurv.plugin.kinds import kinds_that_decide
 from milsurv.runs.folder import FeatureSettings, RunContent, RunFolder
 from milsurv.runs.session import Session
-from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase
 from milsurv.training.job import FoldJob
 
@@ -147,7 +146,6 @@ def fold_jobs(
     cases: Iterable[TrainingCase],
     folder: RunFolder,
     times: EvaluationTimes,
-    cache: CachePlan,
 ) -> list[FoldJob]:
     """A unit's task for each seed and fold; ``cases`` are the content's with their feature files."""
     deciding = kinds_that_decide("models")
@@ -167,8 +165,6 @@ def fold_jobs(
             validation=chosen(split.validation),
             test=chosen(split.test),
             times=times.all,
-            device=content.session.device,
-            cache=cache,
             origins=origins,
         )
         for seed in content.config.seeds

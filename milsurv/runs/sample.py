@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from milsurv.cohort.cases import SlideRef
 from milsurv.errors import TABLE_ADVICE, SlideError
+from milsurv.executors.base import Context
 from milsurv.features.bag import Bag
 from milsurv.features.extract import ExtractedSlide, ExtractionSettings, left_out
 from milsurv.features.importers.importing import ImportSettings, import_slide, require_equal_dims
@@ -102,7 +103,7 @@ def _few_patches(
         config = settings.config.model_copy(update={"workspace": path.parent})
         there = replace(settings, config=config)
         assert slide.path is not None
-        outcome = import_slide(lambda _: None, there, slide.slide_id, slide.path, slide.mpp)
+        outcome = import_slide(Context(), there, slide.slide_id, slide.path, slide.mpp)
         if outcome.reason is None:
             _write(path, _few(read_bag(there.path(slide.slide_id))))
             there.path(slide.slide_id).unlink()

@@ -8,11 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from milsurv.config.run import RunConfig
-from milsurv.executors.base import Executor
-from milsurv.executors.devices import choose_device, count_workers, visible_gpus
-from milsurv.executors.local import LocalExecutor
+from milsurv.executors.base import (
+    LOCKED,
+    WORKER_DIED,
+    Context,
+    Event,
+    Executor,
+    SharedObjects,
+    Unit,
+)
+from milsurv.executors.devices import Device
 from milsurv.plugin.registry import Registry
-from milsurv.progress import RunProgress
+from milsurv.progress import RunProgress, Stage
 
 
 @dataclass(frozen=True)
@@ -21,12 +28,16 @@ class Session:
 
     config: RunConfig
     registry: Registry
-    device: str
-    """Device on which the networks compute: ``cpu``, ``cuda`` or one GPU such as ``cuda:1``."""
+    device: Device
+    """The device that units of work compute on."""
     executor: Executor
-    workers: int
-    """Units of work that the executor runs at the same time."""
     progress: RunProgress
+
+    @contextmanager
+    def context(self) -> Iterator[Context]:
+        """A context for work that this process does itself; what it shares is closed with the block."""
+        with SharedObjects() as shared:
+            yield Context(self.executor.placement(), shared=shared)
 
 
 @contextmanager
@@ -37,9 +48,16 @@ def open_session(config: RunConfig, registry: Registry, progress: RunProgress) -
     after it was imported.
     """
     registry.require_unchanged()
-    device = choose_device(config.device)
     if config.training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by PyTorch's documentation
-    workers = count_workers(config.executor.workers, device)
-    with LocalExecutor(workers, config.executor.threads, visible_gpus(device)) as executor:
-        yield Session(config, registry, device, executor, workers, progress)
+    with registry.create("executor", config.executor, config.device) as executor:
+        yield Session(config, registry, executor.device, executor, progress)
+
+
+def advance(stage: Stage, done: str, unit: Unit, event: Event, note: object = "") -> None:
+    """Advance a stage by each event named ``done``, and show what became of the other units."""
+    if event["event"] == LOCKED:
+        stage.wait_for(unit.name)
+    elif event["event"] == WORKER_DIED:
+        stage.run_again(unit.name, event["how"])
+    stage.advance(event["event"] == done, note)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from milsurv.executors.base import Report
+from milsurv.executors.base import Context
 from milsurv.synthetic.histology import draw_slide
 from milsurv.synthetic.pyramid import write_pyramid
 
@@ -98,11 +98,11 @@ def slide_path(slide: SyntheticSlide, folder: Path) -> Path:
     return folder / f"{slide.slide_id}.svs"
 
 
-def draw(report: Report, slide: SyntheticSlide, folder: Path) -> None:
+def draw(context: Context, slide: SyntheticSlide, folder: Path) -> None:
     """Unit of work: draw and write one slide, unless it is there already."""
     if not slide_path(slide, folder).exists():
         write_slide(slide, folder)
-    report({"event": "drawn"})
+    context.report({"event": "drawn"})
 
 
 def _stream(seed: int, case_index: int, stream: int) -> np.random.Generator:

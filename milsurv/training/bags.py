@@ -6,15 +6,13 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from milsurv.config.training import Executor
 from milsurv.errors import size
-from milsurv.executors.devices import workers_on_device
+from milsurv.executors.base import Context
 from milsurv.executors.memory import free_device_memory, host_memory, pinned_size
 from milsurv.features.bag import Bag
 from milsurv.features.store import read_bag
@@ -34,12 +32,13 @@ class CachePlan:
     bytes: int
 
 
-def plan_cache(files: Iterable[Path], settings: Executor, device: str, workers: int) -> tuple[CachePlan, str]:
-    """The plan for a worker that reads all of ``files``, and what there is to say of it.
+def plan_cache(files: Iterable[Path], context: Context) -> tuple[CachePlan, str]:
+    """The plan for a worker that reads all of ``files``, and a description of it.
 
-    Workers of one GPU share what is free of its memory now, all workers share the host's. For a GPU bags are kept in
-    pinned memory on the host, which takes more than they hold.
+    Workers of one GPU share the memory that is free there now; all workers share the host's. For a GPU bags are kept
+    in pinned memory on the host, which takes more than they hold.
     """
+    settings, workers = context.placement.config, context.placement.workers
     sizes = [file.stat().st_size for file in files]
     needed = sum(sizes)
     if settings.cache == "none":
@@ -47,9 +46,9 @@ def plan_cache(files: Iterable[Path], settings: Executor, device: str, workers: 
     bound = None if settings.cache_gb is None else int(settings.cache_gb * 1e9)
     plan = CachePlan("host", _share(bound, host_memory(), workers))
     where, takes = "in memory", needed
-    if device != "cpu":
+    if context.device != "cpu":
         where, takes = "in pinned memory", sum(map(pinned_size, sizes))
-        most = _share(bound, free_device_memory(device, workers), workers_on_device(workers, device))
+        most = _share(bound, free_device_memory(context.device), context.placement.workers_per_gpu)
         if settings.cache == "device" or (settings.cache == "auto" and needed <= most):
             plan, where, takes = CachePlan("device", most), "on the GPU", needed
     each = f" by each of {workers} workers" if workers > 1 else ""
@@ -101,6 +100,13 @@ class BagCache:
         self._read_ahead()
         return bag.to(self._device)
 
+    def close(self) -> None:
+        """Let the bags go, and end the threads that read."""
+        self._coming.clear()
+        self._ahead.clear()
+        self._kept.clear()
+        self._readers.shutdown(cancel_futures=True)
+
     def _read_ahead(self) -> None:
         while self._coming and len(self._ahead) < READ_AHEAD:
             file = self._coming.popleft()
@@ -117,7 +123,15 @@ def _key(file: Path) -> tuple[Path, int]:
     return file, file.stat().st_mtime_ns
 
 
-@lru_cache(maxsize=1)
-def shared_cache(device: str, plan: CachePlan) -> BagCache:
-    """The one cache of this process: folds that it trains one after the other share their bags."""
-    return BagCache(torch.device(device), plan)
+def shared_bags(context: Context, files: Sequence[Path]) -> BagCache:
+    """The bags of this worker, which the units that it runs one after the other share.
+
+    Where they are kept is planned for the ``files`` of the first of them, and reported in an event ``bags``.
+    """
+
+    def make() -> BagCache:
+        plan, description = plan_cache(files, context)
+        context.report({"event": "bags", "plan": description})
+        return BagCache(torch.device(context.device), plan)
+
+    return context.shared.get("bags", make)

@@ -18,6 +18,17 @@ SlideFiles = tuple[tuple[str, Path], ...]
 
 
 @dataclass(frozen=True)
+class FoldId:
+    """A fold and its seed, which name a model of a run."""
+
+    seed: int
+    fold: int
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}, fold {self.fold}"
+
+
+@dataclass(frozen=True)
 class TrainingCase:
     """A case as the loop sees it."""
 

@@ -12,8 +12,7 @@ from milsurv.config.run import RunConfig
 from milsurv.evaluation.times import SURVIVAL, survival_column
 from milsurv.storage.atomic import link_or_copy
 from milsurv.storage.checksums import CHECKSUMS, read_checked, write_checked
-from milsurv.training.bags import CachePlan
-from milsurv.training.data import TrainingCase, rows_of
+from milsurv.training.data import FoldId, TrainingCase, files_of, rows_of
 
 MODEL = "model.safetensors"
 HISTORY = "history.csv"
@@ -41,15 +40,18 @@ class FoldJob:
     test: tuple[TrainingCase, ...]
     times: tuple[float, ...]
     """Times at which survival is predicted."""
-    device: str
-    cache: CachePlan
     origins: dict[tuple[str, str], str] = field(default_factory=dict)
     """Kind and name of the plugins that it uses -> the fingerprint of their source."""
 
     @property
-    def where(self) -> str:
-        """The fold and its seed, as messages say it."""
-        return f"seed {self.seed}, fold {self.fold}"
+    def id(self) -> FoldId:
+        """Names it in messages."""
+        return FoldId(self.seed, self.fold)
+
+    @property
+    def files(self) -> list[Path]:
+        """Feature files of all its cases."""
+        return files_of(self.train + self.validation + self.test)
 
     @property
     def finished(self) -> bool:

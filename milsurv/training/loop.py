@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,12 +17,12 @@ from torch import Tensor
 from milsurv.config.training import Training
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.pairs import c_index
-from milsurv.executors.base import Report
+from milsurv.executors.base import Context
 from milsurv.executors.memory import want_of_memory_named
 from milsurv.features.store import feature_dims
 from milsurv.losses.base import Loss
 from milsurv.plugin.registry import Registry, get_registry
-from milsurv.training.bags import shared_cache
+from milsurv.training.bags import shared_bags
 from milsurv.training.checkpoint import FoldState, load_state, save_state
 from milsurv.training.data import TrainingCase, balancing_weights, files_of, follow_up
 from milsurv.training.job import COLUMN_OF, REFIT_STATE, STATE, FoldJob
@@ -38,27 +37,27 @@ MOST_TIME_SAVING = 0.02
 REHEARSED_CASES = 2
 
 
-def train_fold(report: Report, job: FoldJob) -> None:
+def train_fold(context: Context, job: FoldJob) -> None:
     """Unit of work: train, choose the epoch, predict the fold's test cases; goes on where it was stopped."""
     if not job.finished:
         get_registry(job.config.plugins).require_origins(job.origins)
         torch.use_deterministic_algorithms(job.config.training.deterministic)
         if not job.trained:
-            _train(report, job)
-        write_predictions(job)
+            _train(context, job)
+        write_predictions(context, job)
         job.remove_states()
-        report({"event": "fold finished", "seed": job.seed, "fold": job.fold})
+        context.report({"event": "fold finished", "seed": job.seed, "fold": job.fold})
 
 
-def _train(report: Report, job: FoldJob) -> None:
-    training = FoldTraining(job, STATE, job.config.training.epochs)
-    for row in training.epochs(report):
-        report({"event": "epoch", "seed": job.seed, "fold": job.fold, **row})
+def _train(context: Context, job: FoldJob) -> None:
+    training = FoldTraining(context, job)
+    for row in training.epochs():
+        context.report({"event": "epoch", "seed": job.seed, "fold": job.fold, **row})
     history = training.state.history
     if job.config.training.refit:
         chosen = training.state.best["inner_validation"].epoch
-        training = FoldTraining(job.refit(), REFIT_STATE, chosen)
-        for _ in training.epochs(report):
+        training = FoldTraining(context, job.refit(), REFIT_STATE, chosen)
+        for _ in training.epochs():
             pass
     write_models(training.job, training.outputs, history, training.state.best)
 
@@ -86,14 +85,16 @@ def fit_loss(job: FoldJob, registry: Registry) -> Loss:
     return loss
 
 
-def rehearse(job: FoldJob) -> None:
+def rehearse(context: Context, job: FoldJob) -> None:
     """One step of the fold's training with a few cases, and their prediction; nothing is written.
 
     Raises MilsurvError as the training would.
     """
     torch.use_deterministic_algorithms(job.config.training.deterministic)
     settings = job.config.training.model_copy(update={"compile": False})
-    training = FoldTraining(replace(job, config=job.config.model_copy(update={"training": settings})))
+    training = FoldTraining(
+        context, replace(job, config=job.config.model_copy(update={"training": settings}))
+    )
     rows, of = training.rows, training.outputs
     few = [rows[i] for i in training.order(epoch=1)[:REHEARSED_CASES]]
     training.model.train()
@@ -107,7 +108,8 @@ def rehearse(job: FoldJob) -> None:
 class FoldTraining:
     """A fold in training, saved in ``state_file``, for ``epochs`` epochs at most: model, optimiser, best epochs."""
 
-    def __init__(self, job: FoldJob, state_file: str = STATE, epochs: int | None = None):
+    def __init__(self, context: Context, job: FoldJob, state_file: str = STATE, epochs: int | None = None):
+        self.context = context
         self.job = job
         self.settings: Training = job.config.training
         self.last_epoch = epochs or self.settings.epochs
@@ -116,11 +118,11 @@ class FoldTraining:
         registry = get_registry(job.config.plugins)
         loss = fit_loss(job, registry)
         dims = feature_dims(files_of(self.rows)[0])
-        seed_draws(torch.device(job.device), job.seed, job.fold, "initial weights")
+        seed_draws(torch.device(context.device), job.seed, job.fold, "initial weights")
         self.model: SurvivalModel = build_model(registry, job.config.aggregator, dims, loss.n_outputs)
-        self.model.to(job.device)
-        bags = shared_cache(job.device, job.cache)
-        self.outputs = Outputs(job.config, registry, self.model, loss, bags, job.where, job.seed)
+        self.model.to(context.device)
+        bags = shared_bags(context, job.files)
+        self.outputs = Outputs(job.config, job.id, self.model, loss, bags)
         kind = torch.optim.Adam if self.settings.optimizer == "adam" else torch.optim.AdamW
         self.optimizer = kind(
             self.model.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
@@ -147,19 +149,19 @@ class FoldTraining:
                 self.model.fit_standardization(self.outputs.bags.read(file) for file in files)
         return FoldState()
 
-    def epochs(self, report: Report) -> Iterator[dict[str, float]]:
+    def epochs(self) -> Iterator[dict[str, float]]:
         """Train epoch by epoch; yields the rows of ``history.csv``.
 
         The state is saved now and then, and when something stops the training between two steps.
         """
-        self.outputs.on_bag = partial(report, {"event": "bag"})
+        self.outputs.on_bag = self.context.raise_if_stopped
         for epoch in range(self.state.epoch + 1, self.last_epoch + 1):
             if self._out_of_patience(epoch):
                 return
             row = {"epoch": epoch, "learning_rate": learning_rate(self.settings, epoch, 0)}
             try:
                 with want_of_memory_named(self.outputs.too_large):
-                    row |= self._train_epoch(epoch, report)
+                    row |= self._train_epoch(epoch)
                 row |= self._validate(epoch)
                 self.state.record(row, self.model, self._scores(row))
                 self._unsaved = True
@@ -170,7 +172,7 @@ class FoldTraining:
                 raise
             yield row
 
-    def _train_epoch(self, epoch: int, report: Report) -> dict[str, float]:
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
         rows = [self.rows[i] for i in self.order(epoch)]
         size = self.settings.batch_cases
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
@@ -183,7 +185,7 @@ class FoldTraining:
                 group["lr"] = learning_rate(self.settings, epoch, step / len(batches))
             self.step(batch, epoch)
             self._save_now_and_then()
-            report({"event": "cases", "count": len(batch)})
+            self.context.report({"event": "cases", "count": len(batch)})
         risk = self.outputs.risk(torch.cat(self.state.outputs))
         return {
             "train_loss": sum(self.state.losses) / len(rows),
@@ -242,7 +244,7 @@ class FoldTraining:
         if bool(torch.isfinite(norm)) or (self.scaler.is_enabled() and self.scaler.get_scale() > 1):
             return
         raise MilsurvError(
-            f"{self.job.where}: the gradient is not finite in epoch {epoch} after {in_words(batch)}; try a lower "
+            f"{self.job.id}: the gradient is not finite in epoch {epoch} after {in_words(batch)}; try a lower "
             "training.learning_rate or training.clip_norm: 1; the state before this step is kept"
         )
 

@@ -12,9 +12,17 @@ from milsurv.errors import MilsurvError
 from milsurv.executors.memory import want_of_memory_named
 from milsurv.features.bag import Bag
 from milsurv.losses.base import Loss
-from milsurv.plugin.registry import Registry
+from milsurv.plugin.registry import get_registry
 from milsurv.training.bags import BagCache
-from milsurv.training.data import SlideFiles, TrainingCase, files_of, follow_up, one_bag, sample_patches
+from milsurv.training.data import (
+    FoldId,
+    SlideFiles,
+    TrainingCase,
+    files_of,
+    follow_up,
+    one_bag,
+    sample_patches,
+)
 from milsurv.training.model import SurvivalModel
 from milsurv.training.seeds import generator_of, seed_draws
 
@@ -22,26 +30,15 @@ SHOWN_CASES = 5
 
 
 class Outputs:
-    """Runs a model over the bags of cases; every error names the fold, the plugin and the slide."""
+    """Runs the model of a fold over the bags of cases; every error names the fold, the plugin and the slide."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        registry: Registry,
-        model: SurvivalModel,
-        loss: Loss,
-        bags: BagCache,
-        where: str,
-        seed: int,
-    ):
+    def __init__(self, config: RunConfig, fold: FoldId, model: SurvivalModel, loss: Loss, bags: BagCache):
         self.config = config
-        self.registry = registry
+        self.where = fold
+        self.seed = fold.seed
         self.model = model
         self.loss = loss
         self.bags = bags
-        self.where = where
-        """The fold and its seed, as messages say it."""
-        self.seed = seed
         self.on_bag: Callable[[], None] = lambda: None
         """Called before each bag."""
         self.in_hand = "the features of its slides"
@@ -153,7 +150,7 @@ class Outputs:
 
     def plugin(self, kind: str) -> str:
         """The plugin that this run has of a kind, in an error message."""
-        return self.registry.describe(kind, getattr(self.config, kind).name)
+        return get_registry(self.config.plugins).describe(kind, getattr(self.config, kind).name)
 
 
 def in_words(cases: Sequence[TrainingCase]) -> str:

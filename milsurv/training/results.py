@@ -11,9 +11,10 @@ import pandas as pd
 from torch import Tensor
 
 from milsurv.evaluation.times import survival_column
+from milsurv.executors.base import Context
 from milsurv.plugin.registry import get_registry
 from milsurv.storage.checksums import read_checked, write_checked
-from milsurv.training.bags import shared_cache
+from milsurv.training.bags import shared_bags
 from milsurv.training.checkpoint import Best
 from milsurv.training.data import follow_up
 from milsurv.training.job import HISTORY, MODEL, PREDICTIONS, TRAINING_RISKS, FoldJob
@@ -77,13 +78,13 @@ def _write_training_risks(path: Path, known: Mapping[str, tuple[Sequence[Any], T
     write_checked(path, pd.DataFrame(rows).to_csv(index=False))
 
 
-def write_predictions(job: FoldJob) -> None:
+def write_predictions(context: Context, job: FoldJob) -> None:
     """Write what the fold's saved models predict for its test cases; the honest choice's last: with it all is done."""
     registry = get_registry(job.config.plugins)
     for prefix in reversed(job.prefixes.values()):
-        model, loss, about = load_model(job.folder / f"{prefix}{MODEL}", registry, job.device)
-        bags = shared_cache(job.device, job.cache)
-        outputs = Outputs(job.config, registry, model, loss, bags, job.where, job.seed)
+        model, loss, about = load_model(job.folder / f"{prefix}{MODEL}", registry, context.device)
+        bags = shared_bags(context, job.files)
+        outputs = Outputs(job.config, job.id, model, loss, bags)
         table = predictions_of(job, outputs, about["high_risk_above"], about["risk_deviation"])
         write_checked(job.folder / f"{prefix}{PREDICTIONS}", table.to_csv(index=False))
 

@@ -18,10 +18,9 @@ from milsurv.cohort.splits import make_splits
 from milsurv.config.loading import load_config
 from milsurv.config.run import RunConfig, Splits
 from milsurv.evaluation.compare import compare
-from milsurv.executors.base import Event, Report, Unit
-from milsurv.executors.local import LocalExecutor
+from milsurv.executors.base import Context, Event, Unit
+from milsurv.executors.local import LocalConfig, LocalExecutor
 from milsurv.features.store import MagnificationFeatures, write_features
-from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase
 from milsurv.training.job import OPTIMISTIC, PREDICTIONS, FoldJob
 from milsurv.training.loop import train_fold
@@ -53,7 +52,7 @@ def test_noise_is_worth_one_half_when_inner_validation_chooses(tmp_path: Path) -
         for seed in SEEDS
     ]
     started = time.monotonic()
-    with LocalExecutor(2, threads=1) as executor:
+    with LocalExecutor(LocalConfig(workers=2), "cpu") as executor:
         found = np.array(executor.run(units, _pass_over))
     honest = found[:, 0].mean()
     for name, values in zip(("honest", "optimistic"), found.T, strict=True):
@@ -68,7 +67,7 @@ def _pass_over(_unit: Unit, _event: Event) -> None:
     """Nobody watches."""
 
 
-def c_indices_on_noise(report: Report, config: RunConfig, seed: int, folder: Path) -> tuple[float, float]:
+def c_indices_on_noise(context: Context, config: RunConfig, seed: int, folder: Path) -> tuple[float, float]:
     """Unit of work: Harrell's C, pooled within folds, of the epochs that both choose, on noise of its own."""
     cohort = _follow_up()
     by_id = _cases_with_noise(cohort, seed, folder / "features")
@@ -87,13 +86,11 @@ def c_indices_on_noise(report: Report, config: RunConfig, seed: int, folder: Pat
             validation=chosen(split.validation),
             test=chosen(split.test),
             times=(10.0, 20.0),
-            device="cpu",
-            cache=CachePlan("host", 2**30),
         )
         for split in splits
     ]
     for job in jobs:
-        train_fold(report, job)
+        train_fold(context, job)
     predictions = {
         prefix: pd.concat([read_predictions(job.folder / f"{prefix}{PREDICTIONS}") for job in jobs])
         for prefix in ("", OPTIMISTIC)

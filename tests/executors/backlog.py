@@ -12,34 +12,34 @@ from collections.abc import Callable
 from pathlib import Path
 
 from milsurv.executors import local
-from milsurv.executors.base import Event, Report, Unit
-from milsurv.executors.local import LocalExecutor
+from milsurv.executors.base import WORKER_DIED, Context, Event, Resources, Unit
+from milsurv.executors.local import LocalConfig, LocalExecutor
 from milsurv.interrupts import raise_interrupts
 
 EVENTS = 20_000
 """Over a megabyte; a pipe holds 64 KB."""
 
 
-def babble(report: Report, folder: Path) -> None:
+def babble(context: Context, folder: Path) -> None:
     (folder / "pid").write_text(str(os.getpid()))
     for number in range(EVENTS):
-        report({"event": "word", "number": number})
+        context.report({"event": "word", "number": number})
     (folder / "said").touch()
     while not (folder / "fail").exists():
-        report({"event": "waiting"})
+        context.raise_if_stopped()
         time.sleep(0.01)
     raise RuntimeError("a worker's error")
 
 
-def be_deaf(report: Report, folder: Path) -> None:
+def be_deaf(context: Context, folder: Path) -> None:
     """Do one step that takes for ever."""
-    report({"event": "deaf"})
+    context.report({"event": "deaf"})
     (folder / "said").touch()
     time.sleep(10_000)
 
 
-def keep_quiet(report: Report) -> None:
-    report({"event": "quiet"})
+def keep_quiet(context: Context) -> None:
+    context.report({"event": "quiet"})
 
 
 def fill_disk(_folder: Path) -> None:
@@ -51,6 +51,7 @@ def send(number: int) -> Callable[[Path], None]:
 
 
 def kill_worker(folder: Path) -> None:
+    (folder / "said").unlink()
     os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
 
 
@@ -68,11 +69,17 @@ ENDINGS: dict[str, Callable[[Path], None]] = {
 def stop(ending: str, folder: Path) -> None:
     folder.mkdir()
     noisy = be_deaf if ending == "deaf worker" else babble
-    units = [Unit("noisy", noisy, {"folder": folder}), Unit("quiet", keep_quiet)]
+    together = Resources(gpus=0.5)
+    units = [
+        Unit("noisy", noisy, {"folder": folder}, resources=together),
+        Unit("quiet", keep_quiet, resources=together),
+    ]
     ended = False
 
     def on_event(_unit: Unit, event: Event) -> None:
         nonlocal ended
+        if event["event"] == WORKER_DIED:
+            ended = False
         if event["event"] in ("word", "deaf") and not ended:
             while not (folder / "said").exists():
                 time.sleep(0.01)
@@ -80,8 +87,8 @@ def stop(ending: str, folder: Path) -> None:
             ENDINGS[ending](folder)
 
     try:
-        with LocalExecutor(1, threads=1) as executor:
-            executor.run(units, on_event, side_by_side=2)
+        with LocalExecutor(LocalConfig(workers=1), "cpu") as executor:
+            executor.run(units, on_event)
         print(f"{ending}: finished", flush=True)
     except BaseException as error:
         left = len(multiprocessing.active_children())

@@ -5,7 +5,7 @@ import torch
 
 from milsurv.config.loading import load_config
 from milsurv.errors import ConfigError, MilsurvError
-from milsurv.executors.devices import choose_device, require_gpu
+from milsurv.executors.devices import find_device, require_gpu
 
 
 @pytest.mark.parametrize("wanted", ["auto", "cpu", "cuda", "cuda:0", "cuda:1", "cuda:12"])
@@ -44,7 +44,7 @@ def test_another_word_is_one_line_with_what_is_allowed(wanted: str) -> None:
     [
         ("cuda", 0, "finds no GPU here"),
         ("cuda:9", 0, "finds no GPU here"),
-        ("cuda:9", 1, "finds cuda:0 alone"),
+        ("cuda:9", 1, "finds only cuda:0"),
         ("cuda:2", 2, "finds cuda:0 to cuda:1"),
     ],
 )
@@ -54,7 +54,7 @@ def test_a_gpu_that_is_not_there_is_refused_with_those_that_are(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(MilsurvError) as caught:
         require_gpu(wanted, gpus)
-    assert f"device '{wanted}' is asked for, but torch {told}; use" in str(caught.value)
+    assert f"device '{wanted}': torch {told}; use" in str(caught.value)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     with pytest.raises(MilsurvError, match=r"\(with CUDA_VISIBLE_DEVICES=3\)"):
         require_gpu(wanted, gpus)
@@ -63,4 +63,4 @@ def test_a_gpu_that_is_not_there_is_refused_with_those_that_are(
 def test_a_gpu_that_is_there_is_taken() -> None:
     for wanted, gpus in (("cpu", 0), ("cuda", 1), ("cuda:0", 1), ("cuda:1", 2)):
         require_gpu(wanted, gpus)
-    assert choose_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert find_device("auto").name == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -15,8 +15,8 @@ SAID = {
     "SIGTERM": "Interrupted: SIGTERM",
     "SIGHUP": "Interrupted: SIGHUP",
     "error in a worker": "RuntimeError: a worker's error",
-    "killed worker": "MilsurvError: a worker process died (SIGKILL), perhaps for want of memory; what is finished is "
-    "kept: run the same command again, with fewer executor.workers if memory is short",
+    "killed worker": "MilsurvError: noisy: its worker process died 3 times (SIGKILL), perhaps because memory ran out; "
+    "finished work is kept: run the same command again, with fewer executor.workers if memory is short",
     "deaf worker": "Interrupted: SIGTERM",
 }
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pickle
 
 from milsurv.errors import CohortError
-from milsurv.executors.worker import Done, Idle, Told, packed, sendable
+from milsurv.executors.worker import Done, Failed, Reported, packed, sendable
 
 
 class TwoPartError(Exception):
@@ -17,20 +17,20 @@ def _sent(error: BaseException) -> BaseException:
     try:
         raise error
     except BaseException as caught:
-        idle = pickle.loads(packed(Idle(sendable(caught))))
-    assert isinstance(idle.error, BaseException)
-    return idle.error
+        failed = pickle.loads(packed(Failed(sendable(caught))))
+    assert isinstance(failed.error, BaseException)
+    return failed.error
 
 
 def test_messages_arrive_as_they_were() -> None:
-    for message in (Told(3, {"event": "epoch", "loss": 0.5}), Done(2, [1, "two"]), Idle()):
+    for message in (Reported(3, {"event": "epoch", "loss": 0.5}), Done(2, [1, "two"])):
         assert pickle.loads(packed(message)) == message
 
 
 def test_a_result_that_cannot_be_sent_is_an_error_that_says_so() -> None:
-    idle = pickle.loads(packed(Done(0, lambda: None)))
-    assert isinstance(idle, Idle)
-    assert "pickle" in str(idle.error) or "local object" in str(idle.error)
+    failed = pickle.loads(packed(Done(0, lambda: None)))
+    assert isinstance(failed, Failed)
+    assert "pickle" in str(failed.error) or "local object" in str(failed.error)
 
 
 def test_errors_arrive_with_the_place_where_they_were_raised() -> None:

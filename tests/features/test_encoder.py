@@ -25,7 +25,8 @@ from milsurv.backbones.efficientnet_lite0 import EfficientNetLite0
 from milsurv.backbones.resnet import ResNet18, ResNetConfig
 from milsurv.errors import MilsurvError
 from milsurv.executors.base import Stopped
-from milsurv.features.encoder import Encoder, choose_precision, cpu_has_bf16
+from milsurv.executors.devices import Device, cpu_has_bfloat16
+from milsurv.features.encoder import Encoder, choose_precision
 
 CPU = torch.device("cpu")
 SIDE = 4
@@ -316,11 +317,12 @@ def test_a_program_may_end_while_the_network_computes() -> None:
 
 
 def test_precision_follows_the_backbone_and_the_device() -> None:
-    assert choose_precision("auto", "float32", CPU) == "float32"
-    assert choose_precision("float16", "float32", CPU) == "float16"
-    fast = "bfloat16" if cpu_has_bf16() else "float32"
-    assert choose_precision("auto", "float16", CPU) == choose_precision("auto", "bfloat16", CPU) == fast
-    assert choose_precision("auto", "float16", torch.device("cuda")) == "float16"
+    assert choose_precision("auto", "float32", Device("cpu")) == "float32"
+    assert choose_precision("float16", "float32", Device("cpu")) == "float16"
+    fast = "bfloat16" if cpu_has_bfloat16() else "float32"
+    assert choose_precision("auto", "float16", Device("cpu")) == fast
+    assert choose_precision("auto", "bfloat16", Device("cpu")) == fast
+    assert choose_precision("auto", "float16", Device("cuda")) == "float16"
 
 
 @pytest.fixture(scope="module")

@@ -9,21 +9,23 @@ import torch
 
 from milsurv.config.loading import load_config
 from milsurv.errors import MilsurvError
+from milsurv.executors.devices import Device
 from milsurv.features.export import ExportLayout, export_features
 from milsurv.features.extract import ExtractionSettings, extract_slide
 from milsurv.features.store import MagnificationFeatures, read_bag, write_features
 from tests.conftest import WriteConfig
+from tests.contexts import on_cpu
 from tests.features.importers.make_foreign import make_features
-from tests.features.importers.test_importing import _ignore, _import, _settings
+from tests.features.importers.test_importing import _import, _settings
 
 
 @pytest.fixture
 def extracted(write_config: WriteConfig, small_cohort: Path) -> Path:
     """A folder with the features of one slide, extracted at 0.3 µm/px, where no side is a whole number of pixels."""
     config, registry = load_config(str(write_config()))
-    settings = ExtractionSettings.of(config, registry, "cpu")
+    settings = ExtractionSettings.of(config, registry, Device("cpu"))
     slide = small_cohort / "slides" / "P00-1.svs"
-    assert extract_slide(_ignore, settings, "P00-1", slide, 0.3, "cpu").reason is None
+    assert extract_slide(on_cpu(), settings, "P00-1", slide, 0.3).reason is None
     return settings.folder
 
 

@@ -15,24 +15,21 @@ import torch
 
 from milsurv.config.loading import load_config
 from milsurv.executors.base import Event
+from milsurv.executors.devices import Device
 from milsurv.features.extract import (
     ExtractionSettings,
     extract_slide,
     extracted,
     load_encoder,
-    release_encoders,
 )
 from milsurv.features.store import read_attributes, read_bag
 from tests.conftest import WriteConfig
+from tests.contexts import on_cpu
 
 
 def _settings(config_file: Path, *overrides: str) -> ExtractionSettings:
     config, registry = load_config(str(config_file), overrides)
-    return ExtractionSettings.of(config, registry, "cpu")
-
-
-def _ignore(_event: Event) -> None:
-    pass
+    return ExtractionSettings.of(config, registry, Device("cpu"))
 
 
 def test_features_are_those_of_the_patches_that_openslide_shows(
@@ -41,7 +38,7 @@ def test_features_are_those_of_the_patches_that_openslide_shows(
     """The colour backbone's mean against pixels read patch by patch at level 0 and averaged."""
     settings = _settings(write_config(), "extraction.dtype=float32", "extraction.batch_size=7")
     slide = small_cohort / "slides" / "P00-1.svs"
-    outcome = extract_slide(_ignore, settings, "P00-1", slide, None, "cpu")
+    outcome = extract_slide(on_cpu(), settings, "P00-1", slide, None)
     bag = read_bag(settings.path("P00-1"))
     assert outcome.patches == bag.sizes
     assert bag.coords is not None
@@ -66,18 +63,18 @@ def test_another_transform_asks_for_features_anew(write_config: WriteConfig) -> 
     assert replace(settings, transform=changed).folder != settings.folder
 
 
-def test_encoders_are_loaded_once_and_let_go_when_asked(write_config: WriteConfig) -> None:
+def test_a_worker_loads_an_encoder_once_and_lets_it_go_at_the_end(write_config: WriteConfig) -> None:
     settings = _settings(write_config())
-    encoder = load_encoder(settings, "cpu")
-    assert load_encoder(settings, "cpu") is encoder
-    gone = weakref.ref(encoder)
-    release_encoders()
-    del encoder
+    context = on_cpu()
+    with context.shared:
+        encoder = load_encoder(context, settings)
+        assert load_encoder(context, settings) is encoder
+        gone = weakref.ref(encoder)
+        del encoder
     gc.collect()
     assert gone() is None
-    release_encoders()
-    assert load_encoder(settings, "cpu") is not None
-    release_encoders()
+    with context.shared:
+        assert load_encoder(context, settings) is not None
 
 
 def test_a_slide_is_extracted_once_until_the_slide_or_a_setting_changes(
@@ -87,12 +84,12 @@ def test_a_slide_is_extracted_once_until_the_slide_or_a_setting_changes(
     slide = tmp_path / "P00-1.svs"
     shutil.copy(small_cohort / "slides" / "P00-1.svs", slide)
     assert extracted(settings, "P00-1", slide, None) is None
-    outcome = extract_slide(_ignore, settings, "P00-1", slide, None, "cpu")
+    outcome = extract_slide(on_cpu(), settings, "P00-1", slide, None)
     assert extracted(settings, "P00-1", slide, None) == outcome
     assert extracted(settings, "P00-1", slide, 0.51) is None
     shutil.copy(small_cohort / "slides" / "P02-1.svs", slide)
     assert extracted(settings, "P00-1", slide, None) is None
-    extract_slide(_ignore, settings, "P00-1", slide, None, "cpu")
+    extract_slide(on_cpu(), settings, "P00-1", slide, None)
     settings.path("P00-1").write_bytes(settings.path("P00-1").read_bytes()[:1000])
     assert extracted(settings, "P00-1", slide, None) is None
 
@@ -102,14 +99,14 @@ def test_a_redrawn_tissue_asks_for_its_slide_again(
 ) -> None:
     settings = _settings(write_config(), f"tissue={{name: geojson, folder: '{tmp_path}'}}")
     slide = small_cohort / "slides" / "P00-1.svs"
-    failed = extract_slide(_ignore, settings, "P00-1", slide, None, "cpu")
+    failed = extract_slide(on_cpu(), settings, "P00-1", slide, None)
     assert str(failed.reason).startswith(f"tissue: {tmp_path / 'P00-1.geojson'} cannot be read")
     counts = []
     for side in (256, 512):
         ring = [[0, 0], [side, 0], [side, side], [0, side], [0, 0]]
         (tmp_path / "P00-1.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
         assert extracted(settings, "P00-1", slide, None) is None
-        outcome = extract_slide(_ignore, settings, "P00-1", slide, None, "cpu")
+        outcome = extract_slide(on_cpu(), settings, "P00-1", slide, None)
         assert extracted(settings, "P00-1", slide, None) == outcome
         counts.append(outcome.patches[20])
     assert counts == [(256 // 64) ** 2, (512 // 64) ** 2]
@@ -119,7 +116,7 @@ def test_rejected_patches_are_in_no_file(write_config: WriteConfig, small_cohort
     slide = small_cohort / "slides" / "P00-1.svs"
     everything, some = (_settings(write_config(), f"tiling.max_white={most}") for most in ("null", "0.02"))
     for settings in (everything, some):
-        extract_slide(_ignore, settings, "P00-1", slide, None, "cpu")
+        extract_slide(on_cpu(), settings, "P00-1", slide, None)
     whole, part = (read_bag(settings.path("P00-1")) for settings in (everything, some))
     assert whole.grid is not None
     assert part.grid is not None
@@ -137,7 +134,7 @@ def test_rejected_patches_are_in_no_file(write_config: WriteConfig, small_cohort
         str(m): whole.sizes[m] - count for m, count in part.sizes.items()
     }
     none = _settings(write_config(), "tiling.min_sharpness=1e9")
-    outcome = extract_slide(_ignore, none, "P00-1", slide, None, "cpu")
+    outcome = extract_slide(on_cpu(), none, "P00-1", slide, None)
     assert str(outcome.reason).startswith(
         f"no patch left: all {whole.sizes[20]} are rejected by tiling.min_sharp"
     )
@@ -168,14 +165,14 @@ def test_a_useless_slide_gives_a_reason_and_no_file(write_config: WriteConfig, t
     settings = _settings(write_config())
     slide = tmp_path / "note.svs"
     slide.write_text("not a slide")
-    outcome = extract_slide(_ignore, settings, "note", slide, None, "cpu")
+    outcome = extract_slide(on_cpu(), settings, "note", slide, None)
     assert "does not open" in str(outcome.reason)
     assert not settings.path("note").exists()
 
 
 def test_the_file_says_how_it_was_made(write_config: WriteConfig, small_cohort: Path) -> None:
     settings = _settings(write_config())
-    extract_slide(_ignore, settings, "P00-1", small_cohort / "slides" / "P00-1.svs", None, "cpu")
+    extract_slide(on_cpu(), settings, "P00-1", small_cohort / "slides" / "P00-1.svs", None)
     attributes = read_attributes(settings.path("P00-1"))
     assert attributes["mpp"] == 0.5
     assert attributes["mpp_source"] == "properties"
@@ -187,8 +184,7 @@ def test_the_file_says_how_it_was_made(write_config: WriteConfig, small_cohort: 
 def test_patches_are_counted_as_they_are_done(write_config: WriteConfig, small_cohort: Path) -> None:
     settings = _settings(write_config())
     events: list[Event] = []
-    outcome = extract_slide(
-        events.append, settings, "P00-1", small_cohort / "slides" / "P00-1.svs", None, "cpu"
-    )
+    slide = small_cohort / "slides" / "P00-1.svs"
+    outcome = extract_slide(on_cpu(events.append), settings, "P00-1", slide, None)
     counted = sum(event["count"] for event in events if event["event"] == "patches")
     assert counted == sum(outcome.patches.values())

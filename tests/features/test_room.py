@@ -5,6 +5,7 @@ from pathlib import Path
 
 from milsurv.cohort.cases import SlideRef
 from milsurv.config.loading import load_config
+from milsurv.executors.devices import Device
 from milsurv.features.extract import ExtractionSettings
 from milsurv.features.room import lacking_room, most_patches, open_referred, tissue_patches
 from tests.conftest import WriteConfig
@@ -32,7 +33,7 @@ def test_want_of_room_and_unknown_magnifications_are_said_before_the_first_slide
 ) -> None:
     config, registry = load_config(str(write_config()))
     slides = [SlideRef("P00-1", small_cohort / "slides" / "P00-1.svs")]
-    settings = ExtractionSettings.of(config, registry, "cpu")
+    settings = ExtractionSettings.of(config, registry, Device("cpu"))
     assert list(settings.warnings(slides, registry)) == []
     room, *_ = replace(settings, dim=10**13).warnings(slides, registry)
     assert "the features of 1 slides take about" in room

@@ -20,9 +20,11 @@ from milsurv.cohort.table import read_cohort
 from milsurv.config.cohort import TableCohort
 from milsurv.config.loading import load_config
 from milsurv.errors import CohortError
+from milsurv.executors.devices import Device
 from milsurv.features.extract import ExtractionSettings, extract_slide
 from tests.command import bow_to_permissions, features_of, hidden_files, results_of, run_milsurv
 from tests.conftest import COLOUR_BACKBONE, DATA, WriteConfig, small_config
+from tests.contexts import on_cpu
 from tests.slides.make_slides import cut_off_tile, damage_tile, glass, with_tissue, write_slide
 
 STAGED_READER = DATA / "plugins" / "staged_reader.py"
@@ -287,12 +289,12 @@ def test_a_retried_slide_is_whole(worst: Worst, tmp_path: Path) -> None:
     retried = ["empty", "truncated", "late tile lacks"]
     config = _write_config(worst.folder, "all.csv", worst.folder / "slides")
     elsewhere = ExtractionSettings.of(
-        *load_config(str(config), [f"workspace={tmp_path / 'workspace'}"]), "cpu"
+        *load_config(str(config), [f"workspace={tmp_path / 'workspace'}"]), Device("cpu")
     )
     for number, name in enumerate(retried, start=50):
         whole = _good(tmp_path / f"{name}.svs", seed=number)
         shutil.copyfile(whole, worst.folder / "slides" / whole.name)
-        extract_slide(lambda _event: None, elsewhere, name, whole, None, "cpu")
+        extract_slide(on_cpu(), elsewhere, name, whole, None)
     before = features_of(worst.workspace)
     again = run_milsurv("run", config, cwd=worst.folder, preexec_fn=bow_to_permissions)
     assert again.returncode == 0, again.stderr

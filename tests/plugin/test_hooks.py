@@ -10,6 +10,7 @@ from typing import Any
 from milsurv import hookimpl
 from milsurv.aggregators.pooling import MeanPool
 from milsurv.backbones.resnet import ResNet18
+from milsurv.executors.local import LocalExecutor
 from milsurv.losses.discrete import NLL
 from milsurv.plugin.lifecycle import HookFailure, LifeCycle
 from milsurv.plugin.registry import Registry
@@ -63,6 +64,10 @@ def _registered(folder: Path, hook: str, kind: str, base: type[Any]) -> type[Any
     found: type[Any] = registry.load(kind, "mine")
     assert issubclass(found, base)
     return found
+
+
+def test_milsurv_register_executors(tmp_path: Path) -> None:
+    _registered(tmp_path, "milsurv_register_executors", "executor", LocalExecutor)
 
 
 def test_milsurv_register_readers(tmp_path: Path) -> None:

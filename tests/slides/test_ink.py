@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from milsurv.executors.base import Context
 from milsurv.slides.ink import find_ink, straight_edges
 from milsurv.slides.reader import OpenSlideSlide
 from milsurv.slides.tissue import OtsuConfig, OtsuTissue, TissueMask
@@ -154,7 +155,7 @@ def test_only_long_and_narrow_pieces_are_edges() -> None:
 def test_clean_slides_have_the_mask_that_saturation_alone_gives(tmp_path: Path) -> None:
     _, slides = plan_cohort(20, seed=5)
     for slide in slides[:2]:
-        draw(lambda _event: None, slide, tmp_path)
+        draw(Context(), slide, tmp_path)
     for path in (REAL_SLIDE, *tmp_path.iterdir()):
         with OpenSlideSlide(path) as opened:
             plain = OtsuTissue(OtsuConfig(remove_ink=False, max_edge_um=0)).segment(opened)

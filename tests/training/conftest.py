@@ -12,11 +12,11 @@ import pytest
 
 from milsurv.config.loading import load_config
 from milsurv.config.run import RunConfig
-from milsurv.executors.base import Event
+from milsurv.executors.base import Context, Event
 from milsurv.features.store import MagnificationFeatures, write_features
-from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase
 from milsurv.training.job import FoldJob
+from tests.contexts import on_cpu
 
 
 class StoppedError(Exception):
@@ -36,6 +36,11 @@ class Watch:
             self.seen += 1
             if self.seen > self.most:
                 raise StoppedError
+
+    @property
+    def context(self) -> Context:
+        """Where the training runs; each bag counts as an event."""
+        return on_cpu(self, lambda: self({"event": "bag"}))
 
 
 MakeJob = Callable[..., FoldJob]
@@ -97,8 +102,6 @@ def make_job(cases: list[TrainingCase], tmp_path: Path) -> MakeJob:
             validation=tuple(cases[14:18]),
             test=tuple(cases[18:]),
             times=(5.0, 10.0, 20.0),
-            device="cpu",
-            cache=CachePlan("host", 2**20),
         )
 
     return make

@@ -3,14 +3,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 
-from milsurv.config.training import Executor
 from milsurv.errors import MilsurvError
+from milsurv.executors.base import Context, ExecutorConfig, Placement
 from milsurv.executors.memory import host_memory, pinned_size
 from milsurv.features.bag import Bag
 from milsurv.features.store import MagnificationFeatures, read_bag, write_features
@@ -81,15 +81,21 @@ def test_a_damaged_file_that_was_read_ahead_is_named(files: list[Path]) -> None:
         _read_all(cache, files)
 
 
+def _context(device: str = "cpu", workers: int = 1, **settings: Any) -> Context:
+    context = Context(Placement(ExecutorConfig(**settings), device, workers))
+    vars(context)["device"] = device  # that of another machine
+    return context
+
+
 def test_the_plan_says_where_bags_are_kept(files: list[Path]) -> None:
     needed = sum(file.stat().st_size for file in files)
-    plan, told = plan_cache(files, Executor(), "cpu", workers=4)
+    plan, told = plan_cache(files, _context(workers=4))
     assert plan == CachePlan("host", int(host_memory() / 8))
     assert told.endswith("read once and kept in memory by each of 4 workers")
-    plan, told = plan_cache(files, Executor(cache_gb=needed / 2e9), "cpu", 1)
+    plan, told = plan_cache(files, _context(cache_gb=needed / 2e9))
     assert plan == CachePlan("host", needed // 2)
     assert "are kept in memory and the rest is read ahead" in told
-    plan, told = plan_cache(files, Executor(cache="none"), "cpu", 1)
+    plan, told = plan_cache(files, _context(cache="none"))
     assert plan == CachePlan("none", 0)
     assert told.endswith("read ahead from disk in each epoch")
 
@@ -103,14 +109,14 @@ def test_the_plan_for_a_gpu_counts_what_is_free_and_what_pinned_blocks_take(
     assert sum(sizes) < pinned
     free = 4 * sum(sizes)
     monkeypatch.setattr("milsurv.training.bags.free_device_memory", lambda *_: free)
-    plan, told = plan_cache(files, Executor(), "cuda:0", 1)
+    plan, told = plan_cache(files, _context(device="cuda:0"))
     assert plan == CachePlan("device", free // 2)
     assert told.endswith("read once and kept on the GPU")
     free = sum(sizes)
-    plan, told = plan_cache(files, Executor(), "cuda:0", 1)
+    plan, told = plan_cache(files, _context(device="cuda:0"))
     assert (plan.place, "in pinned memory" in told) == ("host", True)
     between = (sum(sizes) + pinned) / 2e9
-    plan, told = plan_cache(files, Executor(cache="host", cache_gb=between), "cuda:0", 1)
+    plan, told = plan_cache(files, _context(device="cuda:0", cache="host", cache_gb=between))
     assert "the rest is read ahead" in told
 
 

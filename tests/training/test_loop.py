@@ -19,11 +19,10 @@ from lifelines.utils import concordance_index
 
 from milsurv import Bag
 from milsurv.errors import ConfigError, MilsurvError
-from milsurv.executors.base import Event
+from milsurv.executors.base import Context, Event, ExecutorConfig, Placement
 from milsurv.features.store import read_bag, write_checksums
 from milsurv.losses.discrete import NLL
 from milsurv.plugin.registry import get_registry
-from milsurv.training.bags import CachePlan
 from milsurv.training.data import TrainingCase, follow_up
 from milsurv.training.job import (
     HISTORY,
@@ -37,18 +36,15 @@ from milsurv.training.job import (
 from milsurv.training.loop import FoldTraining, train_fold
 from milsurv.training.model import load_model, load_tensors
 from milsurv.training.results import predictions_of, write_models
+from tests.contexts import on_cpu
 from tests.training.conftest import MakeJob, StoppedError, Watch
 
 LEFT_BEHIND = (MODEL, HISTORY, PREDICTIONS)
 
 
-def _ignore(_event: Event) -> None:
-    pass
-
-
-def _train(job: FoldJob) -> dict[str, bytes]:
+def _train(job: FoldJob, context: Context | None = None) -> dict[str, bytes]:
     torch.set_num_threads(1)
-    train_fold(_ignore, job)
+    train_fold(context or on_cpu(), job)
     return {name: (job.folder / name).read_bytes() for name in LEFT_BEHIND}
 
 
@@ -85,7 +81,7 @@ def test_a_stopped_fold_ends_with_the_bytes_of_an_undisturbed_one(make_job: Make
     rng = random.Random(4)
     for _ in range(5):
         with pytest.raises(StoppedError):
-            train_fold(Watch(rng.randrange(8, 60)), job)
+            train_fold(Watch(rng.randrange(8, 60)).context, job)
         assert not job.finished
     assert (job.folder / STATE).exists()
     assert _train(job) == undisturbed
@@ -97,7 +93,7 @@ def test_a_finished_fold_is_not_touched(make_job: MakeJob) -> None:
     _train(job)
     (job.folder / MODEL).write_bytes(b"kept")
     events: list[Event] = []
-    train_fold(events.append, job)
+    train_fold(on_cpu(events.append), job)
     assert events == []
     assert (job.folder / MODEL).read_bytes() == b"kept"
 
@@ -105,15 +101,15 @@ def test_a_finished_fold_is_not_touched(make_job: MakeJob) -> None:
 def test_a_fold_that_was_killed_after_training_is_only_predicted(make_job: MakeJob) -> None:
     """On the disk: the models, and the states that are removed last."""
     job = make_job(**{"training.selection": "both"})
-    train_fold(_ignore, job)
+    train_fold(on_cpu(), job)
     whole = {path.name: path.read_bytes() for path in job.folder.iterdir()}
     for name in (PREDICTIONS, f"{OPTIMISTIC}{PREDICTIONS}"):
         (job.folder / name).unlink()
     for name in (STATE, REFIT_STATE):
         (job.folder / name).write_bytes(b"left")
     events: list[Event] = []
-    train_fold(events.append, job)
-    assert [event["event"] for event in events] == ["fold finished"]
+    train_fold(on_cpu(events.append), job)
+    assert [event["event"] for event in events] == ["bags", "fold finished"]
     assert {path.name: path.read_bytes() for path in job.folder.iterdir()} == whole
 
 
@@ -122,15 +118,15 @@ def test_a_stopped_fold_goes_on_under_other_evaluation_times(make_job: MakeJob) 
     asked = replace(make_job("asked"), times=(3.0, 40.0))
     undisturbed = replace(asked, folder=asked.folder.parent / "undisturbed")
     whole = Watch()
-    train_fold(whole, undisturbed)
+    train_fold(whole.context, undisturbed)
     early, late = make_job("early"), make_job("late")
     for job, most in ((late, whole.seen - 4), (early, whole.seen // 3)):
         with pytest.raises(StoppedError):
-            train_fold(Watch(most), job)
+            train_fold(Watch(most).context, job)
     os.utime(early.folder / STATE, ns=(0, 0))
     assert asked.take_over([early.folder, late.folder]) == late.folder
     rest = Watch()
-    train_fold(rest, asked)
+    train_fold(rest.context, asked)
     assert rest.seen < whole.seen, "how much less depends on how long the disk takes to save a state"
     for name in LEFT_BEHIND:
         assert (asked.folder / name).read_bytes() == (undisturbed.folder / name).read_bytes()
@@ -178,7 +174,7 @@ def _gradient(training: FoldTraining) -> torch.Tensor:
 def test_a_gradient_is_scaled_down_to_clip_norm_and_else_left_alone(
     make_job: MakeJob, most: float | None
 ) -> None:
-    training = FoldTraining(make_job(**({} if most is None else {"training.clip_norm": most})))
+    training = FoldTraining(on_cpu(), make_job(**({} if most is None else {"training.clip_norm": most})))
     batch = training.job.train[:5]
     training.model.train()
     training._accumulate(batch, epoch=1)
@@ -206,8 +202,8 @@ class _SteepAtZero(torch.nn.Module):
 
 def test_a_gradient_that_is_not_finite_stops_the_fold_and_keeps_the_state_before(make_job: MakeJob) -> None:
     job = make_job()
-    training = FoldTraining(job)
-    next(training.epochs(lambda _event: None))
+    training = FoldTraining(on_cpu(), job)
+    next(training.epochs())
     training._save()
     before = (job.folder / STATE).read_bytes()
     training.model.aggregator = _SteepAtZero()  # type: ignore[assignment]
@@ -216,7 +212,7 @@ def test_a_gradient_that_is_not_finite_stops_the_fold_and_keeps_the_state_before
         MilsurvError,
         match=rf"gradient is not finite in epoch 2 after cases {case.case_id} \({case.slides[0][0]}",
     ):
-        list(training.epochs(lambda _event: None))
+        list(training.epochs())
     assert (job.folder / STATE).read_bytes() == before
 
 
@@ -270,7 +266,7 @@ def test_the_history_tells_the_c_index_that_lifelines_finds(make_job: MakeJob) -
 
 def test_the_gradient_of_coupled_cases_is_that_of_all_graphs_at_once(make_job: MakeJob) -> None:
     """The two-pass gradient against one graph over the whole batch, dropout and cases of two slides included."""
-    training = FoldTraining(make_job(**{"loss.name": "cox"}))
+    training = FoldTraining(on_cpu(), make_job(**{"loss.name": "cox"}))
     training.model.train()
     batch = training.job.train
     training._accumulate(batch, epoch=3)
@@ -288,7 +284,7 @@ def test_the_gradient_of_coupled_cases_is_that_of_all_graphs_at_once(make_job: M
 
 
 def test_the_gradient_of_a_short_last_batch_is_its_own_mean(make_job: MakeJob) -> None:
-    training = FoldTraining(make_job())
+    training = FoldTraining(on_cpu(), make_job())
     training.model.eval()
     batch = training.job.train[:3]
     _, value = training._accumulate(batch, epoch=1)
@@ -310,20 +306,19 @@ def test_features_without_the_grid_that_an_aggregator_needs_are_refused_by_slide
     with pytest.raises(
         MilsurvError, match=rf"'crossfusion' with these settings needs the patches' grid.* slide {slide} lack"
     ):
-        train_fold(_ignore, job)
+        train_fold(on_cpu(), job)
     _train(replace(job, config=make_job(**{"aggregator.attention": "dense"}).config))
 
 
 def test_bags_beyond_the_cache_give_the_same_bytes(make_job: MakeJob) -> None:
-    assert _train(make_job("cached")) == _train(
-        replace(make_job("read each time"), cache=CachePlan("none", 0))
-    )
+    uncached = Context(Placement(ExecutorConfig(cache="none"), "cpu"))
+    assert _train(make_job("cached")) == _train(make_job("read each time"), uncached)
 
 
 def test_the_state_is_one_readable_file(make_job: MakeJob) -> None:
     job = make_job()
-    training = FoldTraining(job)
-    list(training.epochs(_ignore))
+    training = FoldTraining(on_cpu(), job)
+    list(training.epochs())
     training.step(training.rows[:5], epoch=5)
     training._save()
     tensors, about = load_tensors(job.folder / STATE)
@@ -361,28 +356,28 @@ class _Outputs(torch.nn.Module):
     ],
 )
 def test_an_aggregators_wrong_output_is_named(make_job: MakeJob, output: torch.Tensor, wrong: str) -> None:
-    training = FoldTraining(make_job())
+    training = FoldTraining(on_cpu(), make_job())
     training.model.aggregator = _Outputs(output)  # type: ignore[assignment]
     with pytest.raises(
         MilsurvError,
         match=rf"aggregator 'crossfusion' of milsurv .* gave for slide .* \(16 at 20x, .*{wrong}",
     ):
-        next(training.epochs(_ignore))
+        next(training.epochs())
 
 
 def test_cox_cannot_choose_an_epoch_by_cases_without_an_event(make_job: MakeJob) -> None:
     job = make_job(**{"loss.name": "cox"})
     silent = tuple(replace(case, event=0) for case in job.validation)
     with pytest.raises(MilsurvError, match=r"fold 1: no inner validation case has an event.*last_epoch"):
-        FoldTraining(replace(job, validation=silent))
+        FoldTraining(on_cpu(), replace(job, validation=silent))
 
 
 def test_a_damaged_state_is_named_with_what_to_do(make_job: MakeJob) -> None:
     job = make_job()
-    next(FoldTraining(job).epochs(_ignore))
+    next(FoldTraining(on_cpu(), job).epochs())
     (job.folder / STATE).write_bytes((job.folder / STATE).read_bytes()[:300])
     with pytest.raises(MilsurvError, match=r"state.safetensors is damaged .*delete it and run again"):
-        FoldTraining(job)
+        FoldTraining(on_cpu(), job)
 
 
 def test_what_an_aggregator_raises_names_the_slide(make_job: MakeJob) -> None:
@@ -390,10 +385,10 @@ def test_what_an_aggregator_raises_names_the_slide(make_job: MakeJob) -> None:
         def forward(self, _bag: Bag) -> torch.Tensor:
             raise RuntimeError("sizes do not match")
 
-    training = FoldTraining(make_job())
+    training = FoldTraining(on_cpu(), make_job())
     training.model.aggregator = Raising(torch.zeros(3))  # type: ignore[assignment]
     with pytest.raises(RuntimeError, match="sizes do not match") as caught:
-        next(training.epochs(_ignore))
+        next(training.epochs())
     (note,) = caught.value.__notes__
     assert note.startswith("raised by aggregator 'crossfusion' of milsurv")
     assert "(16 at 20x, 4 at 10x, 1 at 5x patches)" in note
@@ -415,11 +410,11 @@ def test_want_of_memory_is_one_line_with_the_slide_and_what_to_do(make_job: Make
         def backward(_ctx: Any, *_gradients: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
-    training = FoldTraining(make_job())
+    training = FoldTraining(on_cpu(), make_job())
     whole = training.model.aggregator
     training.model.aggregator = Short(torch.zeros(3))  # type: ignore[assignment]
     with pytest.raises(MilsurvError) as caught:
-        next(training.epochs(_ignore))
+        next(training.epochs())
     said = str(caught.value)
     assert "\n" not in said
     assert "(16 at 20x, 4 at 10x, 1 at 5x patches)" in said
@@ -430,7 +425,7 @@ def test_want_of_memory_is_one_line_with_the_slide_and_what_to_do(make_job: Make
     training.model.aggregator = whole
     whole.register_forward_hook(lambda _module, _bags, output: ShortBackward.apply(output))
     with pytest.raises(MilsurvError, match="CUBLAS_STATUS_ALLOC_FAILED"):
-        next(training.epochs(_ignore))
+        next(training.epochs())
 
 
 class _Wrong(NLL):
@@ -463,11 +458,11 @@ class _Wrong(NLL):
     ],
 )
 def test_a_loss_that_fails_a_check_is_named(make_job: MakeJob, wrong: str, message: str) -> None:
-    training = FoldTraining(make_job())
+    training = FoldTraining(on_cpu(), make_job())
     training.outputs.loss = _Wrong(wrong)
 
     def train() -> None:
-        list(training.epochs(_ignore))
+        list(training.epochs())
         write_models(training.job, training.outputs, training.state.history, training.state.best)
         predictions_of(training.job, training.outputs, median=0, deviation=1)
 
@@ -477,19 +472,19 @@ def test_a_loss_that_fails_a_check_is_named(make_job: MakeJob, wrong: str, messa
 
 def test_balanced_sampling_draws_each_stratum_alike(make_job: MakeJob) -> None:
     job = make_job(**{"training.sampling": "balanced"})
-    training = FoldTraining(job)
+    training = FoldTraining(on_cpu(), job)
     edges = np.quantile([case.time for case in job.train if case.event], [0.25, 0.5, 0.75])
     strata = [(int(np.searchsorted(edges, case.time, side="right")), case.event) for case in job.train]
     drawn = [strata[i] for epoch in range(600) for i in training.order(epoch)]
     shares = {stratum: drawn.count(stratum) / len(drawn) for stratum in set(strata)}
     assert shares == pytest.approx(dict.fromkeys(shares, 1 / len(shares)), abs=0.02)
-    assert training.order(3) == FoldTraining(job).order(3)
+    assert training.order(3) == FoldTraining(on_cpu(), job).order(3)
     assert len(training.order(3)) == len(job.train)
-    assert sorted(FoldTraining(make_job()).order(3)) == list(range(len(job.train)))
+    assert sorted(FoldTraining(on_cpu(), make_job()).order(3)) == list(range(len(job.train)))
 
 
 def test_balanced_sampling_is_refused_with_a_loss_that_couples_cases(make_job: MakeJob) -> None:
     with pytest.raises(
-        MilsurvError, match=r"training.sampling: balanced draws .* loss 'cox' compares .* uniform"
+        MilsurvError, match=r"training.sampling: balanced can repeat .* loss 'cox' compares .*use uniform"
     ):
         make_job(**{"training.sampling": "balanced", "loss.name": "cox"})

@@ -16,6 +16,7 @@ from milsurv.training.data import TrainingCase, one_bag
 from milsurv.training.job import HISTORY, MODEL, PREDICTIONS, STATE, FoldJob
 from milsurv.training.loop import FoldTraining, rehearse, train_fold
 from milsurv.training.model import load_tensors
+from tests.contexts import on_cpu
 from tests.training.conftest import MakeJob, StoppedError, Watch
 
 
@@ -28,19 +29,19 @@ def _gradient(training: FoldTraining, batch: Sequence[TrainingCase]) -> torch.Te
 
 def test_rows_of_slides_give_each_slide_a_loss_of_its_own(make_job: MakeJob) -> None:
     job = make_job(**{"training.rows": "slide"})
-    training = FoldTraining(job)
+    training = FoldTraining(on_cpu(), job)
     assert len(training.rows) == sum(len(case.slides) for case in job.train) > len(job.train)
     two = [row for row in training.rows if row.case_id == "case 0"]
     assert len(two) == 2
     each = [_gradient(training, [row]) for row in two]
     torch.testing.assert_close(_gradient(training, two), sum(each) / 2)
-    train_fold(lambda _event: None, job)
+    train_fold(on_cpu(), job)
     assert list(pd.read_csv(job.folder / PREDICTIONS)["case_id"]) == [case.case_id for case in job.test]
 
 
 def test_rows_of_slides_are_refused_with_a_loss_that_couples_cases(make_job: MakeJob) -> None:
     with pytest.raises(
-        ConfigError, match=r"training.rows: slide lets .* loss 'cox' compares .* set it to case"
+        ConfigError, match=r"training.rows: slide can repeat .* loss 'cox' compares .*use case"
     ):
         make_job(**{"training.rows": "slide", "loss.name": "cox"})
     with pytest.raises(ConfigError, match=r"training.bag: .* set rows to case"):
@@ -48,7 +49,7 @@ def test_rows_of_slides_are_refused_with_a_loss_that_couples_cases(make_job: Mak
 
 
 def test_a_bag_of_a_case_holds_the_patches_of_all_its_slides(make_job: MakeJob) -> None:
-    training = FoldTraining(make_job(**{"training.bag": "case", "aggregator.name": "abmil"}))
+    training = FoldTraining(on_cpu(), make_job(**{"training.bag": "case", "aggregator.name": "abmil"}))
     case = training.rows[0]
     assert len(case.slides) == 2
     training.model.eval()
@@ -58,7 +59,7 @@ def test_a_bag_of_a_case_holds_the_patches_of_all_its_slides(make_job: MakeJob) 
 
 
 def test_a_bag_of_a_case_is_refused_by_an_aggregator_that_needs_a_grid(make_job: MakeJob) -> None:
-    training = FoldTraining(make_job(**{"training.bag": "case", "aggregator.attention": "local"}))
+    training = FoldTraining(on_cpu(), make_job(**{"training.bag": "case", "aggregator.attention": "local"}))
     with pytest.raises(
         MilsurvError, match=r"grid, which a bag of several slides has not; set training.bag: slide"
     ):
@@ -82,7 +83,7 @@ class _Counting(torch.nn.Module):
 
 def test_only_training_is_limited_to_max_patches(make_job: MakeJob) -> None:
     job = make_job(**{"training.max_patches": 7, "tiling.magnifications": "[20, 10]"})
-    training = FoldTraining(job)
+    training = FoldTraining(on_cpu(), job)
     aggregator = _Counting()
     training.model.aggregator = aggregator  # type: ignore[assignment]
     case = job.train[3]
@@ -100,8 +101,8 @@ def test_narrow_types_come_near_the_gradient_of_the_wide_one(
     make_job: MakeJob, precision: str, loss: str
 ) -> None:
     settings = {"loss.name": loss, "aggregator.dropout": 0, "aggregator.attention_dropout": 0}
-    wide = FoldTraining(make_job(**settings))
-    narrow = FoldTraining(make_job(**settings, **{"training.precision": precision}))
+    wide = FoldTraining(on_cpu(), make_job(**settings))
+    narrow = FoldTraining(on_cpu(), make_job(**settings, **{"training.precision": precision}))
     if precision == "float16":
         narrow.scaler.load_state_dict({**narrow.scaler.state_dict(), "scale": 256.0})
     expected = _gradient(wide, wide.rows[:5])
@@ -115,9 +116,9 @@ def _bags_of(job: FoldJob, stops: Sequence[int] = ()) -> int:
     """Train, stopping after so many bags each time; how many bags were seen in the last go."""
     for stop in stops:
         with pytest.raises(StoppedError):
-            train_fold(Watch(stop, "bag"), job)
+            train_fold(Watch(stop, "bag").context, job)
     last = Watch(kind="bag")
-    train_fold(last, job)
+    train_fold(last.context, job)
     return last.seen
 
 
@@ -135,20 +136,20 @@ def test_a_stopped_fold_goes_on_from_the_step_before(make_job: MakeJob, precisio
 
 def test_the_scale_of_float16_is_saved_and_halved_when_a_gradient_overflows(make_job: MakeJob) -> None:
     job = make_job(**{"training.precision": "float16", "aggregator.name": "abmil"})
-    training = FoldTraining(job)
+    training = FoldTraining(on_cpu(), job)
     training.scaler.load_state_dict({**training.scaler.state_dict(), "scale": 1e38})
     before = [p.detach().clone() for p in training.model.parameters()]
     training.step(training.rows[:5], epoch=1)
     assert all(torch.equal(p, old) for p, old in zip(training.model.parameters(), before, strict=True))
     training._save()
     assert load_tensors(job.folder / STATE)[1]["scaler"]["scale"] == pytest.approx(0.5e38, rel=1e-3)
-    assert FoldTraining(job).scaler.get_scale() == pytest.approx(0.5e38, rel=1e-3)
+    assert FoldTraining(on_cpu(), job).scaler.get_scale() == pytest.approx(0.5e38, rel=1e-3)
 
 
 def test_deterministic_algorithms_are_asked_for_only_then(make_job: MakeJob) -> None:
-    rehearse(make_job(**{"training.deterministic": True}))
+    rehearse(on_cpu(), make_job(**{"training.deterministic": True}))
     assert torch.are_deterministic_algorithms_enabled()
-    rehearse(make_job())
+    rehearse(on_cpu(), make_job())
     assert not torch.are_deterministic_algorithms_enabled()
 
 
@@ -156,7 +157,7 @@ def test_a_case_without_events_among_those_who_choose_is_told(make_job: MakeJob)
     job = make_job(**{"training.selection": "both", "training.select_by": "c_index"})
     silent = tuple(replace(case, event=0) for case in job.test)
     with pytest.raises(MilsurvError, match=r"no reported case has an event, so the epoch cannot be chosen"):
-        FoldTraining(replace(job, test=silent))
+        FoldTraining(on_cpu(), replace(job, test=silent))
 
 
 @pytest.mark.acceptance
@@ -164,7 +165,7 @@ def test_a_case_without_events_among_those_who_choose_is_told(make_job: MakeJob)
 def test_a_compiled_model_trains_as_an_uncompiled_one_and_is_saved_alike(make_job: MakeJob) -> None:
     settings = {"aggregator.name": "abmil"}
     plain, compiled = (
-        FoldTraining(make_job(folder, **settings, **{"training.compile": folder == "compiled"}))
+        FoldTraining(on_cpu(), make_job(folder, **settings, **{"training.compile": folder == "compiled"}))
         for folder in ("plain", "compiled")
     )
     batch = plain.rows[:5]

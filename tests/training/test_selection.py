@@ -18,6 +18,7 @@ from milsurv.training.job import HISTORY, MODEL, OPTIMISTIC, PREDICTIONS, TRAINI
 from milsurv.training.loop import FoldTraining, train_fold
 from milsurv.training.model import load_model, load_tensors
 from milsurv.training.results import read_predictions, write_models
+from tests.contexts import on_cpu
 from tests.training.conftest import MakeJob, StoppedError, Watch
 
 SETTINGS = {"training.epochs": 10, "training.learning_rate": 0.05, "aggregator.name": "abmil"}
@@ -25,7 +26,7 @@ SETTINGS = {"training.epochs": 10, "training.learning_rate": 0.05, "aggregator.n
 
 def _train(job: FoldJob) -> pd.DataFrame:
     torch.set_num_threads(1)
-    train_fold(lambda _event: None, job)
+    train_fold(on_cpu(), job)
     return pd.read_csv(job.folder / HISTORY)
 
 
@@ -78,8 +79,8 @@ def test_the_reported_fold_chooses_when_asked_to(make_job: MakeJob) -> None:
 
 def test_the_honest_choice_is_known_by_its_chooser_and_not_by_its_place(make_job: MakeJob) -> None:
     job = make_job(**SETTINGS, **{"training.selection": "both"})
-    training = FoldTraining(job)
-    list(training.epochs(lambda _event: None))
+    training = FoldTraining(on_cpu(), job)
+    list(training.epochs())
     history, best = training.state.history, training.state.best
     for order in (list(best), list(best)[::-1]):
         write_models(job, training.outputs, history, {chooser: best[chooser] for chooser in order})
@@ -123,10 +124,10 @@ def test_a_refit_that_was_stopped_goes_on(make_job: MakeJob) -> None:
     settings = {**SETTINGS, "training.refit": True}
     undisturbed, job = make_job("undisturbed", **settings), make_job("stopped", **settings)
     whole = Watch()
-    train_fold(whole, undisturbed)
+    train_fold(whole.context, undisturbed)
     for stop in (whole.seen // 3, whole.seen // 2):
         with pytest.raises(StoppedError):
-            train_fold(Watch(stop), job)
+            train_fold(Watch(stop).context, job)
     _train(job)
     for name in (MODEL, PREDICTIONS, HISTORY):
         assert (job.folder / name).read_bytes() == (undisturbed.folder / name).read_bytes()

@@ -17,7 +17,8 @@ from milsurv.cohort.cases import SlideRef
 from milsurv.cohort.ids import shorten
 from milsurv.config.run import FeatureImport, RunConfig
 from milsurv.errors import TABLE_ADVICE, MilsurvError, SlideError
-from milsurv.executors.base import Event, Report, Unit
+from milsurv.executors.base import Context, Event, Unit
+from milsurv.executors.devices import Device
 from milsurv.features.extract import ExtractedSlide, left_out, traceback_of
 from milsurv.features.importers.foreign import ForeignPatches, hash_of_features, read_foreign, read_shape
 from milsurv.features.importers.lattice import rebuild_grid
@@ -77,7 +78,7 @@ class ImportSettings:
         """The slide as it was imported before, or None when that is still to do."""
         return None if slide.path is None else imported(self, slide.slide_id, slide.path, slide.mpp)
 
-    def unit(self, slide: SlideRef, device: str) -> Unit:  # noqa: ARG002
+    def unit(self, slide: SlideRef, device: Device) -> Unit:  # noqa: ARG002
         """The unit of work that imports a slide's features."""
         arguments = {"settings": self, "slide_id": slide.slide_id, "file": slide.path, "mpp": slide.mpp}
         return Unit(slide.slide_id, import_slide, arguments, self.path(slide.slide_id))
@@ -139,7 +140,7 @@ def _outcome(slide_id: str, attributes: Mapping[str, Any]) -> ExtractedSlide:
 
 
 def import_slide(
-    report: Report, settings: ImportSettings, slide_id: str, file: Path, mpp: float | None
+    context: Context, settings: ImportSettings, slide_id: str, file: Path, mpp: float | None
 ) -> ExtractedSlide:
     """Unit of work: read a slide's features at every magnification, write its feature file, unless it is there.
 
@@ -152,7 +153,7 @@ def import_slide(
     except SlideError as error:
         outcome = left_out(slide_id, error, TABLE_ADVICE)
         event |= {"reason": outcome.reason, **traceback_of(error)}
-    report(event)
+    context.report(event)
     return outcome
 
 

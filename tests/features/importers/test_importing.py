@@ -15,6 +15,7 @@ from milsurv.executors.base import Event
 from milsurv.features.extract import ExtractedSlide
 from milsurv.features.importers.importing import ImportSettings, import_slide, imported, require_equal_dims
 from milsurv.features.store import read_attributes, read_bag, read_features
+from tests.contexts import on_cpu
 from tests.features.importers.make_foreign import (
     MAGNIFICATIONS,
     import_config,
@@ -42,7 +43,7 @@ def _ignore(_event: Event) -> None:
 
 def _import(settings: ImportSettings, slide: str = "a", mpp: float | None = None) -> ExtractedSlide:
     (file,) = (file for file in settings.source.index().files if file.stem == slide)
-    return import_slide(_ignore, settings, slide, file, mpp)
+    return import_slide(on_cpu(), settings, slide, file, mpp)
 
 
 def _write_trident(root: Path, slide: str = "a", seed: int = 1) -> dict[int, tuple[Any, Any]]:

@@ -15,11 +15,14 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.measure import Row
+from milsurv.cohort.cases import SlideRef
 from milsurv.config.run import RunConfig
 from milsurv.executors.base import Context, Resources, Unit
 from milsurv.executors.devices import Device, cores, cpu_has_bfloat16, find_device
 from milsurv.executors.local import LocalConfig, LocalExecutor
-from milsurv.features.extract import ExtractionSettings, extract_slide, load_encoder
+from milsurv.features.embedding import load_encoder
+from milsurv.features.extraction import Extraction
+from milsurv.features.source import make_feature_file
 from milsurv.plugin.registry import Registry
 from milsurv.slides.grid import make_grid
 from milsurv.slides.patches import read_grid
@@ -88,7 +91,7 @@ def _of_backbone(backbone: str, slides: list[Path], size: Size, device: str) -> 
 
 
 def _rates(
-    executor: LocalExecutor, settings: ExtractionSettings, slides: list[Path], device: str, name: str
+    executor: LocalExecutor, settings: Extraction, slides: list[Path], device: str, name: str
 ) -> Mapping[str, float]:
     """Patches per second: end to end under ``name``, of the network ``alone``, of ``decoding`` alone."""
     resources = Resources(gpus=0 if device == "cpu" else 0.5)
@@ -106,19 +109,16 @@ def _rates(
     timed(embed_ready, [{"settings": settings, "patches": 1}] * executor.workers)
     alone = timed(embed_ready, ready)
     whole = timed(
-        extract_slide,
-        [
-            {"settings": settings, "slide_id": f"{name}{path.stem}", "slide": path, "mpp": None}
-            for path in slides
-        ],
+        make_feature_file,
+        [{"source": settings, "slide": SlideRef(f"{name}{path.stem}", path)} for path in slides],
     )
     decoding = timed(decode, [{"settings": settings, "slides": slides}])
     return {name: patches / whole, "alone": patches / alone, "decoding": patches / decoding}
 
 
-def embed_ready(context: Context, settings: ExtractionSettings, patches: int) -> None:
+def embed_ready(context: Context, settings: Extraction, patches: int) -> None:
     """Unit of work: the network's vectors of as many patches, which are on the device before."""
-    encoder = load_encoder(context, settings)
+    encoder = load_encoder(context, settings.config, settings.precision)
     n, px = encoder.batch_size, settings.config.tiling.patch_px
     batch = torch.randint(0, 256, (n, px, px, 3), dtype=torch.uint8).to(context.device)
     done = 0
@@ -129,7 +129,7 @@ def embed_ready(context: Context, settings: ExtractionSettings, patches: int) ->
     vectors.cpu()
 
 
-def decode(context: Context, settings: ExtractionSettings, slides: list[Path]) -> list[int]:
+def decode(context: Context, settings: Extraction, slides: list[Path]) -> list[int]:
     """Unit of work: read the slides' patches and do nothing with them. Their numbers."""
     counts = []
     for path in slides:
@@ -144,7 +144,7 @@ def decode(context: Context, settings: ExtractionSettings, slides: list[Path]) -
 
 def _settings(
     backbone: dict[str, str], folder: Path, size: Size, device: str, precision: str, threads: int = 1
-) -> ExtractionSettings:
+) -> Extraction:
     config = RunConfig.model_validate(
         {
             "name": "bench",
@@ -156,7 +156,7 @@ def _settings(
             "executor": {"threads": threads},
         }
     )
-    return ExtractionSettings.of(config, Registry(), Device(device))
+    return Extraction.of(config, Registry(), Device(device))
 
 
 def _random_weights(name: str, folder: Path) -> Path:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from milsurv.backbones.hub import fetch_weights, find_weights
     from milsurv.backbones.weights import file_id, fill_network, read_state
     from milsurv.features.bag import Bag
+    from milsurv.features.importers.base import FeatureLayout, ImportedPatches
     from milsurv.losses.base import Loss
     from milsurv.plugin.base import PluginConfig
     from milsurv.runs.finished import FinishedRun, load_run
@@ -29,8 +30,10 @@ _LAZY = {
     "Aggregator": "milsurv.aggregators.base",
     "Backbone": "milsurv.backbones.base",
     "Bag": "milsurv.features.bag",
+    "FeatureLayout": "milsurv.features.importers.base",
     "FinishedRun": "milsurv.runs.finished",
     "FoundWeights": "milsurv.backbones.base",
+    "ImportedPatches": "milsurv.features.importers.base",
     "Loss": "milsurv.losses.base",
     "PatchEncoder": "milsurv.backbones.base",
     "PluginConfig": "milsurv.plugin.base",
@@ -51,8 +54,10 @@ __all__ = [
     "Aggregator",
     "Backbone",
     "Bag",
+    "FeatureLayout",
     "FinishedRun",
     "FoundWeights",
+    "ImportedPatches",
     "Loss",
     "MilsurvError",
     "PatchEncoder",

@@ -8,17 +8,16 @@ from typing import Any
 
 from milsurv.cohort.cases import SlideRef
 from milsurv.config.run import RunConfig
-from milsurv.features.extract import ExtractedSlide
+from milsurv.features.source import FeatureSource, SlideOutcome
 from milsurv.models import external, heatmap, prediction
 from milsurv.models.heatmap import DrawnSlide
 from milsurv.models.prediction import SlidePrediction
 from milsurv.models.trained import TrainedModel
 from milsurv.plugin.registry import Registry
 from milsurv.progress import RunProgress
-from milsurv.runs import pipeline
-from milsurv.runs.folder import FeatureSettings
+from milsurv.runs import inputs, pipeline
+from milsurv.runs.inputs import feature_source
 from milsurv.runs.pipeline import RunResult
-from milsurv.runs.planning import feature_settings
 from milsurv.runs.session import open_session
 
 QUIET = RunProgress(quiet=True)
@@ -29,12 +28,12 @@ def run(config: RunConfig, registry: Registry, only_fold: int | None = None) -> 
         return pipeline.run(session, only_fold)
 
 
-def extract_features(
+def make_features(
     config: RunConfig, registry: Registry, slides: Sequence[SlideRef], progress: RunProgress = QUIET
-) -> tuple[dict[str, ExtractedSlide], FeatureSettings]:
+) -> tuple[dict[str, SlideOutcome], FeatureSource]:
     with open_session(config, registry, progress) as session:
-        settings = feature_settings(session)
-        return pipeline.extract_features(session, settings, slides), settings
+        source = feature_source(session)
+        return inputs.make_features(session, source, slides), source
 
 
 def predict_slides(trained: TrainedModel, paths: Sequence[Path], **options: Any) -> list[SlidePrediction]:

@@ -80,7 +80,7 @@ class Estimate:
     """Estimated time and disk space of feature extraction on this machine."""
 
     def __init__(self, session: Session):
-        from milsurv.features.extract import ExtractionSettings
+        from milsurv.features.extraction import Extraction
         from milsurv.features.preview import embedding_seconds
 
         config, registry = session.config, session.registry
@@ -93,7 +93,7 @@ class Estimate:
         self._per_patch = 0.0
         try:
             with session.context() as context:
-                settings = ExtractionSettings.of(config, registry, session.device)
+                settings = Extraction.of(config, registry, session.device)
                 self._per_patch = embedding_seconds(context, settings)
         except WeightsError as error:
             self.unknown = str(error)

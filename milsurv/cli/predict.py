@@ -55,7 +55,7 @@ def _report(
     rows = [prediction.row for prediction in predictions]
     _print(trained, rows)
     for prediction in predictions:
-        if prediction.known is not None and prediction.row["note"]:
+        if prediction.overlap is not None and prediction.row["note"]:
             progress.warn(f"slide {prediction.slide.slide_id}: {prediction.row['note']}")
     if trained.cohort["synthetic"]:
         progress.say("The model was trained on a synthetic cohort: the numbers say nothing about patients.")
@@ -68,8 +68,8 @@ def _draw(
     session: Session, trained: TrainedModel, predictions: Sequence[SlidePrediction], folder: Path
 ) -> None:
     for prediction in predictions:
-        if prediction.known is not None:
-            drawn = DrawnSlide(prediction.slide, prediction.features, prediction.known)
+        if prediction.overlap is not None:
+            drawn = DrawnSlide(prediction.slide, prediction.features, prediction.overlap)
             try:
                 draw_heatmap(session, trained, drawn, folder / prediction.slide.slide_id)
             except MilsurvError as error:

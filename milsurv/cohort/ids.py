@@ -40,12 +40,13 @@ def extract_id(value: str, pattern: str | None, setting: str) -> str:
     return part
 
 
-def extract_slide_id(name: str, pattern: str | None) -> str:
+def extract_slide_id(name: str, pattern: str | None, suffixes: tuple[str, ...] = FEATURE_SUFFIXES) -> str:
     """The slide id in a file name or table value: extracted by ``pattern``, without the suffix of a slide file.
 
+    ``suffixes`` are those of files that stand for slides and are not slides, such as feature files.
     Raises `IdError` if the id cannot be the name of a feature file.
     """
-    slide_id = strip_slide_suffix(extract_id(name, pattern, "slide_pattern"))
+    slide_id = strip_slide_suffix(extract_id(name, pattern, "slide_pattern"), suffixes)
     if "/" in slide_id or "\\" in slide_id:
         raise IdError(
             f"slide id {slide_id!r} contains a path separator; remove it with cohort.slide_pattern: '([^/\\\\]+)$'"
@@ -60,10 +61,10 @@ def extract_slide_id(name: str, pattern: str | None) -> str:
     return slide_id
 
 
-def strip_slide_suffix(name: str) -> str:
+def strip_slide_suffix(name: str, suffixes: tuple[str, ...] = FEATURE_SUFFIXES) -> str:
     """``name`` without the suffixes of feature and slide files. Other suffixes stay: ids may contain dots."""
-    for suffixes in (FEATURE_SUFFIXES, SLIDE_SUFFIXES):
-        suffix = next((suffix for suffix in suffixes if name.lower().endswith(suffix)), "")
+    for known in (suffixes, SLIDE_SUFFIXES):
+        suffix = next((suffix for suffix in known if name.lower().endswith(suffix)), "")
         name = name[: len(name) - len(suffix)]
     return name
 

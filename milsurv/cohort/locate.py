@@ -10,7 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from milsurv.cohort.cases import Cohort, SlideRef
-from milsurv.cohort.ids import SLIDE_SUFFIXES, IdError, extract_id, extract_slide_id, group_similar, shorten
+from milsurv.cohort.ids import (
+    FEATURE_SUFFIXES,
+    SLIDE_SUFFIXES,
+    IdError,
+    extract_id,
+    extract_slide_id,
+    group_similar,
+    shorten,
+)
 from milsurv.cohort.multi_file import CHANNEL_LISTS, group_files
 from milsurv.errors import CohortError, SlideError
 
@@ -32,6 +40,8 @@ class SlideFolder:
     """The setting with the folder."""
     other_names: Mapping[Path, tuple[str, ...]] = field(default_factory=dict)
     """File -> other names of a slide that consists of several files."""
+    suffixes: tuple[str, ...] = FEATURE_SUFFIXES
+    """Suffixes of files that stand for slides and are not slides."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,7 @@ def locate_by_slide(index: SlideFolder, slide_ids: Sequence[str], slide_pattern:
     files: dict[str, list[Path]] = defaultdict(list)
     for file in index.files:
         with suppress(IdError):  # reported below as a file of no case
-            files[extract_slide_id(file.name, slide_pattern)].append(file)
+            files[extract_slide_id(file.name, slide_pattern, index.suffixes)].append(file)
     wanted = list(dict.fromkeys(slide_ids))
     repeated = _find_by_other_names(index, wanted, files, slide_pattern)
     absent = [slide_id for slide_id in wanted if slide_id not in files and slide_id not in repeated]
@@ -145,7 +155,7 @@ def locate_by_case(
         if case_id is None:
             continue  # reported below as a file of no case
         try:
-            slide_id = extract_slide_id(file.name, slide_pattern)
+            slide_id = extract_slide_id(file.name, slide_pattern, index.suffixes)
         except IdError as error:
             problems.append(f"{file}: {error}; correct the pattern, or rename the file")
             continue

@@ -63,6 +63,7 @@ def load_config(
     except ValidationError as error:
         problems += [document.describe(detail, RunConfig) for detail in error.errors()]
     settings = _plugin_settings(document, registry, problems)
+    problems += _problems_of_layout(document, registry)
     if config is not None and "loss" in settings:
         problems += _problems_of_coupling(document, registry, settings["loss"][0], config.training)
     if problems or config is None:
@@ -71,6 +72,19 @@ def load_config(
         kind: type(getattr(config, kind))(name=name, **values) for kind, (name, values) in settings.items()
     }
     return config.model_copy(update=sections), registry
+
+
+def _problems_of_layout(document: _Document, registry: Registry) -> list[str]:
+    """An unknown layout of imported features."""
+    section = document.data.get("features")
+    layout = section.get("layout") if isinstance(section, dict) else None
+    if not isinstance(layout, str):
+        return []
+    try:
+        registry.find("feature_layout", layout)
+    except PluginError as error:
+        return [f"{document.where(('features', 'layout'))}: features.layout: {error}"]
+    return []
 
 
 def _problems_of_coupling(

@@ -158,7 +158,7 @@ class FeatureImport(Section):
         AbsolutePath | dict[int, AbsolutePath], BeforeValidator(_folder_or_folders), Field(alias="import")
     ]
     """Folder with the features. With ``clam`` and ``stamp`` also one folder per magnification: ``{20: a, 10: b}``."""
-    layout: Literal["trident", "clam", "authors", "stamp"]
+    layout: str
     """Tool whose file layout the folder has; ``authors`` is the CrossFusion authors' code."""
     encoder: str | None = None
     """Encoder to use, if a TRIDENT folder has features of several encoders."""
@@ -265,6 +265,11 @@ class RunConfig(Section):
     @classmethod
     def _each_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         return _distinct(seeds, "seed")
+
+    @property
+    def reads_slides(self) -> bool:
+        """Whether features are extracted from slides; otherwise they are imported."""
+        return self.features is None
 
     @property
     def extracting_backbone(self) -> PluginSection:

@@ -211,7 +211,7 @@ def make_views(
     A slide or feature file that can no longer be read gives a :class:`MissingView`. Imported features come without
     slides, so there are no views.
     """
-    if config.features is not None:
+    if not config.reads_slides:
         return []
     rows = {str(row["slide_id"]): row for _, row in slides.iterrows()}
     views: list[SlideView | MissingView] = []

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from milsurv.backbones.base import Backbone, Precision
 from milsurv.errors import MilsurvError, first_line
-from milsurv.executors.devices import Device
 from milsurv.executors.memory import out_of_memory, release_device_memory, want_of_memory_named
 
 QUEUED_BATCHES = 3
@@ -30,17 +29,6 @@ TYPES: dict[Precision, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-
-def choose_precision(wanted: Literal["auto"] | Precision, allowed: Precision, device: Device) -> Precision:
-    """The type that the network computes in; ``auto`` is the narrowest that it allows and the device is fast in."""
-    if wanted != "auto":
-        return wanted
-    if allowed == "float32":
-        return "float32"
-    if device.kind == "cuda" and allowed == "float16":
-        return "float16"
-    return "bfloat16" if device.has_bfloat16 else "float32"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from milsurv.errors import MilsurvError
-from milsurv.features.importers.layouts import TRIDENT_FEATURES
+from milsurv.features.importers.trident import FEATURES
 from milsurv.features.inventory import feature_files
 from milsurv.features.store import MagnificationFeatures, read_attributes, read_features
 from milsurv.storage.atomic import atomic_path
@@ -49,7 +49,7 @@ def _write_trident(
             "export it with --layout clam"
         )
     name = file.parent.name.rpartition("-")[0] or file.parent.name
-    folder = output / f"{magnification}x_{patch_px}px_0px_overlap" / f"{TRIDENT_FEATURES}{name}"
+    folder = output / f"{magnification}x_{patch_px}px_0px_overlap" / f"{FEATURES}{name}"
     about = {
         "patch_size": patch_px,
         "patch_size_level0": int(side) if side == int(side) else side,

@@ -17,8 +17,9 @@ from milsurv.config.cohort import SyntheticCohort
 from milsurv.config.run import RunConfig, Tiling
 from milsurv.errors import MilsurvError, SlideError, slide_reason
 from milsurv.executors.base import Context
-from milsurv.features.extract import ExtractionSettings, load_encoder
-from milsurv.features.room import bytes_of_patch
+from milsurv.features.disk_space import bytes_per_patch
+from milsurv.features.embedding import load_encoder
+from milsurv.features.extraction import Extraction
 from milsurv.plugin.registry import Registry
 from milsurv.slides.grid import PatchGrid, make_grid
 from milsurv.slides.opening import find_tissue, open_slide, slide_faults
@@ -68,7 +69,7 @@ class SlideInspection:
 
     def disk_bytes(self, dim: int, dtype: str) -> int:
         """Size of the feature file with ``dim`` numbers of ``dtype`` for each patch."""
-        return sum(self.patches.values()) * bytes_of_patch(dim, dtype)
+        return sum(self.patches.values()) * bytes_per_patch(dim, dtype)
 
 
 def slides_to_inspect(path: Path, config: RunConfig, mpp: float | None = None) -> dict[Path, float | None]:
@@ -76,7 +77,7 @@ def slides_to_inspect(path: Path, config: RunConfig, mpp: float | None = None) -
 
     Raises MilsurvError when there is none, or when the configuration reads no slides.
     """
-    if config.features is not None:
+    if not config.reads_slides:
         raise MilsurvError(
             f"configuration '{config.name}' imports features and reads no slides; inspect with another one"
         )
@@ -151,9 +152,10 @@ def _read_seconds(slide: Slide, grid: PatchGrid, tiling: Tiling) -> float:
     return (time.perf_counter() - started) / len(chosen) * len(places)
 
 
-def embedding_seconds(context: Context, settings: ExtractionSettings) -> float:
+def embedding_seconds(context: Context, extraction: Extraction) -> float:
     """Time of the backbone for a patch, measured on batches of grey ones. Raises WeightsError without its weights."""
-    encoder, tiling = load_encoder(context, settings), settings.config.tiling
+    encoder = load_encoder(context, extraction.config, extraction.precision)
+    tiling = extraction.config.tiling
     n, px = encoder.batch_size, tiling.patch_px
     patches, rows = np.full((n, px, px, 3), 128, np.uint8), np.arange(n)
     finest = max(tiling.magnifications)

@@ -198,7 +198,11 @@ def read_bag(path: Path) -> Bag:
 
     Raises MilsurvError when it cannot be read, or is not what was written.
     """
-    by_magnification = read_features(path)
+    return bag_of(read_features(path))
+
+
+def bag_of(by_magnification: Mapping[int, MagnificationFeatures]) -> Bag:
+    """The bag of a slide's features, without what not all magnifications have."""
 
     def tensors(name: str) -> dict[int, torch.Tensor] | None:
         arrays = {m: getattr(stored, name) for m, stored in by_magnification.items()}

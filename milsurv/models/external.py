@@ -21,13 +21,20 @@ from milsurv.evaluation.subgroups import attributes_of, subgroups
 from milsurv.evaluation.times import EvaluationTimes, evaluation_times
 from milsurv.explain.importance import Explainer
 from milsurv.explain.view import MissingView, SlideView, choose_slides, make_views
-from milsurv.features.extract import ExtractedSlide
-from milsurv.models.prediction import predict_cases, require_own_features
+from milsurv.features.source import SlideOutcome
+from milsurv.models.prediction import predict_cases
 from milsurv.models.trained import TrainedModel, load_trained, read_settings
 from milsurv.report.html import write_report
 from milsurv.runs.folder import METRICS, RunContent, describe, find_run
-from milsurv.runs.pipeline import RunResult, extract_features, prepare_cohort
-from milsurv.runs.planning import as_training_case, feature_settings, usable_cases
+from milsurv.runs.inputs import (
+    feature_source,
+    make_features,
+    prepare_cohort,
+    require_own_features,
+    training_case,
+    usable_cases,
+)
+from milsurv.runs.pipeline import RunResult
 from milsurv.runs.session import Session
 from milsurv.storage.atomic import fingerprint, json_text
 from milsurv.storage.checksums import write_checked
@@ -80,33 +87,33 @@ def evaluate_external(session: Session, trained: TrainedModel) -> RunResult:
     config = session.config
     for part in ("features", "evaluations"):
         remove_abandoned(config.workspace / part)
-    settings = feature_settings(session)
-    trained.require_same_features(settings)
-    cohort = prepare_cohort(session, settings)
+    source = feature_source(session)
+    trained.require_same_features(source)
+    cohort = prepare_cohort(session, source)
     slides = [slide for case in cohort.cases for slide in case.slides]
-    require_own_features(settings, [slide for slide in slides if slide.path is not None])
-    outcomes = extract_features(session, settings, slides)
+    require_own_features(source, slides)
+    outcomes = make_features(session, source, slides)
     usable = usable_cases(cohort, outcomes)
-    allowed, notes = _judges(trained, usable, outcomes)
-    usable = _judged(usable, allowed)
+    folds, notes = _usable_folds(trained, usable, outcomes)
+    usable = _with_folds(usable, folds)
     for note in notes:
         session.progress.warn(note)
     times = _times(usable, trained)
-    cases = [as_training_case(case, settings) for case in usable.cases]
-    judged = predict_cases(session, trained, cases, allowed, times.all)
+    cases = [training_case(case, source) for case in usable.cases]
+    predicted = predict_cases(session, trained, cases, folds, times.all)
     content = RunContent(
-        session, settings, cohort, usable, outcomes, warnings=tuple(notes), judged_by=trained.name
+        session, source, cohort, usable, outcomes, warnings=tuple(notes), model_name=trained.name
     )
     folder = config.workspace / "evaluations" / config.name / _fingerprint(trained, content, times)
     describe(content, folder)
-    predictions = _as_predictions(judged, usable)
+    predictions = _as_predictions(predicted, usable)
     follow_up = TrainingFollowUp(predictions["time"].to_numpy(), predictions["event"].to_numpy())
     groups = subgroups(attributes_of(usable), config.evaluation.subgroups)
     found = evaluate(predictions, {ONE_FOLD: follow_up}, times, config.evaluation, groups)
     metrics = {"cohort": content.summary, **found, "optimistic": None}
     write_checked(folder / PREDICTIONS, predictions.to_csv(index=False))
     write_checked(folder / METRICS, json_text(metrics))
-    report = write_report(folder, config, _views(trained, predictions, allowed, content.slides()))
+    report = write_report(folder, config, _views(trained, predictions, folds, content.slides()))
     left_out = sum(outcome.reason is not None for outcome in outcomes.values())
     return RunResult(folder, metrics, report, left_out, usable)
 
@@ -114,19 +121,19 @@ def evaluate_external(session: Session, trained: TrainedModel) -> RunResult:
 def _views(
     trained: TrainedModel,
     predictions: pd.DataFrame,
-    allowed: Mapping[str, Sequence[int]],
+    folds: Mapping[str, Sequence[int]],
     slides: pd.DataFrame,
 ) -> list[SlideView | MissingView]:
     """Three slides as the first model sees them, of cases that it may judge."""
     model = trained.models[0]
-    rows = predictions[[model.fold in allowed[case_id] for case_id in predictions["case_id"]]]
+    rows = predictions[[model.fold in folds[case_id] for case_id in predictions["case_id"]]]
     where = f" (seen by the model of seed {model.seed}, fold {model.fold})"
     explainer = Explainer(((model.file, model.seed),), trained.registry, "cpu")
     return make_views(trained.config, explainer, choose_slides(rows, slides, where), slides)
 
 
-def _judges(
-    trained: TrainedModel, cohort: Cohort, outcomes: Mapping[str, ExtractedSlide]
+def _usable_folds(
+    trained: TrainedModel, cohort: Cohort, outcomes: Mapping[str, SlideOutcome]
 ) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """Case id -> folds that may judge it; and what there is to say of cases that training knows."""
     allowed: dict[str, tuple[int, ...]] = {}
@@ -141,11 +148,9 @@ def _judges(
     if doubt := check_follow_up(unit, [case.time for case in cohort.cases], training.tolist()):
         notes.append(doubt)
     for case in cohort.cases:
-        slides = [
-            trained.acquaintance(slide, outcomes[slide.slide_id], case.case_id) for slide in case.slides
-        ]
+        slides = [trained.overlap(slide, outcomes[slide.slide_id], case.case_id) for slide in case.slides]
         allowed[case.case_id] = tuple(
-            fold for fold in slides[0].unseen_by if all(fold in slide.unseen_by for slide in slides)
+            fold for fold in slides[0].folds if all(fold in slide.folds for slide in slides)
         )
         known += [case.case_id for slide in slides[:1] if any(s.reason is not None for s in slides)]
     if known:
@@ -162,8 +167,8 @@ def _judges(
     return allowed, notes
 
 
-def _judged(cohort: Cohort, allowed: Mapping[str, Sequence[int]]) -> Cohort:
-    cases = tuple(case for case in cohort.cases if allowed[case.case_id])
+def _with_folds(cohort: Cohort, folds: Mapping[str, Sequence[int]]) -> Cohort:
+    cases = tuple(case for case in cohort.cases if folds[case.case_id])
     if not cases:
         raise CohortError(
             ["every fold learned from every case of this table; validate on cases that are new"]
@@ -178,16 +183,16 @@ def _times(cohort: Cohort, trained: TrainedModel) -> EvaluationTimes:
     return evaluation_times([c.time for c in cohort.cases], [c.event for c in cohort.cases], settings)
 
 
-def _as_predictions(judged: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
+def _as_predictions(predicted: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
     """The table that a run of one fold would have written, with the spread over models."""
     by_id = {case.case_id: case for case in cohort.cases}
-    cases = [by_id[case_id] for case_id in judged["case_id"]]
-    return judged.assign(
+    cases = [by_id[case_id] for case_id in predicted["case_id"]]
+    return predicted.assign(
         fold=ONE_FOLD,
         time=[case.time for case in cases],
         event=[case.event for case in cases],
         seed=NO_SEED,
-        standardized_risk=judged["risk"],
+        standardized_risk=predicted["risk"],
     )
 
 

@@ -12,12 +12,11 @@ from milsurv.errors import MilsurvError, SlideError, nearest, slide_reason
 from milsurv.executors.devices import find_device
 from milsurv.explain.heatmap import explain_slide, write_heatmap
 from milsurv.explain.importance import Explainer
-from milsurv.features.extract import ExtractedSlide, ExtractionSettings
+from milsurv.features.source import SlideOutcome
 from milsurv.features.store import read_attributes
-from milsurv.models.prediction import require_own_features
 from milsurv.models.trained import MPP_ADVICE, TrainedModel
-from milsurv.runs.leakage import Acquaintance
-from milsurv.runs.pipeline import extract_features
+from milsurv.runs.inputs import feature_source, make_features
+from milsurv.runs.leakage import TrainingOverlap
 from milsurv.runs.session import Session
 from milsurv.slides.opening import open_slide
 from milsurv.slides.reader import Slide, slide_identity
@@ -32,7 +31,7 @@ class DrawnSlide:
 
     slide: SlideRef
     features: Path
-    known: Acquaintance
+    overlap: TrainingOverlap
 
 
 def draw_heatmap(
@@ -43,10 +42,8 @@ def draw_heatmap(
     They show attention, or occlusion if ``use_occlusion`` is True or the aggregator has no attention. Raises
     MilsurvError when the features hold no positions of patches, or positions that are not on this slide.
     """
-    explainer = replace(
-        make_explainer(trained, drawn.known, find_device(session.config.device).name),
-        use_occlusion=use_occlusion,
-    )
+    device = find_device(session.config.device).name
+    explainer = replace(make_explainer(trained, drawn.overlap, device), use_occlusion=use_occlusion)
     slide_id = drawn.slide.slide_id
     if explainer.seen_in_training:
         session.progress.warn(f"slide {slide_id}: every model was trained on its case; the heatmap says so")
@@ -55,14 +52,14 @@ def draw_heatmap(
         return write_heatmap(view, slide, explainer, folder)
 
 
-def make_explainer(trained: TrainedModel, known: Acquaintance, device: str) -> Explainer:
+def make_explainer(trained: TrainedModel, overlap: TrainingOverlap, device: str) -> Explainer:
     """The models that were not trained on the slide's case; all of them if every model was."""
-    folds = {model.fold for model in trained.models} if not known.unseen_by else set(known.unseen_by)
+    folds = {model.fold for model in trained.models} if not overlap.folds else set(overlap.folds)
     models = tuple((model.file, model.seed) for model in trained.models if model.fold in folds)
     which = f"mean of {len(models)} models" if len(models) > 1 else "one model"
-    if not known.unseen_by:
+    if not overlap.folds:
         which += " TRAINED ON this slide's case: no evidence about new cases"
-    elif known.reason is None:
+    elif overlap.reason is None:
         which += " not trained on this slide"
     else:
         listed = ", ".join(map(str, sorted(folds)))
@@ -70,7 +67,7 @@ def make_explainer(trained: TrainedModel, known: Acquaintance, device: str) -> E
     if trained.config.training.selection == "reported_fold":
         which += "; optimistic: the test cases chose the epoch"
     description = f"{trained.config.aggregator.name} of run {trained.config.name}, {which}"
-    return Explainer(models, trained.registry, device, description, not known.unseen_by)
+    return Explainer(models, trained.registry, device, description, not overlap.folds)
 
 
 def find_slide(session: Session, trained: TrainedModel, given: str, mpp: float | None = None) -> DrawnSlide:
@@ -86,10 +83,10 @@ def find_slide(session: Session, trained: TrainedModel, given: str, mpp: float |
     row = trained.slides.get(slide.slide_id, {})
     with _named(slide):
         features = _features_of_run(trained, slide, row.get("features", ""))
-        outcome = ExtractedSlide(slide.slide_id, {})
+        outcome = SlideOutcome(slide.slide_id)
         if features is None:
             features, outcome = _extract(session, trained, slide)
-    return DrawnSlide(slide, features, trained.acquaintance(slide, outcome, row.get("case_id")))
+    return DrawnSlide(slide, features, trained.overlap(slide, outcome, row.get("case_id")))
 
 
 def _path_of_id(trained: TrainedModel, slide_id: str) -> Path:
@@ -103,7 +100,7 @@ def _path_of_id(trained: TrainedModel, slide_id: str) -> Path:
         problem = f"not a file, and {where}{nearest(slide_id, trained.slides)}; give the slide's file"
     elif row["status"] != "used":
         problem = f"excluded from the run ({row['reason']}); correct that, and give its file"
-    elif trained.config.features is not None:
+    elif not trained.config.reads_slides:
         problem = "the run imported its features and has no slides; give the slide's file, named as its features are"
     elif not Path(row["path"]).exists():
         problem = f"no longer at {row['path']}; give its file: milsurv heatmap {trained.folder} FILE"
@@ -118,7 +115,7 @@ def _features_of_run(trained: TrainedModel, slide: SlideRef, features: str) -> P
     path = trained.config.workspace / features
     if not features or not path.is_file():
         return None
-    if trained.config.features is not None:
+    if not trained.config.reads_slides:
         return path
     made_from = read_attributes(path, ("slide", "table_mpp"))
     if slide.mpp is not None and slide.mpp != made_from["table_mpp"]:
@@ -134,25 +131,24 @@ def _features_of_run(trained: TrainedModel, slide: SlideRef, features: str) -> P
     return path
 
 
-def _extract(session: Session, trained: TrainedModel, slide: SlideRef) -> tuple[Path, ExtractedSlide]:
+def _extract(session: Session, trained: TrainedModel, slide: SlideRef) -> tuple[Path, SlideOutcome]:
     """The slide's features, extracted as in training unless they exist."""
-    if session.config.features is not None:
+    if not session.config.reads_slides:
         raise MilsurvError(
             f"{trained.folder}: the models were trained on imported features, and there are none of slide "
             f"{slide.slide_id} in {session.config.workspace}; give a slide of the run, and its workspace"
         )
-    settings = ExtractionSettings.of(session.config, session.registry, session.device)
-    settings = replace(settings, mpp_advice=MPP_ADVICE)
-    trained.require_same_features(settings)
-    require_own_features(settings, [slide])
-    outcome = settings.done_before(slide)
+    source = replace(feature_source(session), mpp_advice=MPP_ADVICE)
+    trained.require_same_features(source)
+    source.require_own_file(slide)
+    outcome = source.done_before(slide)
     if outcome is None:
         with _open(session, slide):
             pass  # a slide that does not open is reported once, not also by extraction
-        outcome = extract_features(session, settings, [slide])[slide.slide_id]
+        outcome = make_features(session, source, [slide])[slide.slide_id]
     if outcome.reason is not None:
         raise MilsurvError(f"{slide.path}: {outcome.reason}")
-    return settings.path(slide.slide_id), outcome
+    return source.path(slide.slide_id), outcome
 
 
 @contextmanager

@@ -17,16 +17,13 @@ from milsurv.config.run import RunConfig
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.times import survival_column
 from milsurv.executors.base import Context, Resources, Unit
-from milsurv.features.extract import ExtractionSettings
-from milsurv.features.store import feature_dims, read_attributes
+from milsurv.features.store import feature_dims
 from milsurv.models.new_slides import find_new_slides
 from milsurv.models.trained import MPP_ADVICE, FoldModel, TrainedModel
 from milsurv.plugin.registry import get_registry
-from milsurv.runs.folder import FeatureSettings
-from milsurv.runs.leakage import Acquaintance
-from milsurv.runs.pipeline import extract_features
+from milsurv.runs.inputs import feature_source, make_features, require_own_features
+from milsurv.runs.leakage import TrainingOverlap
 from milsurv.runs.session import Session, advance
-from milsurv.slides.reader import slide_identity
 from milsurv.training.bags import shared_bags
 from milsurv.training.data import FoldId, TrainingCase, files_of
 from milsurv.training.model import SurvivalModel, load_model
@@ -37,7 +34,7 @@ CURVE_POINTS = 1000
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ModelPredictions:
     """What one model says of ``n`` cases."""
 
     case_ids: tuple[str, ...]
@@ -53,8 +50,8 @@ class SlidePrediction:
 
     slide: SlideRef
     row: dict[str, Any]
-    known: Acquaintance | None
-    """Which folds judged it; None when the slide cannot be used."""
+    overlap: TrainingOverlap | None
+    """Overlap with the training cases; None when the slide cannot be used."""
     features: Path
     """Where its features are, if it can be used."""
 
@@ -73,72 +70,52 @@ def predict_slides(
     A slide of a training case is judged by the folds alone that did not learn from it; one that cannot be read, or
     that every fold knows, has a note and no numbers. Raises MilsurvError when features would differ from training's.
     """
-    config = trained.config
-    if config.features is not None:
+    if not trained.config.reads_slides:
         raise MilsurvError(
             f"{trained.folder}: the models were trained on imported features, so there is no backbone to read slides "
-            "with; import the slides' features alike, and judge them with milsurv evaluate"
+            "with; import the slides' features in the same way, and use milsurv evaluate"
         )
     new_slides = find_new_slides(trained, paths, session.progress, mpp, table)
     slides = [new.slide for new in new_slides]
     case_ids = {new.slide.slide_id: new.case_id for new in new_slides}
-    settings = replace(ExtractionSettings.of(config, session.registry, session.device), mpp_advice=MPP_ADVICE)
-    trained.require_same_features(settings)
-    require_own_features(settings, slides)
-    outcomes = extract_features(session, settings, slides)
-    known = {
-        slide.slide_id: trained.acquaintance(slide, outcomes[slide.slide_id], case_ids[slide.slide_id])
+    source = replace(feature_source(session), mpp_advice=MPP_ADVICE)
+    trained.require_same_features(source)
+    require_own_features(source, slides)
+    outcomes = make_features(session, source, slides)
+    overlaps = {
+        slide.slide_id: trained.overlap(slide, outcomes[slide.slide_id], case_ids[slide.slide_id])
         for slide in slides
         if outcomes[slide.slide_id].reason is None
     }
-    judged = {slide_id: found.unseen_by for slide_id, found in known.items() if found.unseen_by}
-    cases = [TrainingCase(name, 0.0, 0, ((name, settings.path(name)),)) for name in judged]
-    judgement = predict_cases(session, trained, cases, judged, trained.times)
-    rows = dict(zip(judgement.pop("case_id"), records(judgement), strict=True))
-    nothing = {**dict.fromkeys(judgement.columns), "models": 0}
+    folds = {slide_id: overlap.folds for slide_id, overlap in overlaps.items() if overlap.folds}
+    cases = [TrainingCase(name, 0.0, 0, ((name, source.path(name)),)) for name in folds]
+    predicted = predict_cases(session, trained, cases, folds, trained.times)
+    rows = dict(zip(predicted.pop("case_id"), records(predicted), strict=True))
+    nothing = {**dict.fromkeys(predicted.columns), "models": 0}
     return [
         SlidePrediction(
             slide,
             {"slide_id": slide.slide_id, **rows.get(slide.slide_id, nothing), "note": note},
-            known.get(slide.slide_id),
-            settings.path(slide.slide_id),
+            overlaps.get(slide.slide_id),
+            source.path(slide.slide_id),
         )
         for slide in slides
         for note in [
-            known[slide.slide_id].in_words
-            if slide.slide_id in known
-            else f"left out: {outcomes[slide.slide_id].reason}"
+            overlaps[slide.slide_id].note
+            if slide.slide_id in overlaps
+            else f"excluded: {outcomes[slide.slide_id].reason}"
         ]
     ]
-
-
-def require_own_features(settings: FeatureSettings, slides: Sequence[SlideRef]) -> None:
-    """Raise MilsurvError when a feature file of a slide's name was made from another slide: it would be replaced."""
-    for slide in slides:
-        path = settings.path(slide.slide_id)
-        if slide.path is None or not path.is_file() or not isinstance(settings, ExtractionSettings):
-            continue
-        made_from = read_attributes(path, ("slide", "table_mpp"))
-        if made_from["slide"] != slide_identity(slide.path):
-            raise MilsurvError(
-                f"{slide.path}: another slide named {slide.slide_id} has its features in {path}; rename this one, or "
-                "give another --workspace"
-            )
-        if made_from["table_mpp"] != slide.mpp:
-            raise MilsurvError(
-                f"{slide.path}: its features in {path} are at {made_from['table_mpp'] or 'its own'} µm/px by a cohort "
-                f"table, and are asked for at {slide.mpp or 'its own'}; give another --workspace"
-            )
 
 
 def predict_cases(
     session: Session,
     trained: TrainedModel,
     cases: Sequence[TrainingCase],
-    allowed: Mapping[str, Sequence[int]],
+    folds: Mapping[str, Sequence[int]],
     times: Sequence[float],
 ) -> pd.DataFrame:
-    """A row per case, from the models of the folds that ``allowed`` names under its id, at least one.
+    """A row per case, from the models of the folds that ``folds`` names under its id, at least one.
 
     Columns: ``case_id``; ``models``, their number; ``risk``, the mean of their standardised risks (above 0: higher
     than half of the training cases'), with ``risk_sd``, ``risk_lowest`` and ``risk_highest`` over them; ``high_risk``,
@@ -148,14 +125,13 @@ def predict_cases(
     curve = np.linspace(0, float(trained.training_cases.follow_up.time.max()), CURVE_POINTS + 1)
     everywhen = (*times, *curve.tolist())
     asked = {
-        model: tuple(case for case in cases if model.fold in allowed[case.case_id])
-        for model in trained.models
+        model: tuple(case for case in cases if model.fold in folds[case.case_id]) for model in trained.models
     }
     resources = Resources(gpus=int(session.device.kind == "cuda"))
     units = [
         Unit(
             f"seed {model.seed} fold {model.fold}",
-            judge,
+            predict_with_model,
             {"config": session.config, "model": model, "cases": mine, "times": everywhen},
             resources=resources,
         )
@@ -163,20 +139,22 @@ def predict_cases(
         if mine
     ]
     with session.progress.stage("predicting", len(units), "models") as stage:
-        judgements: list[Judgement] = session.executor.run(units, partial(advance, stage, "judged"))
-    return put_together([case.case_id for case in cases], judgements, times, curve)
+        predictions: list[ModelPredictions] = session.executor.run(
+            units, partial(advance, stage, "predicted")
+        )
+    return combine([case.case_id for case in cases], predictions, times, curve)
 
 
 _COLUMNS = ("models", "risk", "risk_sd", "risk_lowest", "risk_highest", "high_risk", "median_survival")
 
 
-def judge(
+def predict_with_model(
     context: Context,
     config: RunConfig,
     model: FoldModel,
     cases: tuple[TrainingCase, ...],
     times: tuple[float, ...],
-) -> Judgement:
+) -> ModelPredictions:
     """Unit of work: one model's risks and survival of cases."""
     registry = get_registry(config.plugins)
     network, loss, about = load_model(model.file, registry, context.device)
@@ -186,8 +164,8 @@ def judge(
     seen = outputs.of_cases(cases)
     risk = (outputs.risk(seen).double() - about["high_risk_above"]) / (about["risk_deviation"] or 1.0)
     survival = outputs.survival(seen, times).double()
-    context.report({"event": "judged"})
-    return Judgement(tuple(case.case_id for case in cases), risk.numpy(), survival.numpy())
+    context.report({"event": "predicted"})
+    return ModelPredictions(tuple(case.case_id for case in cases), risk.numpy(), survival.numpy())
 
 
 def _require_dims(network: SurvivalModel, model: FoldModel, case: TrainingCase) -> None:
@@ -204,17 +182,17 @@ def _require_dims(network: SurvivalModel, model: FoldModel, case: TrainingCase) 
         )
 
 
-def put_together(
+def combine(
     case_ids: Sequence[str],
-    judgements: Sequence[Judgement],
+    predictions: Sequence[ModelPredictions],
     times: Sequence[float],
     curve: NDArray[np.float64],
 ) -> pd.DataFrame:
-    """A row per case, see :func:`predict_cases`; ``judgements`` give survival at ``times`` and then along ``curve``."""
-    of_case: dict[str, list[tuple[Judgement, int]]] = {case_id: [] for case_id in case_ids}
-    for judgement in judgements:
-        for row, case_id in enumerate(judgement.case_ids):
-            of_case[case_id].append((judgement, row))
+    """A row per case, see :func:`predict_cases`; ``predictions`` hold survival at ``times``, then along ``curve``."""
+    of_case: dict[str, list[tuple[ModelPredictions, int]]] = {case_id: [] for case_id in case_ids}
+    for of_model in predictions:
+        for row, case_id in enumerate(of_model.case_ids):
+            of_case[case_id].append((of_model, row))
     return pd.DataFrame(
         [_row(case_id, of_case[case_id], times, curve) for case_id in case_ids],
         columns=["case_id", *_COLUMNS, *map(survival_column, times)],
@@ -223,12 +201,12 @@ def put_together(
 
 def _row(
     case_id: str,
-    found: Sequence[tuple[Judgement, int]],
+    found: Sequence[tuple[ModelPredictions, int]],
     times: Sequence[float],
     curve: NDArray[np.float64],
 ) -> dict[str, Any]:
-    risks = np.array([judgement.risk[row] for judgement, row in found])
-    survival = np.mean([judgement.survival[row] for judgement, row in found], axis=0)
+    risks = np.array([of_model.risk[row] for of_model, row in found])
+    survival = np.mean([of_model.survival[row] for of_model, row in found], axis=0)
     at_times, along = survival[: len(times)], survival[len(times) :]
     return {
         "case_id": case_id,

@@ -20,14 +20,14 @@ from milsurv.cohort.ids import IdError, extract_id, extract_slide_id
 from milsurv.config.loading import load_config
 from milsurv.config.run import RunConfig
 from milsurv.errors import ConfigError, MilsurvError, PluginError, first_line
-from milsurv.features.extract import EXTRACTION_CODE, ExtractedSlide
-from milsurv.features.importers.importing import IMPORTING_CODE
+from milsurv.features.source import FeatureSource, SlideOutcome
 from milsurv.plugin.kinds import kinds_that_decide
 from milsurv.plugin.registry import LOCAL, Registry, get_registry
 from milsurv.plugin.sources import framework_fingerprint
 from milsurv.plugin.versions import ENVIRONMENT, PLUGINS
-from milsurv.runs.folder import FEATURES, FeatureSettings, find_run
-from milsurv.runs.leakage import FOLLOW_UP, SLIDES, Acquaintance, TrainingCases, beginnings
+from milsurv.runs.folder import FEATURES, find_run
+from milsurv.runs.inputs import source_class
+from milsurv.runs.leakage import FOLLOW_UP, SLIDES, TrainingCases, TrainingOverlap, name_prefixes
 from milsurv.storage.checksums import read_checked, read_json
 from milsurv.storage.documents import YAMLError, compose_yaml, construct_yaml
 from milsurv.training.job import MODEL
@@ -35,13 +35,9 @@ from milsurv.training.job import MODEL
 NEEDED = ("config.yaml", PLUGINS, ENVIRONMENT, "cohort.json", FEATURES, SLIDES, FOLLOW_UP)
 OF_TRAINING = ("training", "aggregator", "loss", "seeds", "splits")
 """Sections of the configuration that made the models what they are."""
-FREE = ("precision", "dtype")
-"""Settings of the features that may differ from training's: they change no more than rounding."""
 MPP_ADVICE = (
     "give the µm per level-0 pixel with --mpp VALUE (milsurv predict also takes a table: --table FILE)"
 )
-FOLDERS_NAME = "import.name"
-"""What imported features are called: TRIDENT's name of the encoder, and else of a folder, which tells nothing."""
 
 
 @dataclass(frozen=True)
@@ -135,38 +131,37 @@ class TrainedModel:
         rows = pd.read_csv(StringIO(read_checked(path)), dtype=str, keep_default_na=False).to_dict("records")
         return {row["slide_id"]: {str(key): value for key, value in row.items()} for row in rows}
 
-    def acquaintance(
-        self, slide: SlideRef, outcome: ExtractedSlide, case_id: str | None = None
-    ) -> Acquaintance:
-        """Which folds' models may judge a slide.
+    def overlap(self, slide: SlideRef, outcome: SlideOutcome, case_id: str | None = None) -> TrainingOverlap:
+        """The overlap of a slide with the training cases.
 
-        Without ``case_id`` its case is looked for in the slide's id and, where training cut ids of cases out with a
-        pattern, in its file's name.
+        Without ``case_id`` its case is searched in the slide's id and, where training extracted case ids with a
+        pattern, in the name of its file.
         """
-        names = [case_id] if case_id is not None else self._cases_told_by(slide)
+        names = [case_id] if case_id is not None else self._possible_cases(slide)
         folds = sorted({model.fold for model in self.models})
-        found = self.training_cases.acquaintance(slide.slide_id, outcome.made_from, names, folds)
+        found = self.training_cases.overlap(slide.slide_id, outcome.made_from, names, folds)
         if found.reason is not None and self.cohort["selection"] == "reported_fold":
             return replace(found, reason=f"{found.reason} and, optimistic, chose its epoch")
         return found
 
-    def _cases_told_by(self, slide: SlideRef) -> list[str]:
-        names = beginnings(slide.slide_id)
+    def _possible_cases(self, slide: SlideRef) -> list[str]:
+        names = name_prefixes(slide.slide_id)
         pattern = self.config.cohort.case_pattern
         if pattern is not None and slide.path is not None:
             with suppress(IdError):
-                names += beginnings(extract_id(slide.path.name, pattern, "case_pattern"))
+                names += name_prefixes(extract_id(slide.path.name, pattern, "case_pattern"))
         return names
 
-    def require_same_features(self, settings: FeatureSettings) -> None:
+    def require_same_features(self, source: FeatureSource) -> None:
         """Raise MilsurvError naming what makes features differ from those that the models were trained on."""
         trained = _flat(read_json(self.folder / FEATURES))
-        here = _flat(json.loads(json.dumps(settings.content)))
-        free = FREE if trained.get("import.layout") == "trident" else (*FREE, FOLDERS_NAME)
+        here = _flat(json.loads(json.dumps(source.content)))
         differing = [
             f"{key.replace('.', ' ')} was {trained.get(key)} and is {here.get(key)}"
             for key in sorted({*trained, *here})
-            if trained.get(key) != here.get(key) and key not in free and not _is_path(here.get(key))
+            if trained.get(key) != here.get(key)
+            and key not in source.free_settings
+            and not _is_path(here.get(key))
         ]
         if differing:
             raise MilsurvError(
@@ -192,6 +187,7 @@ def load_trained(
             "run its milsurv command again (what is trained is kept), or copy the whole folder"
         )
     _require_nothing_of_training(overrides)
+    read_settings(folder)  # a damaged file is not a wrong configuration
     try:
         changed = _require_plugins(folder, plugin_files)
         config, registry = load_config(str(folder / "config.yaml"), [*overrides, "plugins=[]"], plugin_files)
@@ -203,7 +199,7 @@ def load_trained(
             f"{folder}: made by milsurv {made_by}, and this is {__version__}, which does not read its configuration "
             f"({first_line(error)}); pip install milsurv=={made_by}"
         ) from error
-    return TrainedModel(folder, config, registry, _warnings(folder, changed))
+    return TrainedModel(folder, config, registry, _warnings(folder, config, changed))
 
 
 def _require_nothing_of_training(overrides: Sequence[str]) -> None:
@@ -222,13 +218,10 @@ def _require_plugins(folder: Path, plugin_files: Sequence[Path]) -> list[str]:
     if broken:
         raise MilsurvError(f"plugin file {broken[0].distribution} is broken: {broken[0].reason}")
     changed = []
-    imported = read_settings(folder).get("features") is not None
-    kinds_used = kinds_that_decide("models") if imported else kinds_that_decide("features", "models")
-    recorded = {row["kind"]: row for row in read_json(folder / PLUGINS)}
-    for kind in kinds_used:
-        if kind not in recorded:
-            raise MilsurvError(f"{folder / 'plugins.json'} names no {kind}; copy it again")
-        trained = recorded[kind]
+    for trained in read_json(folder / PLUGINS):
+        kind = trained["kind"]
+        if kind not in kinds_that_decide("features", "models"):
+            continue
         name = f"{kind} '{trained['name']}'"
         local = trained["version"] == LOCAL
         file = Path(trained["distribution"]).name
@@ -258,11 +251,10 @@ def _require_plugins(folder: Path, plugin_files: Sequence[Path]) -> list[str]:
     return changed
 
 
-def _warnings(folder: Path, changed: list[str]) -> tuple[str, ...]:
+def _warnings(folder: Path, config: RunConfig, changed: list[str]) -> tuple[str, ...]:
     """What to say when milsurv's own code is not what it was in training."""
-    content = read_json(folder / FEATURES)
-    code = IMPORTING_CODE if "import" in content else EXTRACTION_CODE
-    if content.get("origins", {}).get("milsurv") != framework_fingerprint(*code):
+    origins = read_json(folder / FEATURES).get("origins", {})
+    if origins.get("milsurv") != framework_fingerprint(*source_class(config).code):
         changed = [*changed, "what makes features"]
     if not changed:
         return ()

@@ -83,6 +83,19 @@ def milsurv_register_backbones(register: Register) -> None:
 
 
 @hookimpl
+def milsurv_register_feature_layouts(register: Register) -> None:
+    importers = "milsurv.features.importers"
+    register("trident", f"{importers}.trident:Trident", summary="TRIDENT: {m}x_{px}px_…/features_{encoder}")
+    register(
+        "clam", f"{importers}.clam:Clam", summary="CLAM: h5_files and pt_files, a folder per magnification"
+    )
+    register("authors", f"{importers}.clam:Authors", summary="released CrossFusion code: x{m}/pt_files")
+    register(
+        "stamp", f"{importers}.stamp:Stamp", summary="STAMP: a file per slide, a folder per magnification"
+    )
+
+
+@hookimpl
 def milsurv_register_aggregators(register: Register) -> None:
     register(
         "crossfusion",

@@ -78,6 +78,13 @@ _ALL = (
         decides="features",
     ),
     Kind(
+        "feature_layout",
+        "milsurv_register_feature_layouts",
+        "layouts of features that other tools made (see ``milsurv.FeatureLayout``)",
+        contract="milsurv.features.importers.base:FeatureLayout",
+        decides="features",
+    ),
+    Kind(
         "aggregator",
         "milsurv_register_aggregators",
         "aggregators (see ``milsurv.Aggregator``)",

@@ -18,9 +18,7 @@ from milsurv.config.run import RunConfig
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.times import EvaluationTimes
 from milsurv.executors.base import Event
-from milsurv.features.extract import ExtractedSlide, ExtractionSettings
-from milsurv.features.importers.importing import ImportSettings
-from milsurv.features.tally import EVENTS
+from milsurv.features.source import FeatureSource, SlideOutcome
 from milsurv.plugin.kinds import kinds_that_decide
 from milsurv.plugin.sources import framework_fingerprint
 from milsurv.plugin.versions import record_versions
@@ -29,6 +27,7 @@ from milsurv.runs.session import Session
 from milsurv.storage.atomic import append_event, fingerprint, json_text
 from milsurv.storage.checksums import read_checked, write_checked
 from milsurv.storage.documents import compose_yaml, construct_yaml
+from milsurv.storage.run_files import EVENTS
 from milsurv.training.job import FoldJob
 
 FEATURES = "features.json"
@@ -39,8 +38,6 @@ SHOWN_SETTINGS = 4
 """How many settings are named in which runs differ."""
 TRAINING_CODE = ("milsurv.training.loop",)
 """What of milsurv itself decides a model, beside its plugins."""
-FeatureSettings = ExtractionSettings | ImportSettings
-"""What decides a run's features, be they extracted or imported."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +45,15 @@ class RunContent:
     """All that a run is made of, once features are there."""
 
     session: Session
-    settings: FeatureSettings
+    source: FeatureSource
     cohort: Cohort
     usable: Cohort
     """The cohort with the cases and slides that have features, by id."""
-    outcomes: dict[str, ExtractedSlide]
+    outcomes: dict[str, SlideOutcome]
     splits: tuple[Split, ...] = ()
     warnings: tuple[str, ...] = ()
     """What was odd about the splits, or about cases that training knows."""
-    judged_by: str | None = None
+    model_name: str | None = None
     """Of an external validation, the model whose training had other cases."""
 
     @property
@@ -64,12 +61,15 @@ class RunContent:
         return self.session.config
 
     @property
+    def plugins(self) -> dict[str, str]:
+        """Kind -> name of the plugins that decide features and models."""
+        models = {kind: getattr(self.config, kind).name for kind in kinds_that_decide("models")}
+        return {**self.source.plugins, **models}
+
+    @property
     def origins(self) -> dict[tuple[str, str], str]:
         """Kind and name of each plugin at work -> the fingerprint of its source."""
-        return {
-            (kind, name): self.session.registry.origin(kind, name)
-            for kind, name in plugin_names(self.config).items()
-        }
+        return {(kind, name): self.session.registry.origin(kind, name) for kind, name in self.plugins.items()}
 
     def training_fingerprint(self) -> str:
         """Stands for every setting and every input that changes a model, and for nothing else."""
@@ -80,7 +80,7 @@ class RunContent:
         ]
         return fingerprint(
             {
-                "features": self.settings.content,
+                "features": self.source.content,
                 "cases": cases,
                 "splits": [(split.fold, split.train, split.validation, split.test) for split in self.splits],
                 "seeds": config.seeds,
@@ -117,9 +117,9 @@ class RunContent:
         """What ``cohort.json`` holds."""
         usable = {case.case_id for case in self.usable.cases}
         left_out = [case for case in self.cohort.cases if case.case_id not in usable]
-        of_training = {} if self.judged_by else self._of_training
+        of_training = {} if self.model_name else self._of_training
         return {
-            "external": self.judged_by,
+            "external": self.model_name,
             "cases": len(self.usable.cases),
             "events": sum(case.event for case in self.usable.cases),
             "time_unit": self.cohort.time_unit,
@@ -132,8 +132,7 @@ class RunContent:
             "missing": list(self.cohort.missing),
             "warnings": [*self.cohort.warnings, *self.warnings, *self._doubts],
             **of_training,
-            "imported": self.settings.source.name if isinstance(self.settings, ImportSettings) else None,
-            "precision": None if isinstance(self.settings, ImportSettings) else self.settings.precision,
+            **self.source.summary,
         }
 
     @property
@@ -148,7 +147,7 @@ class RunContent:
 
     @property
     def _doubts(self) -> list[str]:
-        return [f"slide {o.slide_id}: {doubt}" for o in self.outcomes.values() for doubt in o.doubts]
+        return [f"slide {o.slide_id}: {doubt}" for o in self.outcomes.values() for doubt in o.warnings]
 
     def _why(self, case: Case) -> str:
         has_features = any(self.outcomes[slide.slide_id].reason is None for slide in case.slides)
@@ -168,7 +167,7 @@ class RunContent:
                         "case_id": case.case_id,
                         "status": "used" if used else "left out",
                         "reason": outcome.reason,
-                        "doubts": "; ".join(outcome.doubts) or None,
+                        "doubts": "; ".join(outcome.warnings) or None,
                         "path": slide.path,
                         "mpp": outcome.mpp,
                         "mpp_source": outcome.mpp_source,
@@ -176,9 +175,7 @@ class RunContent:
                             f"patches_{m}x": outcome.patches.get(m, 0)
                             for m in self.config.tiling.magnifications
                         },
-                        "features": self.settings.path(slide.slide_id).relative_to(workspace)
-                        if used
-                        else None,
+                        "features": self.source.path(slide.slide_id).relative_to(workspace) if used else None,
                     }
                 )
         return pd.DataFrame(rows)
@@ -218,7 +215,7 @@ class RunFolder:
                     found[job.folder] = folders[giver]
         if found:
             givers = sorted(set(found.values()))
-            record_versions(self.path, content.session.registry, plugin_names(content.config), givers)
+            record_versions(self.path, content.session.registry, content.plugins, givers)
         return len(found)
 
     def log(self, event: Event) -> None:
@@ -230,9 +227,9 @@ def describe(content: RunContent, path: Path) -> None:
     """Write into ``path`` what says what is run, and on whom."""
     settings = content.config.model_dump(mode="json", by_alias=True)
     write_checked(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-    record_versions(path, content.session.registry, plugin_names(content.config))
+    record_versions(path, content.session.registry, content.plugins)
     write_checked(path / "cohort.json", json_text(content.summary))
-    write_checked(path / FEATURES, json_text(content.settings.content))
+    write_checked(path / FEATURES, json_text(content.source.content))
     write_checked(path / "slides.csv", content.slides().to_csv(index=False))
 
 
@@ -275,13 +272,3 @@ def _flat_settings(path: Path) -> dict[str, Any]:
     except (MilsurvError, AttributeError):
         return {}
     return flat
-
-
-def kinds(config: RunConfig) -> tuple[str, ...]:
-    """The kinds of plugins that a run uses: those that read slides only when features are not imported."""
-    return kinds_that_decide("features", "models") if config.features is None else kinds_that_decide("models")
-
-
-def plugin_names(config: RunConfig) -> dict[str, str]:
-    """Kind -> name of each plugin that a run uses."""
-    return {kind: getattr(config, kind).name for kind in kinds(config)}

@@ -1,4 +1,4 @@
-"""Whom a run's models learned from, kept beside them without anybody's id, so that no model judges a case it knows."""
+"""The cases that trained a run's models, kept beside them without ids, so that no model predicts its training cases."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ _ENDS = re.compile(r"(?<=[A-Za-z0-9])(?=[^A-Za-z0-9])")
 
 
 @dataclass(frozen=True)
-class Acquaintance:
-    """Which folds' models may judge a slide."""
+class TrainingOverlap:
+    """Overlap of a slide with the cases that trained a run's models."""
 
-    unseen_by: tuple[int, ...]
-    """The folds that did not learn from its case."""
+    folds: tuple[int, ...]
+    """Folds whose models were not trained on its case."""
     reason: str | None = None
-    """How the slide is known; None when it is not, and every fold may judge it."""
+    """Why it counts as a training case; None when it does not, and every fold may be used."""
 
     @property
-    def in_words(self) -> str | None:
-        """How the slide is known, and who judges it; None when it is not known."""
+    def note(self) -> str | None:
+        """The overlap in words; None when there is none."""
         if self.reason is None:
             return None
-        if not self.unseen_by:
-            return f"{self.reason}, in every fold: no model can judge it honestly"
-        folds = ", ".join(map(str, self.unseen_by))
-        return f"{self.reason}: judged by fold {folds} alone, which did not see it"
+        if not self.folds:
+            return f"{self.reason}, in every fold: no unbiased prediction is possible"
+        folds = ", ".join(map(str, self.folds))
+        return f"{self.reason}: predicted only by the models of fold {folds}, which were not trained on it"
 
 
 @dataclass(frozen=True)
@@ -92,17 +92,18 @@ class TrainingCases:
         table = pd.DataFrame({"time": self.follow_up.time, "event": self.follow_up.event})
         write_checked(folder / FOLLOW_UP, table.to_csv(index=False))
 
-    def acquaintance(
+    def overlap(
         self, slide_id: str, made_from: Any, case_ids: Sequence[str], folds: Sequence[int]
-    ) -> Acquaintance:
-        """Which of ``folds`` may judge a slide: those that learned from none of the cases that may be its own.
+    ) -> TrainingOverlap:
+        """The overlap of a slide with the training cases of ``folds``.
 
-        They are the cases of its file, of its id, and those with one of ``case_ids``.
+        Its case may be that of its file, that of its id, or any of ``case_ids``; a fold trained on one of them is not
+        used.
         """
         known = {
-            "the same file trained this model": ("content", [content_of(made_from)]),
-            "a slide of this id trained this model": ("slide", [digest(slide_id)]),
-            "its case trained this model": ("case", [digest(name) for name in case_ids]),
+            "the same file was used in training": ("content", [content_of(made_from)]),
+            "a slide of this id was used in training": ("slide", [digest(slide_id)]),
+            "its case was used in training": ("case", [digest(name) for name in case_ids]),
         }
         found = {
             reason: {case for value in values for case in self._cases_by[column].get(value, ())}
@@ -110,9 +111,9 @@ class TrainingCases:
         }
         reasons = [reason for reason, cases in found.items() if cases]
         if not reasons:
-            return Acquaintance(tuple(folds))
+            return TrainingOverlap(tuple(folds))
         allowed = set.intersection(*(self._unseen_by[case] for cases in found.values() for case in cases))
-        return Acquaintance(tuple(fold for fold in folds if fold in allowed), reasons[0])
+        return TrainingOverlap(tuple(fold for fold in folds if fold in allowed), reasons[0])
 
     @cached_property
     def _cases_by(self) -> dict[str, dict[str, set[str]]]:
@@ -133,8 +134,8 @@ class TrainingCases:
         }
 
 
-def beginnings(name: str) -> list[str]:
-    """The name, and what it begins with up to each sign that is no letter or digit: ids of cases that it may tell."""
+def name_prefixes(name: str) -> list[str]:
+    """The name, and its prefixes up to each character that is no letter or digit: possible ids of its case."""
     return [name, *(name[: end.start()] for end in _ENDS.finditer(name))]
 
 

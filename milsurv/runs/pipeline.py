@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from milsurv.cohort.cases import Cohort, SlideRef
-from milsurv.cohort.summaries import summarize_if_many
-from milsurv.config.cohort import SyntheticCohort, TableCohort
+from milsurv.cohort.cases import Cohort
 from milsurv.executors.base import WORKER_DIED, Event, Resources, Unit
 from milsurv.explain.view import views_of_fold
-from milsurv.features.extract import ExtractedSlide
-from milsurv.features.importers.importing import ImportSettings, require_equal_dims
-from milsurv.features.store import feature_dims
-from milsurv.features.tally import EVENTS, Tally
 from milsurv.plugin.lifecycle import HookFailure, LifeCycle
-from milsurv.progress import RunProgress
 from milsurv.report.html import write_report
 from milsurv.runs.evaluation import measure
-from milsurv.runs.folder import FeatureSettings, RunContent, RunFolder
+from milsurv.runs.folder import RunContent, RunFolder
+from milsurv.runs.inputs import feature_source, make_features, prepare_cohort, training_case
 from milsurv.runs.planning import (
-    as_training_case,
-    cohort_of,
-    feature_settings,
     fold_jobs,
     plan_folds,
     require_fold,
 )
 from milsurv.runs.session import Session, advance
-from milsurv.storage.atomic import fingerprint, write_text
 from milsurv.storage.locks import remove_abandoned
-from milsurv.synthetic.cohort import GENERATOR_VERSION, draw, plan_cohort, slide_path
+from milsurv.storage.run_files import EVENTS
 from milsurv.training.job import PREDICTIONS, FoldJob
 from milsurv.training.loop import fit_loss, train_fold
 from milsurv.training.results import read_predictions
@@ -58,16 +47,16 @@ def run(session: Session, only_fold: int | None = None) -> RunResult:
         remove_abandoned(config.workspace / part)
     if config.splits.files is None:
         require_fold(only_fold, range(config.splits.count))
-    settings = feature_settings(session)
-    cohort = prepare_cohort(session, settings)
+    source = feature_source(session)
+    cohort = prepare_cohort(session, source)
     slides = [slide for case in cohort.cases for slide in case.slides]
-    outcomes = extract_features(session, settings, slides)
+    outcomes = make_features(session, source, slides)
     plan = plan_folds(cohort, outcomes, config, only_fold)
     for warning in plan.warnings:
         progress.warn(warning)
-    content = RunContent(session, settings, cohort, plan.usable, outcomes, plan.splits, plan.warnings)
+    content = RunContent(session, source, cohort, plan.usable, outcomes, plan.splits, plan.warnings)
     folder = RunFolder.lay_out(content, plan.times)
-    cases = [as_training_case(case, settings) for case in plan.usable.cases]
+    cases = [training_case(case, source) for case in plan.usable.cases]
     jobs = fold_jobs(content, cases, folder, plan.times)
     if taken := folder.take_over(jobs, content):
         progress.say(f"{taken} of {len(jobs)} folds go on from where another evaluation of this training was")
@@ -82,96 +71,6 @@ def run(session: Session, only_fold: int | None = None) -> RunResult:
     report = finish(content, folder, metrics, life_cycle) if finished else None
     left_out = sum(outcome.reason is not None for outcome in outcomes.values())
     return RunResult(folder.path, metrics, report, left_out, plan.usable)
-
-
-def prepare_cohort(session: Session, settings: FeatureSettings) -> Cohort:
-    """Read the cohort's table and find its slides or their features; a synthetic cohort is made first."""
-    config, progress = session.config, session.progress
-    table = config.cohort
-    if isinstance(table, SyntheticCohort):
-        table = _make_synthetic(session, table)
-    cohort = cohort_of(config, table, settings)
-    for line in cohort.missing:
-        progress.say(line)
-    for warning in cohort.warnings:
-        progress.warn(warning)
-    for line in summarize_if_many(
-        cohort.dropped, "rows or cases of the table are left out, which the report lists"
-    ):
-        progress.warn(line)
-    return cohort
-
-
-def synthetic_table(config: SyntheticCohort, workspace: Path) -> TableCohort:
-    """Where a synthetic cohort's table and slides stand."""
-    content = {"cases": config.cases, "seed": config.seed, "generator": GENERATOR_VERSION}
-    folder = workspace / "cohorts" / f"synthetic-{fingerprint(content)}"
-    return TableCohort(table=folder / "cohort.csv", slides=folder / "slides")
-
-
-def _make_synthetic(session: Session, config: SyntheticCohort) -> TableCohort:
-    location = synthetic_table(config, session.config.workspace)
-    assert location.slides is not None
-    table, slides = plan_cohort(config.cases, config.seed)
-    write_text(location.table, table.to_csv(index=False))
-    paths = {slide_path(slide, location.slides): slide for slide in slides}
-    units = [
-        Unit(slide.slide_id, draw, {"slide": slide, "folder": location.slides}, path)
-        for path, slide in paths.items()
-        if not path.exists()
-    ]
-    with session.progress.stage("drawing slides", len(units), "slides") as stage:
-        session.executor.run(units, partial(advance, stage, "drawn"))
-    return location
-
-
-def extract_features(
-    session: Session, settings: FeatureSettings, slides: Sequence[SlideRef]
-) -> dict[str, ExtractedSlide]:
-    """Slide id -> what became of it; slides whose feature files are whole are not read again."""
-    progress = session.progress
-    outcomes: dict[str, ExtractedSlide] = {}
-    todo: list[SlideRef] = []
-    for slide in slides:
-        if slide.path is None:
-            outcomes[slide.slide_id] = ExtractedSlide(slide.slide_id, {}, reason=slide.reason)
-        elif done := settings.done_before(slide):
-            outcomes[slide.slide_id] = done
-        else:
-            todo.append(slide)
-    for warning in settings.warnings(todo, session.registry):
-        progress.warn(warning)
-    tally = Tally(settings.folder)
-
-    def on_event(unit: Unit, event: Event) -> None:
-        if event["event"] == "smaller batches":
-            progress.warn(
-                f"the memory of {event['device']} holds batches of {event['batch_size']} patches: set "
-                "extraction.batch_size to that"
-            )
-        tally.add({"slide": unit.name, **event})
-        progress.log(event.get("traceback", ""))
-        advance(stage, "slide", unit, event, tally)
-
-    with progress.stage(f"{settings.verb} features", len(todo), "slides") as stage:
-        units = [settings.unit(slide, session.device) for slide in todo]
-        fresh = session.executor.run(units, on_event)
-    outcomes |= {outcome.slide_id: outcome for outcome in fresh}
-    _warn_of_slides(outcomes.values(), tally.folder / EVENTS, progress)
-    if isinstance(settings, ImportSettings):
-        used = [outcome.slide_id for outcome in outcomes.values() if outcome.reason is None]
-        require_equal_dims({slide_id: feature_dims(settings.path(slide_id)) for slide_id in used})
-    return outcomes
-
-
-def _warn_of_slides(outcomes: Collection[ExtractedSlide], events: Path, progress: RunProgress) -> None:
-    left_out = [f"slide {o.slide_id} is left out: {o.reason}" for o in outcomes if o.reason is not None]
-    doubted = [f"slide {o.slide_id}: {doubt}" for o in outcomes for doubt in o.doubts]
-    for lines, what in ((left_out, "slides are left out"), (doubted, "doubts about slides")):
-        for line in summarize_if_many(lines, f"{what}, which the report lists"):
-            progress.warn(line)
-    if any(outcome.fault for outcome in outcomes):
-        progress.warn(f"the tracebacks of unexpected failures are in {events}")
 
 
 def tell_plugins(session: Session, folder: RunFolder) -> LifeCycle:

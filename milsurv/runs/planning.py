@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from milsurv.cohort.cases import Case, Cohort, Split
-from milsurv.cohort.locate import SlideFolder, without_duplicates
+from milsurv.cohort.cases import Cohort, Split
 from milsurv.cohort.splits import make_splits
-from milsurv.cohort.table import read_cohort
-from milsurv.config.cohort import TableCohort
 from milsurv.config.run import Evaluation, RunConfig
-from milsurv.errors import CohortError, MilsurvError
+from milsurv.errors import MilsurvError
 from milsurv.evaluation.clinical import attribute_table, variables
 from milsurv.evaluation.subgroups import attributes_of, subgroups
 from milsurv.evaluation.times import EvaluationTimes, evaluation_times, time_text
-from milsurv.features.extract import ExtractedSlide, ExtractionSettings
-from milsurv.features.importers.importing import ImportSettings
-from milsurv.features.tally import EVENTS
+from milsurv.features.source import SlideOutcome
 from milsurv.plugin.kinds import kinds_that_decide
-from milsurv.runs.folder import FeatureSettings, RunContent, RunFolder
-from milsurv.runs.session import Session
+from milsurv.runs.folder import RunContent, RunFolder
+from milsurv.runs.inputs import usable_cases
 from milsurv.training.data import TrainingCase
 from milsurv.training.job import FoldJob
 
@@ -38,7 +32,7 @@ class Plan:
 
 
 def plan_folds(
-    cohort: Cohort, outcomes: Mapping[str, ExtractedSlide], config: RunConfig, only_fold: int | None = None
+    cohort: Cohort, outcomes: Mapping[str, SlideOutcome], config: RunConfig, only_fold: int | None = None
 ) -> Plan:
     """The folds of the cases that have features. Raises MilsurvError when a run cannot be made of them."""
     usable = usable_cases(cohort, outcomes)
@@ -48,59 +42,6 @@ def plan_folds(
         [case.time for case in usable.cases], [case.event for case in usable.cases], config.evaluation
     )
     return Plan(usable, tuple(splits), times, (*warnings, *_late_times(usable, config.evaluation)))
-
-
-def feature_settings(session: Session) -> FeatureSettings:
-    """How the features come about: extracted from slides, or imported."""
-    if session.config.features is not None:
-        return ImportSettings.of(session.config, session.config.features)
-    return ExtractionSettings.of(session.config, session.registry, session.device)
-
-
-def cohort_of(
-    config: RunConfig, table: TableCohort, settings: FeatureSettings, files: SlideFolder | None = None
-) -> Cohort:
-    """The run's cohort, read from ``table``; its slides are ``files`` or, where they are imported, features.
-
-    Raises CohortError with all that is wrong with it.
-    """
-    if isinstance(settings, ImportSettings):
-        files = settings.source.index()
-    synthetic = config.cohort.synthetic
-    cohort = read_cohort(
-        table,
-        files=files,
-        true_risk="true_risk" if synthetic else None,
-        synthetic=synthetic,
-        attributes=config.evaluation.columns,
-    )
-    return cohort if synthetic else without_duplicates(cohort, settings.likeness, table.on_invalid == "drop")
-
-
-def usable_cases(cohort: Cohort, outcomes: Mapping[str, ExtractedSlide]) -> Cohort:
-    """The cases with the slides that have features, both by id. Raises CohortError when none is left."""
-    cases = []
-    for case in sorted(cohort.cases, key=lambda case: case.case_id):
-        slides = [slide for slide in case.slides if outcomes[slide.slide_id].reason is None]
-        if slides:
-            by_id = sorted(slides, key=lambda slide: slide.slide_id)
-            cases.append(replace(case, slides=tuple(by_id)))
-    if not cases:
-        raise CohortError([_no_slide(list(outcomes.values()))])
-    return replace(cohort, cases=tuple(cases))
-
-
-def _no_slide(outcomes: Sequence[ExtractedSlide]) -> str:
-    reasons = sorted({str(outcome.reason) for outcome in outcomes})
-    told = f"no case has a usable slide; the reasons: {'; '.join(reasons[:5]) or 'no slides'}"
-    counts = Counter(outcome.fault for outcome in outcomes if outcome.fault)
-    for fault, count in counts.most_common(1):
-        if count > 1:
-            told += (
-                f"; {count} of {len(outcomes)} failed in the same unexpected way ({fault}), which points to a fault of "
-                f"milsurv, of a plugin, or of this installation: the traceback is in {EVENTS} beside the features"
-            )
-    return told
 
 
 def require_columns(cohort: Cohort, settings: Evaluation) -> None:
@@ -133,12 +74,6 @@ def _late_times(cohort: Cohort, settings: Evaluation) -> list[str]:
         f"evaluation.times: {', '.join(late)} lies beyond the longest follow-up, {time_text(longest)} "
         f"{cohort.time_unit}: nothing can be measured there"
     ]
-
-
-def as_training_case(case: Case, settings: FeatureSettings) -> TrainingCase:
-    """The case with its slides' feature files."""
-    slides = tuple((slide.slide_id, settings.path(slide.slide_id)) for slide in case.slides)
-    return TrainingCase(case.case_id, case.time, case.event, slides)
 
 
 def fold_jobs(

@@ -23,7 +23,6 @@ import torch
 from milsurv.backbones.weights import read_state
 from milsurv.cohort.text_table import read_text_table
 from milsurv.errors import MilsurvError
-from milsurv.features.importers.foreign import read_foreign
 from milsurv.features.store import MagnificationFeatures, read_attributes, read_bag, write_features
 from milsurv.plugin.base import PluginConfig
 from milsurv.slides.geojson import GeoJsonConfig, GeoJsonTissue
@@ -34,6 +33,7 @@ from milsurv.storage.checksums import read_checked, write_checked
 from milsurv.storage.documents import compose_yaml, construct_yaml, parse_json, read_yaml_text
 from milsurv.training.model import load_tensors, save_tensors
 from milsurv.training.results import read_predictions
+from tests.features.importers.make_foreign import read_foreign
 
 CASES = 250
 SECONDS_A_CASE = 10

@@ -20,7 +20,7 @@ import yaml
 from milsurv._version import __version__
 from milsurv.config.loading import load_config
 from milsurv.executors.devices import Device
-from milsurv.features.extract import ExtractionSettings
+from milsurv.features.extraction import Extraction
 from milsurv.features.store import MagnificationFeatures, write_features
 from milsurv.slides.reader import slide_identity
 from tests.conftest import small_config
@@ -71,7 +71,7 @@ def _write_slides_and_features(
     path: Path, slides: Path, slide_ids: pd.Series, rng: np.random.Generator
 ) -> None:
     config, registry = load_config(str(path), [])
-    settings = ExtractionSettings.of(config, registry, Device("cpu"))
+    settings = Extraction.of(config, registry, Device("cpu"))
     attributes: dict[str, object] = {
         "table_mpp": None,
         "doubts": [],

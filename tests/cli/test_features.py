@@ -60,7 +60,7 @@ def trident(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert f"20x 10x 5x, imported from {folder / 'trident'} (trident)" in done.stdout
     assert "importing features: 12 slides" in done.stdout
     assert "11 cases, 8 events, 11 slides used, 2 left out" in done.stdout
-    assert "slide C00-1 is left out: has no 10x features" in done.stderr
+    assert "slide C00-1 is excluded: has no 10x features" in done.stderr
     assert "Traceback" not in done.stderr
     assert "RuntimeWarning" not in done.stderr
     return folder
@@ -104,7 +104,7 @@ def test_check_tells_what_a_run_would_leave_out(trident: Path) -> None:
     findings = check_run(*load_config(str(trident / "imported.yaml")))
     assert findings.problems == []
     assert "11 slides have features at every magnification" in findings.facts
-    assert any("slide C00-1 will be left out: has no 10x features" in line for line in findings.warnings)
+    assert any("slide C00-1 will be excluded: has no 10x features" in line for line in findings.warnings)
     config = load_config(str(trident / "imported.yaml"), ["features.encoder=uni_v2"])
     (problem,) = check_run(*config).problems
     assert "did you mean 'uni_v1'?" in problem
@@ -120,7 +120,7 @@ def test_check_counts_many_rows_left_out_by_their_reasons(trident: Path, tmp_pat
     told = next(n for n, line in enumerate(findings.warnings) if "rows or cases" in line)
     first = len(table) + 2
     assert findings.warnings[told : told + 3] == [
-        "13 rows or cases of the table are left out, which a run's report lists:",
+        "13 rows or cases of the table are excluded, see a run's report:",
         f"  12 × time is …, such as row {first} (case Z00)",
         f"  1 × time is empty, such as row {first + 12} (case Z12)",
     ]

@@ -173,8 +173,8 @@ def test_check_tells_what_a_run_would_leave_out(
     assert "15 cases, 10 events, 17 slides in the table" in done.stdout
     assert "15 slides open" in done.stdout
     assert "free in" in done.stdout
-    assert "slide P00-1 will be left out: does not open" in done.stderr
-    assert "slide P02-1 will be left out: no file" in done.stderr
+    assert "slide P00-1 will be excluded: does not open" in done.stderr
+    assert "slide P02-1 will be excluded: no file" in done.stderr
 
 
 def test_too_many_slides_left_out_exit_with_1(

@@ -17,14 +17,12 @@ from milsurv.cohort.cases import Case, Cohort, SlideRef
 from milsurv.cohort.locate import without_duplicates
 from milsurv.config.loading import load_config
 from milsurv.errors import CohortError
-from milsurv.features.extract import ExtractionSettings
-from milsurv.features.importers.foreign import hash_of_features
+from milsurv.features.extraction import CONTENT_KEYS
+from milsurv.features.importers.clam import Clam
 from milsurv.runs.checks import check_run
 from milsurv.slides.reader import HASHED_BYTES
 from tests.cohort.tables import columns, write
 from tests.sessions import run
-
-LIKENESS = ExtractionSettings.likeness
 
 
 @pytest.fixture
@@ -62,12 +60,12 @@ def test_one_file_under_several_cases_is_refused_and_left_out_of_all(
     found = cohort(files, P1="a", P2="bd", P3="c")
 
     with pytest.raises(CohortError) as caught:
-        without_duplicates(found, LIKENESS, dropping=False)
+        without_duplicates(found, CONTENT_KEYS, dropping=False)
     assert caught.value.problems[0].startswith(
         "slides with the same content under several cases: a (case P1), b (case P2), c (case P3); remove the wrong rows"
     )
 
-    kept = without_duplicates(found, LIKENESS, dropping=True)
+    kept = without_duplicates(found, CONTENT_KEYS, dropping=True)
     used = {case.case_id: [s.slide_id for s in case.slides if s.path is not None] for case in kept.cases}
     assert used == {"P1": [], "P2": ["d"], "P3": []}
     assert kept.warnings == (
@@ -78,7 +76,7 @@ def test_one_file_under_several_cases_is_refused_and_left_out_of_all(
 
 def test_one_file_twice_in_a_case_is_used_once(files: dict[str, Path]) -> None:
     shutil.copy(files["a"], files["c"])
-    kept = without_duplicates(cohort(files, P1="abc", P2="d"), LIKENESS, dropping=False)
+    kept = without_duplicates(cohort(files, P1="abc", P2="d"), CONTENT_KEYS, dropping=False)
     assert [slide.reason for slide in kept.cases[0].slides] == [
         None,
         None,
@@ -89,13 +87,13 @@ def test_one_file_twice_in_a_case_is_used_once(files: dict[str, Path]) -> None:
 
 def test_files_that_differ_in_one_place_are_no_copies(files: dict[str, Path]) -> None:
     found = cohort(files, P1="a", P2="b", P3="cd")
-    assert without_duplicates(found, LIKENESS, dropping=False) is found
+    assert without_duplicates(found, CONTENT_KEYS, dropping=False) is found
 
 
 def test_a_file_that_cannot_be_read_is_left_to_what_reads_it(files: dict[str, Path]) -> None:
     files["b"].unlink()
     found = cohort(files, P1="a", P2="b", P3="c")
-    assert without_duplicates(found, LIKENESS, dropping=False) is found
+    assert without_duplicates(found, CONTENT_KEYS, dropping=False) is found
 
 
 def test_features_are_compared_whatever_else_a_file_says(tmp_path: Path) -> None:
@@ -106,7 +104,7 @@ def test_features_are_compared_whatever_else_a_file_says(tmp_path: Path) -> None
             file.attrs["name"] = name
     torch.save(torch.from_numpy(features), tmp_path / "a.pt")
     names = ("a.h5", "b.h5", "a.pt", "c.h5", "d.h5")
-    hashes = [hash_of_features(tmp_path / name, "clam") for name in names]
+    hashes = [Clam().hash_features(tmp_path / name, 20) for name in names]
     assert hashes[0] == hashes[1] == hashes[2]
     assert len(set(hashes)) == 3
 

@@ -26,7 +26,8 @@ from milsurv.backbones.resnet import ResNet18, ResNetConfig
 from milsurv.errors import MilsurvError
 from milsurv.executors.base import Stopped
 from milsurv.executors.devices import Device, cpu_has_bfloat16
-from milsurv.features.encoder import Encoder, choose_precision
+from milsurv.features.embedding import choose_precision
+from milsurv.features.encoder import Encoder
 
 CPU = torch.device("cpu")
 SIDE = 4

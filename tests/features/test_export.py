@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from milsurv.cohort.cases import SlideRef
 from milsurv.config.loading import load_config
 from milsurv.errors import MilsurvError
 from milsurv.executors.devices import Device
 from milsurv.features.export import ExportLayout, export_features
-from milsurv.features.extract import ExtractionSettings, extract_slide
+from milsurv.features.extraction import Extraction
+from milsurv.features.source import make_feature_file
 from milsurv.features.store import MagnificationFeatures, read_bag, write_features
 from tests.conftest import WriteConfig
 from tests.contexts import on_cpu
@@ -23,9 +25,9 @@ from tests.features.importers.test_importing import _import, _settings
 def extracted(write_config: WriteConfig, small_cohort: Path) -> Path:
     """A folder with the features of one slide, extracted at 0.3 µm/px, where no side is a whole number of pixels."""
     config, registry = load_config(str(write_config()))
-    settings = ExtractionSettings.of(config, registry, Device("cpu"))
+    settings = Extraction.of(config, registry, Device("cpu"))
     slide = small_cohort / "slides" / "P00-1.svs"
-    assert extract_slide(on_cpu(), settings, "P00-1", slide, 0.3).reason is None
+    assert make_feature_file(on_cpu(), settings, SlideRef("P00-1", slide, 0.3)).reason is None
     return settings.folder
 
 
@@ -35,7 +37,7 @@ def test_what_trident_is_given_comes_back_as_the_same_bag(extracted: Path, tmp_p
         f"{m}x_64px_0px_overlap" for m in (20, 10, 5)
     }
     settings = _settings(tmp_path, "trident", tmp_path / "out")
-    assert settings.source.name == "colour"
+    assert settings.folders.name == "colour"
     assert _import(settings, "P00-1").reason is None
     before, after = read_bag(extracted / "P00-1.h5"), read_bag(settings.path("P00-1"))
     for name in ("features", "coords", "grid"):

@@ -10,13 +10,12 @@ import pytest
 from milsurv.cohort.cases import SlideRef
 from milsurv.config.loading import load_config
 from milsurv.errors import CohortError
-from milsurv.features.extract import ExtractedSlide
 from milsurv.features.preview import inspect_slide
+from milsurv.features.source import FeatureSource, SlideOutcome
 from milsurv.progress import RunProgress
 from milsurv.runs.checks import check_run
-from milsurv.runs.folder import FeatureSettings
 from tests.conftest import COLOUR_BACKBONE, DATA, WriteConfig
-from tests.sessions import extract_features, run
+from tests.sessions import make_features, run
 from tests.slides.make_slides import with_tissue, write_slide
 
 FAILING = {
@@ -39,12 +38,12 @@ EXPECTED = {
 
 def _extract(
     config: Path, slides: list[Path], log: Path | None = None
-) -> tuple[dict[str, ExtractedSlide], FeatureSettings]:
+) -> tuple[dict[str, SlideOutcome], FeatureSource]:
     refs = [SlideRef(path.stem, path) for path in slides]
     progress = RunProgress(quiet=True)
     if log is not None:
         progress.log_to(log)
-    return extract_features(*load_config(str(config)), refs, progress)
+    return make_features(*load_config(str(config)), refs, progress)
 
 
 def test_whatever_one_slide_raises_costs_that_slide(
@@ -104,7 +103,7 @@ def test_check_tells_of_slides_that_do_not_open(
         str(write_config(cohort=table, tiling={"patch_px": 64, "magnifications": [4]}))
     )
     warnings = "\n".join(check_run(loaded, registry).warnings)
-    assert "slide P00-1 will be left out: impossible resolution: its properties say 2.5e-06 µm/px" in warnings
+    assert "slide P00-1 will be excluded: impossible resolution: its properties say 2.5e-06 µm/px" in warnings
     assert (
         "slide P02-1: its properties say 2.5 µm/px, which is used, and an objective power of 40x" in warnings
     )

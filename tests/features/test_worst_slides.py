@@ -16,12 +16,14 @@ import pandas as pd
 import pytest
 import yaml
 
+from milsurv.cohort.cases import SlideRef
 from milsurv.cohort.table import read_cohort
 from milsurv.config.cohort import TableCohort
 from milsurv.config.loading import load_config
 from milsurv.errors import CohortError
 from milsurv.executors.devices import Device
-from milsurv.features.extract import ExtractionSettings, extract_slide
+from milsurv.features.extraction import Extraction
+from milsurv.features.source import make_feature_file
 from tests.command import bow_to_permissions, features_of, hidden_files, results_of, run_milsurv
 from tests.conftest import COLOUR_BACKBONE, DATA, WriteConfig, small_config
 from tests.contexts import on_cpu
@@ -211,7 +213,7 @@ def test_a_bad_slide_is_left_out_with_its_reason(
     assert slides_csv["status"][name] == "left out"
     reason = str(slides_csv["reason"][name])
     assert BAD[name][1] in reason
-    assert "slides are left out, which the report lists:" in worst.errors
+    assert "slides are excluded, see the report:" in worst.errors
     assert name in report_text
     assert reason in report_text
     assert not list(worst.workspace.rglob(f"{name}.h5"))
@@ -288,13 +290,13 @@ def test_a_retried_slide_is_whole(worst: Worst, tmp_path: Path) -> None:
     """Slides that were half there are copied again; extracting the whole ones elsewhere is the oracle."""
     retried = ["empty", "truncated", "late tile lacks"]
     config = _write_config(worst.folder, "all.csv", worst.folder / "slides")
-    elsewhere = ExtractionSettings.of(
+    elsewhere = Extraction.of(
         *load_config(str(config), [f"workspace={tmp_path / 'workspace'}"]), Device("cpu")
     )
     for number, name in enumerate(retried, start=50):
         whole = _good(tmp_path / f"{name}.svs", seed=number)
         shutil.copyfile(whole, worst.folder / "slides" / whole.name)
-        extract_slide(on_cpu(), elsewhere, name, whole, None)
+        make_feature_file(on_cpu(), elsewhere, SlideRef(name, whole))
     before = features_of(worst.workspace)
     again = run_milsurv("run", config, cwd=worst.folder, preexec_fn=bow_to_permissions)
     assert again.returncode == 0, again.stderr

@@ -19,7 +19,7 @@ from milsurv.features.bag import Bag
 from milsurv.features.store import read_bag
 from milsurv.models.heatmap import DrawnSlide, make_explainer
 from milsurv.models.trained import TrainedModel, load_trained
-from milsurv.runs.leakage import Acquaintance
+from milsurv.runs.leakage import TrainingOverlap
 from milsurv.synthetic.pyramid import write_pyramid
 from milsurv.training.model import load_model
 from tests.conftest import COLOUR_BACKBONE, small_config
@@ -99,7 +99,7 @@ def test_a_slide_of_the_run_is_seen_by_the_models_that_did_not_learn_from_it(
     drawn = find_slide(trained, KNOWN)
     assert drawn.features == trained.config.workspace / slides_of(trained).loc[KNOWN]["features"]
     folds = reporting_folds(trained, KNOWN.removesuffix("-1"))
-    explainer = make_explainer(trained, drawn.known, "cpu")
+    explainer = make_explainer(trained, drawn.overlap, "cpu")
     assert [(path.parent.name, seed) for path, seed in explainer.models] == [
         (f"fold_{fold}", seed) for seed in (1, 2) for fold in folds
     ]
@@ -150,9 +150,9 @@ def test_a_new_slide_is_extracted_as_training_did_and_seen_by_all(
     mine = load(trained.folder, f"workspace={tmp_path / 'workspace'}")
     drawn = find_slide(mine, str(new_slide(tmp_path)))
     assert drawn.features.is_relative_to(tmp_path / "workspace")
-    assert drawn.known == Acquaintance((0, 1, 2))
+    assert drawn.overlap == TrainingOverlap((0, 1, 2))
     assert (
-        "mean of 6 models not trained on this slide" in make_explainer(mine, drawn.known, "cpu").description
+        "mean of 6 models not trained on this slide" in make_explainer(mine, drawn.overlap, "cpu").description
     )
     assert written(draw_heatmap(mine, drawn, tmp_path / "out")) == FILES
 
@@ -176,8 +176,8 @@ def test_the_geojson_of_a_slide_with_bounds_counts_from_qupaths_corner(
 
 def test_a_slide_that_every_model_knows_is_drawn_and_says_so(trained: TrainedModel, tmp_path: Path) -> None:
     drawn = find_slide(trained, KNOWN)
-    known = DrawnSlide(drawn.slide, drawn.features, Acquaintance((), "its case trained this model"))
-    explainer = make_explainer(trained, known.known, "cpu")
+    known = DrawnSlide(drawn.slide, drawn.features, TrainingOverlap((), "its case was used in training"))
+    explainer = make_explainer(trained, known.overlap, "cpu")
     assert len(explainer.models) == 6
     assert "TRAINED ON this slide's case" in explainer.description
     draw_heatmap(trained, known, tmp_path)
@@ -188,7 +188,7 @@ def test_a_slide_that_every_model_knows_is_drawn_and_says_so(trained: TrainedMod
 def test_models_whose_epoch_the_reported_cases_chose_are_told_to_be_optimistic(trained: TrainedModel) -> None:
     training = trained.config.training.model_copy(update={"selection": "reported_fold"})
     optimistic = replace(trained, config=trained.config.model_copy(update={"training": training}))
-    known = Acquaintance((0,), "its case trained this model")
+    known = TrainingOverlap((0,), "its case was used in training")
     assert make_explainer(optimistic, known, "cpu").description.endswith(
         "; optimistic: the test cases chose the epoch"
     )
@@ -215,7 +215,7 @@ def test_occlusion_stands_beside_attention_and_is_the_mean_fall_of_the_standardi
         grid={m: places[keep[m]] for m, places in bag.grid.items()},
     )
     falls = []
-    for path, _ in make_explainer(trained, drawn.known, "cpu").models:
+    for path, _ in make_explainer(trained, drawn.overlap, "cpu").models:
         network, loss, about = load_model(path, trained.registry, "cpu")
         with torch.no_grad():
             outputs = torch.stack([network(bag), network(less)])
@@ -245,7 +245,7 @@ def test_a_slide_that_moved_is_drawn_from_where_it_is(trained: TrainedModel, tmp
             find_slide(trained, KNOWN)
         drawn = find_slide(trained, str(moved))
         assert drawn.slide.path == moved
-        assert drawn.known == find_slide(trained, str(moved)).known
+        assert drawn.overlap == find_slide(trained, str(moved)).overlap
         assert drawn.features == trained.config.workspace / slides_of(trained).loc[KNOWN]["features"]
     finally:
         moved.rename(path)
@@ -296,7 +296,7 @@ def test_a_file_that_is_no_slide_is_told_once(
 def test_features_that_lie_beyond_the_slide(trained: TrainedModel, tmp_path: Path) -> None:
     drawn = find_slide(trained, KNOWN)
     small = write_pyramid(with_tissue(512, 512, [(0, 0, 512, 512)]), tmp_path / f"{KNOWN}.svs")
-    wrong = DrawnSlide(trained.slide(small), drawn.features, drawn.known)
+    wrong = DrawnSlide(trained.slide(small), drawn.features, drawn.overlap)
     with pytest.raises(
         MilsurvError, match=r"it has 512 × 512 pixels, but \d+x patches of its features lie at up to"
     ):
@@ -316,7 +316,7 @@ def test_imported_features_are_drawn_on_the_slide_that_is_given(imported: Path, 
     trained = load_trained(imported)
     slide = write_pyramid(np.full((4096, 4096, 3), 200, np.uint8), tmp_path / "C03-1.svs")
     drawn = find_slide(trained, str(slide))
-    assert len(drawn.known.unseen_by) == 1
+    assert len(drawn.overlap.folds) == 1
     assert written(draw_heatmap(trained, drawn, tmp_path / "out")) == FILES
 
 

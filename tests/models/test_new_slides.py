@@ -31,7 +31,7 @@ def test_a_slide_without_resolution_says_where_to_give_it_and_is_judged_with_it(
 ) -> None:
     (without,) = predict_slides(trained, [unresolved])
     assert without.row["note"] == (
-        "left out: unknown resolution: the slide gives neither µm/px nor objective power; give the µm per level-0 "
+        "excluded: unknown resolution: the slide gives neither µm/px nor objective power; give the µm per level-0 "
         "pixel with --mpp VALUE (milsurv predict also takes a table: --table FILE)"
     )
     with pytest.raises(MilsurvError, match="with --mpp VALUE"):
@@ -44,7 +44,7 @@ def test_a_slide_without_resolution_says_where_to_give_it_and_is_judged_with_it(
     assert by_option.row["risk"] == expected.row["risk"]
     by_table, of_nobody = predict_slides(trained, [unresolved, resolved], mpp=0.5, table=table)
     assert (by_table.row["models"], of_nobody.row["models"]) == (2, 6)
-    assert "its case trained this model" in by_table.row["note"]
+    assert "its case was used in training" in by_table.row["note"]
     drawn = find_slide(trained, str(unresolved), mpp=0.5)
     assert drawn.features == by_table.features
 

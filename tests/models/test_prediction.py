@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from milsurv.errors import MilsurvError
 from milsurv.features.store import read_bag
-from milsurv.models.prediction import Judgement, SlidePrediction, median_survival, put_together
+from milsurv.models.prediction import ModelPredictions, SlidePrediction, combine, median_survival
 from milsurv.models.trained import TrainedModel, load_trained
 from milsurv.runs.folder import FEATURES
 from milsurv.storage.checksums import write_checked
@@ -56,7 +56,7 @@ def test_slides_of_training_get_the_numbers_that_the_run_reported(
         assert row["risk_sd"] == pytest.approx(of_case["standardized_risk"].std(), rel=1e-6)
         columns = [f"survival_at_{t:g}" for t in trained.times]
         assert [row[c] for c in columns] == pytest.approx(of_case[columns].mean().tolist(), rel=1e-6)
-        assert f"fold {of_case['fold'].iloc[0]} alone" in row["note"]
+        assert f"fold {of_case['fold'].iloc[0]}, which" in row["note"]
 
 
 def test_a_new_slide_is_judged_by_all_models(trained: TrainedModel, new_slide: Path) -> None:
@@ -85,7 +85,7 @@ def test_slides_come_in_their_order_and_what_cannot_be_read_says_why(
     predictions = predict(trained, folder, new_slide)
     assert [prediction.slide.slide_id for prediction in predictions] == ["N2", "broken", "N1"]
     broken = predictions[1]
-    assert broken.known is None
+    assert broken.overlap is None
     assert broken.row["models"] == 0
     assert broken.row["risk"] is None
     assert "does not open" in broken.row["note"]
@@ -106,7 +106,7 @@ def test_another_slides_features_are_not_replaced(trained: TrainedModel, new_sli
     before = prediction.features.read_bytes()
     new_slide.write_bytes(new_slide.read_bytes() + b"changed")
     with pytest.raises(
-        MilsurvError, match=r"another slide named N1 has its features in .* another --workspace"
+        MilsurvError, match=r"holds the features of another slide named N1.* another --workspace"
     ):
         predict(trained, new_slide)
     assert prediction.features.read_bytes() == before
@@ -184,11 +184,11 @@ def test_the_command_writes_the_table_and_says_what_could_not_be_judged(
     assert table["models"].tolist() == [6, 0]
     assert table["risk"].isna().tolist() == [False, True]
     assert f"{table['risk'][0]:.2f}" in done.stdout
-    assert "broken is left out: does not open" in done.stderr
+    assert "broken is excluded: does not open" in done.stderr
 
 
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 2**32 - 1))
-def test_judgements_are_put_together_case_by_case(cases: int, models: int, seed: int) -> None:
+def test_judgements_are_combine_case_by_case(cases: int, models: int, seed: int) -> None:
     """Against a search through every judgement for each case; every case is judged by the first model at least."""
     rng = np.random.default_rng(seed)
     times, curve = (3.0, 7.5), np.linspace(0, 10, 5)
@@ -197,8 +197,8 @@ def test_judgements_are_put_together_case_by_case(cases: int, models: int, seed:
     for model in range(models):
         mine = tuple(case_id for case_id in rng.permutation(ids).tolist() if model == 0 or rng.random() < 0.5)
         survival = np.sort(rng.random((len(mine), len(times) + len(curve))))[:, ::-1]
-        judgements.append(Judgement(mine, rng.normal(size=len(mine)), survival))
-    table = put_together(ids, judgements, times, curve)
+        judgements.append(ModelPredictions(mine, rng.normal(size=len(mine)), survival))
+    table = combine(ids, judgements, times, curve)
     assert table["case_id"].tolist() == ids
     for row, at_times in zip(
         table.itertuples(), table[["survival_at_3", "survival_at_7.5"]].to_numpy(), strict=True

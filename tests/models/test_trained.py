@@ -12,8 +12,8 @@ import yaml
 from milsurv.errors import MilsurvError
 from milsurv.models.trained import load_trained
 from milsurv.runs.folder import METRICS
+from milsurv.runs.inputs import feature_source
 from milsurv.runs.leakage import FOLLOW_UP, SLIDES
-from milsurv.runs.planning import feature_settings
 from milsurv.runs.session import open_session
 from milsurv.storage.checksums import write_checked
 from tests.conftest import COLOUR_BACKBONE
@@ -116,7 +116,7 @@ def test_a_plugin_that_is_not_installed_is_named_with_its_version(run: Path) -> 
 def read_all(folder: Path) -> None:
     trained = load_trained(folder, plugin_files=[COLOUR_BACKBONE])
     with open_session(trained.config, trained.registry, QUIET) as session:
-        trained.require_same_features(feature_settings(session))
+        trained.require_same_features(feature_source(session))
     _ = trained.cohort, trained.times
 
 

@@ -11,6 +11,7 @@ from milsurv import hookimpl
 from milsurv.aggregators.pooling import MeanPool
 from milsurv.backbones.resnet import ResNet18
 from milsurv.executors.local import LocalExecutor
+from milsurv.features.importers.clam import Clam
 from milsurv.losses.discrete import NLL
 from milsurv.plugin.lifecycle import HookFailure, LifeCycle
 from milsurv.plugin.registry import Registry
@@ -80,6 +81,10 @@ def test_milsurv_register_tissue(tmp_path: Path) -> None:
 
 def test_milsurv_register_backbones(tmp_path: Path) -> None:
     _registered(tmp_path, "milsurv_register_backbones", "backbone", ResNet18)
+
+
+def test_milsurv_register_feature_layouts(tmp_path: Path) -> None:
+    _registered(tmp_path, "milsurv_register_feature_layouts", "feature_layout", Clam)
 
 
 def test_milsurv_register_aggregators(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from milsurv.cohort.cases import Case, Cohort, SlideRef, Split
-from milsurv.runs.leakage import FOLLOW_UP, SLIDES, TrainingCases, beginnings, content_of
+from milsurv.runs.leakage import FOLLOW_UP, SLIDES, TrainingCases, content_of, name_prefixes
 
 FOLDS = (0, 1, 2)
 SPLITS = (
@@ -30,38 +30,40 @@ def known() -> TrainingCases:
 
 
 def test_a_file_is_known_under_any_name(known: TrainingCases) -> None:
-    found = known.acquaintance("renamed", ["hash of P1-b", "another tissue"], beginnings("renamed"), FOLDS)
-    assert found.unseen_by == (1,)
-    assert found.in_words == "the same file trained this model: judged by fold 1 alone, which did not see it"
+    found = known.overlap("renamed", ["hash of P1-b", "another tissue"], name_prefixes("renamed"), FOLDS)
+    assert found.folds == (1,)
+    assert found.note == (
+        "the same file was used in training: predicted only by the models of fold 1, which were not trained on it"
+    )
 
 
 def test_a_slide_is_known_by_its_id_and_by_its_case(known: TrainingCases) -> None:
-    assert known.acquaintance("P2-a", ["new"], beginnings("P2-a"), FOLDS).unseen_by == (2,)
-    assert known.acquaintance("P2-c", ["new"], beginnings("P2-c"), FOLDS).unseen_by == (2,)
-    assert known.acquaintance("anything", ["new"], ["P10"], FOLDS).unseen_by == (0,)
+    assert known.overlap("P2-a", ["new"], name_prefixes("P2-a"), FOLDS).folds == (2,)
+    assert known.overlap("P2-c", ["new"], name_prefixes("P2-c"), FOLDS).folds == (2,)
+    assert known.overlap("anything", ["new"], ["P10"], FOLDS).folds == (0,)
 
 
 def test_a_case_is_known_up_to_the_end_of_its_id_alone(known: TrainingCases) -> None:
-    assert known.acquaintance("P10.c", ["new"], beginnings("P10.c"), FOLDS).unseen_by == (0,)
-    assert known.acquaintance("P100-a", ["new"], beginnings("P100-a"), FOLDS).unseen_by == FOLDS
-    assert known.acquaintance("P-1-a", ["new"], beginnings("P-1-a"), FOLDS).in_words is None
-    assert known.acquaintance("P1-c", ["new"], ["somebody else"], FOLDS).unseen_by == FOLDS
+    assert known.overlap("P10.c", ["new"], name_prefixes("P10.c"), FOLDS).folds == (0,)
+    assert known.overlap("P100-a", ["new"], name_prefixes("P100-a"), FOLDS).folds == FOLDS
+    assert known.overlap("P-1-a", ["new"], name_prefixes("P-1-a"), FOLDS).note is None
+    assert known.overlap("P1-c", ["new"], ["somebody else"], FOLDS).folds == FOLDS
 
 
 def test_a_slide_named_as_its_case_is_known(known: TrainingCases) -> None:
-    assert known.acquaintance("P2", ["new"], beginnings("P2"), FOLDS).unseen_by == (2,)
+    assert known.overlap("P2", ["new"], name_prefixes("P2"), FOLDS).folds == (2,)
 
 
 def test_a_slide_of_two_cases_is_judged_by_who_knows_neither(known: TrainingCases) -> None:
     """The file is P1's, which fold 1 does not know, and the id P2's, which fold 2 does not know."""
-    assert known.acquaintance("P2-a", ["hash of P1-b"], [], FOLDS).unseen_by == ()
-    assert known.acquaintance("P1-a", ["new"], ["P10"], FOLDS).unseen_by == ()
+    assert known.overlap("P2-a", ["hash of P1-b"], [], FOLDS).folds == ()
+    assert known.overlap("P1-a", ["new"], ["P10"], FOLDS).folds == ()
 
 
 def test_a_case_that_chose_every_epoch_is_judged_by_nobody(known: TrainingCases) -> None:
-    found = known.acquaintance("P3-c", ["new"], beginnings("P3-c"), FOLDS)
-    assert found.unseen_by == ()
-    assert found.in_words == "its case trained this model, in every fold: no model can judge it honestly"
+    found = known.overlap("P3-c", ["new"], name_prefixes("P3-c"), FOLDS)
+    assert found.folds == ()
+    assert found.note == "its case was used in training, in every fold: no unbiased prediction is possible"
 
 
 def test_what_is_written_comes_back_and_names_nobody(known: TrainingCases, tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from milsurv.features.importers.base import FeatureLayout, ImportedPatches, checked
+from milsurv.plugin.registry import get_registry
+
 DIM = 6
 MAGNIFICATIONS = (20, 10, 5)
 CASES = 12
@@ -120,3 +123,16 @@ def import_config(folder: Path, layout: str, source: Any, **sections: Any) -> di
         "evaluation": {"bootstraps": 10},
         "executor": {"workers": 1},
     } | sections
+
+
+def layout_of(name: str) -> FeatureLayout:
+    layout: FeatureLayout = get_registry().load("feature_layout", name)()
+    return layout
+
+
+def read_foreign(file: Path, layout: str, magnification: int) -> ImportedPatches:
+    return checked(layout_of(layout).read(file, magnification), file)
+
+
+def read_shape(file: Path, layout: str, magnification: int) -> tuple[int, int]:
+    return layout_of(layout).read_shape(file, magnification)

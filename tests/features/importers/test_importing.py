@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from milsurv.cohort.cases import SlideRef
 from milsurv.config.run import RunConfig
 from milsurv.errors import MilsurvError
 from milsurv.executors.base import Event
-from milsurv.features.extract import ExtractedSlide
-from milsurv.features.importers.importing import ImportSettings, import_slide, imported, require_equal_dims
+from milsurv.features.importers.importing import Import
+from milsurv.features.source import SlideOutcome, make_feature_file
 from milsurv.features.store import read_attributes, read_bag, read_features
+from milsurv.plugin.registry import get_registry
 from tests.contexts import on_cpu
 from tests.features.importers.make_foreign import (
     MAGNIFICATIONS,
@@ -28,22 +30,19 @@ from tests.features.importers.make_foreign import (
 )
 
 
-def _settings(
-    folder: Path, layout: str, source: Any, *magnifications: int, **sections: Any
-) -> ImportSettings:
+def _settings(folder: Path, layout: str, source: Any, *magnifications: int, **sections: Any) -> Import:
     tiling = {"magnifications": magnifications or MAGNIFICATIONS}
     config = RunConfig.model_validate(import_config(folder, layout, source, tiling=tiling, **sections))
-    assert config.features is not None
-    return ImportSettings.of(config, config.features)
+    return Import.of(config, get_registry())
 
 
 def _ignore(_event: Event) -> None:
     pass
 
 
-def _import(settings: ImportSettings, slide: str = "a", mpp: float | None = None) -> ExtractedSlide:
-    (file,) = (file for file in settings.source.index().files if file.stem == slide)
-    return import_slide(on_cpu(), settings, slide, file, mpp)
+def _import(settings: Import, slide: str = "a", mpp: float | None = None) -> SlideOutcome:
+    (file,) = (file for file in settings.index().files if file.stem == slide)
+    return make_feature_file(on_cpu(), settings, SlideRef(slide, file, mpp))
 
 
 def _write_trident(root: Path, slide: str = "a", seed: int = 1) -> dict[int, tuple[Any, Any]]:
@@ -104,7 +103,7 @@ def test_tensors_alone_have_neither_places_nor_grid(tmp_path: Path) -> None:
     settings = _settings(tmp_path, "authors", tmp_path / "ctranspath")
     assert settings.folder.name.startswith("ctranspath-")
     outcome = _import(settings)
-    assert replace(outcome, made_from=None) == ExtractedSlide("a", {20: 20, 10: 10, 5: 5})
+    assert replace(outcome, made_from=None) == SlideOutcome("a", {20: 20, 10: 10, 5: 5})
     assert set(outcome.made_from) == {"20", "10", "5"}
     assert len(set(outcome.made_from.values())) == 3
     bag = read_bag(settings.path("a"))
@@ -156,23 +155,23 @@ def test_stamp_places_need_the_slides_resolution_and_the_grid_does_not(
 def test_a_slide_is_imported_once_until_one_of_its_files_or_its_resolution_changes(tmp_path: Path) -> None:
     _write_trident(tmp_path / "trident")
     settings = _settings(tmp_path, "trident", tmp_path / "trident")
-    (file,) = settings.source.index().files
-    assert imported(settings, "a", file, None) is None
+    (file,) = settings.index().files
+    assert settings.done_before(SlideRef("a", file)) is None
     outcome = _import(settings)
-    assert imported(settings, "a", file, None) == outcome
-    assert imported(settings, "a", file, 0.5) is None
+    assert settings.done_before(SlideRef("a", file)) == outcome
+    assert settings.done_before(SlideRef("a", file, 0.5)) is None
     path = settings.path("a")
     whole = path.read_bytes()
     path.write_bytes(whole[:500])
-    assert imported(settings, "a", file, None) is None
+    assert settings.done_before(SlideRef("a", file)) is None
     path.write_bytes(whole)
     coarse = trident_file(tmp_path / "trident", "a", 5)
     cells = nested_cells(1)[5]
     write_trident(tmp_path / "trident", "a", 5, cells, make_features(len(cells), 99))
     assert coarse.is_file()
-    assert imported(settings, "a", file, None) is None
+    assert settings.done_before(SlideRef("a", file)) is None
     assert _import(settings).reason is None
-    assert imported(settings, "a", file, None) is not None
+    assert settings.done_before(SlideRef("a", file)) is not None
 
 
 def test_a_slide_that_lacks_a_magnification_is_left_out_with_that_reason(tmp_path: Path) -> None:
@@ -200,12 +199,12 @@ def test_a_bad_file_is_a_reason_and_no_feature_file(tmp_path: Path) -> None:
 def test_the_run_is_not_another_where_the_files_were_moved_and_the_folder_is(tmp_path: Path) -> None:
     _write_trident(tmp_path / "here")
     here = _settings(tmp_path, "trident", tmp_path / "here")
-    (file,) = here.source.index().files
-    identity = here.identity(file)
+    (file,) = here.index().files
+    identity = here.identity(SlideRef("a", file))
     shutil.copytree(tmp_path / "here", tmp_path / "there")
     there = _settings(tmp_path, "trident", tmp_path / "there")
-    (moved,) = there.source.index().files
-    assert (there.content, there.identity(moved)) == (here.content, identity)
+    (moved,) = there.index().files
+    assert (there.content, there.identity(SlideRef("a", moved))) == (here.content, identity)
     assert there.folder != here.folder
     assert _settings(tmp_path, "trident", tmp_path / "here", 20, 10).content != here.content
 
@@ -216,14 +215,13 @@ def test_features_of_two_encoders_are_refused_with_how_many_slides_have_which(tm
         write_pt(path, torch.ones(3, dim))
     settings = _settings(tmp_path, "clam", tmp_path / "mixed", 20)
     dims = {}
-    for file in settings.source.index().files:
-        assert settings.shapes(file)[20][0] == 3
-        dims[file.stem] = {20: settings.shapes(file)[20][1]}
-    require_equal_dims({slide: dims[slide] for slide in ("s0", "s1", "s2")})
+    for file in settings.index().files:
+        dims[file.stem] = settings.check_slide(SlideRef(file.stem, file)).dims
+    settings.require_equal_dims((slide, dims[slide]) for slide in ("s0", "s1", "s2"))
     with pytest.raises(
         MilsurvError, match=r"at 20x differ .*: 6 values in 3 \(s0, s1, s2\); 4 values in 1 \(s3\)"
     ):
-        require_equal_dims(dims)
+        settings.require_equal_dims(dims.items())
 
 
 def test_the_file_says_what_it_was_made_from(tmp_path: Path) -> None:

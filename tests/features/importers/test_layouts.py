@@ -6,10 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from milsurv.config.run import FeatureImport, Tiling
+from milsurv.config.run import RunConfig
 from milsurv.errors import MilsurvError
-from milsurv.features.importers.layouts import FeatureFolders, find_folders
+from milsurv.features.importers.base import files_of_slide
+from milsurv.features.importers.importing import Import
+from milsurv.plugin.registry import get_registry
 from tests.features.importers.make_foreign import (
+    MAGNIFICATIONS,
+    import_config,
     make_features,
     nested_cells,
     write_h5,
@@ -18,9 +22,13 @@ from tests.features.importers.make_foreign import (
 )
 
 
-def _find(source: Any, layout: str, *magnifications: int, encoder: str | None = None) -> FeatureFolders:
-    section = FeatureImport.model_validate({"import": source, "layout": layout, "encoder": encoder})
-    return find_folders(section, Tiling(magnifications=magnifications or (20, 10, 5)))
+def _find(source: Any, layout: str, *magnifications: int, encoder: str | None = None) -> Import:
+    sections = {
+        "features": {"import": source, "layout": layout, "encoder": encoder},
+        "tiling": {"magnifications": magnifications or MAGNIFICATIONS},
+    }
+    config = RunConfig.model_validate(import_config(Path("nowhere"), layout, source, **sections))
+    return Import.of(config, get_registry())
 
 
 def _write_slide(root: Path, slide: str, encoder: str = "uni_v1") -> None:
@@ -32,13 +40,13 @@ def test_trident_folders_are_found_by_magnification(tmp_path: Path) -> None:
     _write_slide(tmp_path, "a")
     (tmp_path / "thumbnails").mkdir()
     found = _find(tmp_path, "trident")
-    assert found.name == "uni_v1"
-    assert list(found.by_magnification) == [20, 10, 5]
+    assert found.folders.name == "uni_v1"
+    assert list(found.folders.by_magnification) == [20, 10, 5]
     (slide,) = found.index().files
     assert found.files(slide) == {
         m: tmp_path / f"{m}x_256px_0px_overlap" / "features_uni_v1" / "a.h5" for m in (20, 10, 5)
     }
-    assert list(_find(tmp_path, "trident", 10, 5).by_magnification) == [10, 5]
+    assert list(_find(tmp_path, "trident", 10, 5).folders.by_magnification) == [10, 5]
 
 
 def test_several_encoders_are_listed_and_one_is_chosen(tmp_path: Path) -> None:
@@ -47,10 +55,12 @@ def test_several_encoders_are_listed_and_one_is_chosen(tmp_path: Path) -> None:
     with pytest.raises(MilsurvError, match=r"20x: conch_v15, uni_v1.*choose one with features\.encoder"):
         _find(tmp_path, "trident")
     found = _find(tmp_path, "trident", encoder="conch_v15")
-    assert found.name == "conch_v15"
+    assert found.folders.name == "conch_v15"
     with pytest.raises(MilsurvError, match=r"no features of 'uni_v2' \(did you mean 'uni_v1'\?\)"):
         _find(tmp_path, "trident", encoder="uni_v2")
-    with pytest.raises(MilsurvError, match=r"features\.encoder is for layout trident"):
+    with pytest.raises(
+        MilsurvError, match=r"features\.encoder: folders of layout stamp do not name an encoder"
+    ):
         _find(tmp_path, "stamp", 20, encoder="uni_v1")
 
 
@@ -66,7 +76,7 @@ def test_among_patch_sizes_that_of_the_tiling_is_taken(tmp_path: Path) -> None:
     for name in ("20x_256px_0px_overlap", "20x_512px_0px_overlap", "20x_256px_64px_overlap"):
         (tmp_path / name / "features_uni_v1").mkdir(parents=True)
     found = _find(tmp_path, "trident", 20)
-    assert found.by_magnification == {20: (tmp_path / "20x_256px_0px_overlap" / "features_uni_v1",)}
+    assert found.folders.by_magnification == {20: (tmp_path / "20x_256px_0px_overlap" / "features_uni_v1",)}
     (tmp_path / "20x_256px_0px_overlap").rename(tmp_path / "20x_224px_0px_overlap")
     with pytest.raises(MilsurvError, match=r"several folders for 20x: 20x_224px.*set tiling\.patch_px"):
         _find(tmp_path, "trident", 20)
@@ -99,7 +109,7 @@ def test_folders_by_magnification_are_those_of_the_tiling(tmp_path: Path) -> Non
     for name in ("a", "b"):
         (tmp_path / name / "pt_files").mkdir(parents=True)
     found = _find({10: tmp_path / "b", 20: tmp_path / "a"}, "clam", 20, 10)
-    assert found.by_magnification == {
+    assert found.folders.by_magnification == {
         20: (tmp_path / "a" / "pt_files",),
         10: (tmp_path / "b" / "pt_files",),
     }
@@ -125,7 +135,8 @@ def test_stamp_files_lie_in_folders_as_their_slides_did(tmp_path: Path) -> None:
         write_pt(tmp_path / str(m) / "site" / "a.h5", None)
     write_pt(tmp_path / "10" / "b.h5", None)
     found = _find({m: tmp_path / str(m) for m in (20, 10)}, "stamp", 20, 10)
-    assert [list(found.files(file)) for file in found.index().files] == [[10], [20, 10]]
+    files = [files_of_slide(found.folders, found.layout.suffixes, file) for file in found.index().files]
+    assert [list(of_slide) for of_slide in files] == [[10], [20, 10]]
 
 
 def test_a_slide_whose_name_holds_dots_keeps_them(tmp_path: Path) -> None:

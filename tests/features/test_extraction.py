@@ -13,23 +13,21 @@ import openslide
 import pytest
 import torch
 
+from milsurv.cohort.cases import SlideRef
 from milsurv.config.loading import load_config
 from milsurv.executors.base import Event
 from milsurv.executors.devices import Device
-from milsurv.features.extract import (
-    ExtractionSettings,
-    extract_slide,
-    extracted,
-    load_encoder,
-)
+from milsurv.features.embedding import load_encoder
+from milsurv.features.extraction import Extraction
+from milsurv.features.source import make_feature_file
 from milsurv.features.store import read_attributes, read_bag
 from tests.conftest import WriteConfig
 from tests.contexts import on_cpu
 
 
-def _settings(config_file: Path, *overrides: str) -> ExtractionSettings:
+def _settings(config_file: Path, *overrides: str) -> Extraction:
     config, registry = load_config(str(config_file), overrides)
-    return ExtractionSettings.of(config, registry, Device("cpu"))
+    return Extraction.of(config, registry, Device("cpu"))
 
 
 def test_features_are_those_of_the_patches_that_openslide_shows(
@@ -38,7 +36,7 @@ def test_features_are_those_of_the_patches_that_openslide_shows(
     """The colour backbone's mean against pixels read patch by patch at level 0 and averaged."""
     settings = _settings(write_config(), "extraction.dtype=float32", "extraction.batch_size=7")
     slide = small_cohort / "slides" / "P00-1.svs"
-    outcome = extract_slide(on_cpu(), settings, "P00-1", slide, None)
+    outcome = make_feature_file(on_cpu(), settings, SlideRef("P00-1", slide))
     bag = read_bag(settings.path("P00-1"))
     assert outcome.patches == bag.sizes
     assert bag.coords is not None
@@ -67,14 +65,14 @@ def test_a_worker_loads_an_encoder_once_and_lets_it_go_at_the_end(write_config: 
     settings = _settings(write_config())
     context = on_cpu()
     with context.shared:
-        encoder = load_encoder(context, settings)
-        assert load_encoder(context, settings) is encoder
+        encoder = load_encoder(context, settings.config, settings.precision)
+        assert load_encoder(context, settings.config, settings.precision) is encoder
         gone = weakref.ref(encoder)
         del encoder
     gc.collect()
     assert gone() is None
     with context.shared:
-        assert load_encoder(context, settings) is not None
+        assert load_encoder(context, settings.config, settings.precision) is not None
 
 
 def test_a_slide_is_extracted_once_until_the_slide_or_a_setting_changes(
@@ -83,15 +81,15 @@ def test_a_slide_is_extracted_once_until_the_slide_or_a_setting_changes(
     settings = _settings(write_config())
     slide = tmp_path / "P00-1.svs"
     shutil.copy(small_cohort / "slides" / "P00-1.svs", slide)
-    assert extracted(settings, "P00-1", slide, None) is None
-    outcome = extract_slide(on_cpu(), settings, "P00-1", slide, None)
-    assert extracted(settings, "P00-1", slide, None) == outcome
-    assert extracted(settings, "P00-1", slide, 0.51) is None
+    assert settings.done_before(SlideRef("P00-1", slide)) is None
+    outcome = make_feature_file(on_cpu(), settings, SlideRef("P00-1", slide))
+    assert settings.done_before(SlideRef("P00-1", slide)) == outcome
+    assert settings.done_before(SlideRef("P00-1", slide, 0.51)) is None
     shutil.copy(small_cohort / "slides" / "P02-1.svs", slide)
-    assert extracted(settings, "P00-1", slide, None) is None
-    extract_slide(on_cpu(), settings, "P00-1", slide, None)
+    assert settings.done_before(SlideRef("P00-1", slide)) is None
+    make_feature_file(on_cpu(), settings, SlideRef("P00-1", slide))
     settings.path("P00-1").write_bytes(settings.path("P00-1").read_bytes()[:1000])
-    assert extracted(settings, "P00-1", slide, None) is None
+    assert settings.done_before(SlideRef("P00-1", slide)) is None
 
 
 def test_a_redrawn_tissue_asks_for_its_slide_again(
@@ -99,15 +97,15 @@ def test_a_redrawn_tissue_asks_for_its_slide_again(
 ) -> None:
     settings = _settings(write_config(), f"tissue={{name: geojson, folder: '{tmp_path}'}}")
     slide = small_cohort / "slides" / "P00-1.svs"
-    failed = extract_slide(on_cpu(), settings, "P00-1", slide, None)
+    failed = make_feature_file(on_cpu(), settings, SlideRef("P00-1", slide))
     assert str(failed.reason).startswith(f"tissue: {tmp_path / 'P00-1.geojson'} cannot be read")
     counts = []
     for side in (256, 512):
         ring = [[0, 0], [side, 0], [side, side], [0, side], [0, 0]]
         (tmp_path / "P00-1.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
-        assert extracted(settings, "P00-1", slide, None) is None
-        outcome = extract_slide(on_cpu(), settings, "P00-1", slide, None)
-        assert extracted(settings, "P00-1", slide, None) == outcome
+        assert settings.done_before(SlideRef("P00-1", slide)) is None
+        outcome = make_feature_file(on_cpu(), settings, SlideRef("P00-1", slide))
+        assert settings.done_before(SlideRef("P00-1", slide)) == outcome
         counts.append(outcome.patches[20])
     assert counts == [(256 // 64) ** 2, (512 // 64) ** 2]
 
@@ -116,7 +114,7 @@ def test_rejected_patches_are_in_no_file(write_config: WriteConfig, small_cohort
     slide = small_cohort / "slides" / "P00-1.svs"
     everything, some = (_settings(write_config(), f"tiling.max_white={most}") for most in ("null", "0.02"))
     for settings in (everything, some):
-        extract_slide(on_cpu(), settings, "P00-1", slide, None)
+        make_feature_file(on_cpu(), settings, SlideRef("P00-1", slide))
     whole, part = (read_bag(settings.path("P00-1")) for settings in (everything, some))
     assert whole.grid is not None
     assert part.grid is not None
@@ -134,7 +132,7 @@ def test_rejected_patches_are_in_no_file(write_config: WriteConfig, small_cohort
         str(m): whole.sizes[m] - count for m, count in part.sizes.items()
     }
     none = _settings(write_config(), "tiling.min_sharpness=1e9")
-    outcome = extract_slide(on_cpu(), none, "P00-1", slide, None)
+    outcome = make_feature_file(on_cpu(), none, SlideRef("P00-1", slide))
     assert str(outcome.reason).startswith(
         f"no patch left: all {whole.sizes[20]} are rejected by tiling.min_sharp"
     )
@@ -165,14 +163,14 @@ def test_a_useless_slide_gives_a_reason_and_no_file(write_config: WriteConfig, t
     settings = _settings(write_config())
     slide = tmp_path / "note.svs"
     slide.write_text("not a slide")
-    outcome = extract_slide(on_cpu(), settings, "note", slide, None)
+    outcome = make_feature_file(on_cpu(), settings, SlideRef("note", slide))
     assert "does not open" in str(outcome.reason)
     assert not settings.path("note").exists()
 
 
 def test_the_file_says_how_it_was_made(write_config: WriteConfig, small_cohort: Path) -> None:
     settings = _settings(write_config())
-    extract_slide(on_cpu(), settings, "P00-1", small_cohort / "slides" / "P00-1.svs", None)
+    make_feature_file(on_cpu(), settings, SlideRef("P00-1", small_cohort / "slides" / "P00-1.svs"))
     attributes = read_attributes(settings.path("P00-1"))
     assert attributes["mpp"] == 0.5
     assert attributes["mpp_source"] == "properties"
@@ -185,6 +183,6 @@ def test_patches_are_counted_as_they_are_done(write_config: WriteConfig, small_c
     settings = _settings(write_config())
     events: list[Event] = []
     slide = small_cohort / "slides" / "P00-1.svs"
-    outcome = extract_slide(on_cpu(events.append), settings, "P00-1", slide, None)
+    outcome = make_feature_file(on_cpu(events.append), settings, SlideRef("P00-1", slide))
     counted = sum(event["count"] for event in events if event["event"] == "patches")
     assert counted == sum(outcome.patches.values())

@@ -9,8 +9,14 @@ import pytest
 import torch
 
 from milsurv.errors import SlideError
-from milsurv.features.importers.foreign import read_foreign, read_shape
-from tests.features.importers.make_foreign import make_features, write_h5, write_pt, write_trident
+from tests.features.importers.make_foreign import (
+    make_features,
+    read_foreign,
+    read_shape,
+    write_h5,
+    write_pt,
+    write_trident,
+)
 
 FEATURES = make_features(4, seed=1)
 CELLS = np.array([[0, 0], [1, 0], [0, 1], [5, 5]])
@@ -26,8 +32,8 @@ class Evil:
 def test_a_trident_file_says_where_its_patches_are(tmp_path: Path) -> None:
     read = read_foreign(write_trident(tmp_path, "a", 20, CELLS, FEATURES), "trident", 20)
     np.testing.assert_array_equal(read.features, FEATURES)
-    assert read.places is not None
-    np.testing.assert_array_equal(read.places, CELLS * 512)
+    assert read.coords is not None
+    np.testing.assert_array_equal(read.coords, CELLS * 512)
     assert (read.unit, read.side, read.patch_px, read.level0_magnification) == ("px", 512, 256, 40)
     assert not read.overlap
 
@@ -42,7 +48,9 @@ def test_overlap_is_known_from_the_attribute_or_the_folder(tmp_path: Path) -> No
 
 def test_a_file_of_another_magnification_is_refused(tmp_path: Path) -> None:
     file = write_trident(tmp_path, "a", 20, CELLS, FEATURES, target_magnification=10)
-    with pytest.raises(SlideError, match=r"a\.h5: says that it holds 10x, but stands among the 20x"):
+    with pytest.raises(
+        SlideError, match=r"a\.h5: its attribute target_magnification is 10, but it is among the 20x"
+    ):
         read_foreign(file, "trident", 20)
 
 
@@ -61,12 +69,12 @@ def test_stamp_places_are_micrometres(tmp_path: Path, size: str) -> None:
     read = read_foreign(tmp_path / "a.h5", "stamp", 10)
     assert (read.unit, read.side, read.patch_px) == ("µm", 256, 224)
     assert read.features.dtype == np.float16
-    assert read.places is not None
+    assert read.coords is not None
 
 
 def test_stamp_places_in_an_unknown_unit_are_left_out(tmp_path: Path) -> None:
     write_h5(tmp_path / "a.h5", {"feats": FEATURES, "coords": CELLS * 224.0}, {"tile_size": 256.0}, on="")
-    assert read_foreign(tmp_path / "a.h5", "stamp", 10).places is None
+    assert read_foreign(tmp_path / "a.h5", "stamp", 10).coords is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.bfloat16])
@@ -76,7 +84,7 @@ def test_a_tensor_keeps_its_values(tmp_path: Path, dtype: torch.dtype) -> None:
     read = read_foreign(tmp_path / "a.pt", "authors", 20)
     assert read.features.dtype == (np.float16 if dtype == torch.float16 else np.float32)
     np.testing.assert_array_equal(read.features, tensor.detach().float().numpy())
-    assert read.places is None
+    assert read.coords is None
 
 
 @pytest.mark.parametrize("patches", [1, 4])
@@ -91,7 +99,7 @@ def test_a_leading_1_is_no_dimension(tmp_path: Path, patches: int, places_too: b
         read = read_foreign(tmp_path / name, "clam", 20)
         np.testing.assert_array_equal(read.features, features)
         assert read_shape(tmp_path / name, "clam", 20) == (patches, 6)
-    places = read_foreign(tmp_path / "a.h5", "clam", 20).places
+    places = read_foreign(tmp_path / "a.h5", "clam", 20).coords
     assert places is not None
     np.testing.assert_array_equal(places, cells)
 

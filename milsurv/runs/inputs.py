@@ -1,0 +1,210 @@
+"""The inputs of a run: the source of its features, its cohort, the features of its slides, the usable cases."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from milsurv.cohort.cases import Case, Cohort, SlideRef
+from milsurv.cohort.locate import SlideFolder, without_duplicates
+from milsurv.cohort.summaries import summarize_if_many
+from milsurv.cohort.table import read_cohort
+from milsurv.config.cohort import SyntheticCohort, TableCohort
+from milsurv.config.run import RunConfig
+from milsurv.errors import CohortError, size
+from milsurv.executors.base import Event, Unit
+from milsurv.features.extraction import Extraction
+from milsurv.features.importers.importing import Import
+from milsurv.features.source import FeatureSource, SlideOutcome
+from milsurv.features.store import feature_dims
+from milsurv.runs.session import Session, advance
+from milsurv.storage.atomic import append_event, fingerprint, write_text
+from milsurv.storage.run_files import EVENTS
+from milsurv.synthetic.cohort import GENERATOR_VERSION, draw, plan_cohort, slide_path
+from milsurv.training.data import TrainingCase
+
+
+def source_class(config: RunConfig) -> type[Extraction] | type[Import]:
+    """How the configuration obtains features."""
+    return Extraction if config.features is None else Import
+
+
+def feature_source(session: Session) -> FeatureSource:
+    """The source of the run's features. Raises MilsurvError when weights or folders that it names do not exist."""
+    if session.config.features is None:
+        return Extraction.of(session.config, session.registry, session.device)
+    return Import.of(session.config, session.registry)
+
+
+def prepare_cohort(session: Session, source: FeatureSource) -> Cohort:
+    """Read the cohort's table and find its slides or their features; a synthetic cohort is drawn first."""
+    table, progress = session.config.cohort, session.progress
+    if isinstance(table, SyntheticCohort):
+        table = _draw_synthetic(session, table)
+    cohort = cohort_of(session.config, table, source)
+    for line in cohort.missing:
+        progress.say(line)
+    for warning in cohort.warnings:
+        progress.warn(warning)
+    for line in summarize_if_many(cohort.dropped, "rows or cases of the table are excluded, see the report"):
+        progress.warn(line)
+    return cohort
+
+
+def cohort_of(
+    config: RunConfig, table: TableCohort, source: FeatureSource, files: SlideFolder | None = None
+) -> Cohort:
+    """The run's cohort, read from ``table``; its slides are searched in ``files``, if given.
+
+    Raises CohortError with all that is wrong with it.
+    """
+    synthetic = config.cohort.synthetic
+    cohort = read_cohort(
+        table,
+        files=source.index() or files,
+        true_risk="true_risk" if synthetic else None,
+        synthetic=synthetic,
+        attributes=config.evaluation.columns,
+    )
+    return (
+        cohort if synthetic else without_duplicates(cohort, source.content_keys, table.on_invalid == "drop")
+    )
+
+
+def synthetic_table(config: SyntheticCohort, workspace: Path) -> TableCohort:
+    """Where a synthetic cohort's table and slides are."""
+    content = {"cases": config.cases, "seed": config.seed, "generator": GENERATOR_VERSION}
+    folder = workspace / "cohorts" / f"synthetic-{fingerprint(content)}"
+    return TableCohort(table=folder / "cohort.csv", slides=folder / "slides")
+
+
+def _draw_synthetic(session: Session, config: SyntheticCohort) -> TableCohort:
+    location = synthetic_table(config, session.config.workspace)
+    assert location.slides is not None
+    table, slides = plan_cohort(config.cases, config.seed)
+    write_text(location.table, table.to_csv(index=False))
+    paths = {slide_path(slide, location.slides): slide for slide in slides}
+    units = [
+        Unit(slide.slide_id, draw, {"slide": slide, "folder": location.slides}, path)
+        for path, slide in paths.items()
+        if not path.exists()
+    ]
+    with session.progress.stage("drawing slides", len(units), "slides") as stage:
+        session.executor.run(units, partial(advance, stage, "drawn"))
+    return location
+
+
+def make_features(
+    session: Session, source: FeatureSource, slides: Sequence[SlideRef]
+) -> dict[str, SlideOutcome]:
+    """Slide id -> outcome; slides whose feature files exist are not read again."""
+    progress = session.progress
+    outcomes: dict[str, SlideOutcome] = {}
+    todo: list[SlideRef] = []
+    for slide in slides:
+        if slide.path is None:
+            outcomes[slide.slide_id] = SlideOutcome(slide.slide_id, reason=slide.reason)
+        elif done := source.done_before(slide):
+            outcomes[slide.slide_id] = done
+        else:
+            todo.append(slide)
+    for warning in source.warnings(todo):
+        progress.warn(warning)
+    statistics = FeatureStatistics(source.folder)
+
+    def on_event(unit: Unit, event: Event) -> None:
+        if event["event"] == "smaller batches":
+            progress.warn(
+                f"the memory of {event['device']} holds batches of {event['batch_size']} patches: set "
+                "extraction.batch_size to that"
+            )
+        statistics.add({"slide": unit.name, **event})
+        progress.log(event.get("traceback", ""))
+        advance(stage, "slide", unit, event, statistics)
+
+    with progress.stage(f"{source.verb} features", len(todo), "slides") as stage:
+        fresh = session.executor.run([source.unit(slide, session.device) for slide in todo], on_event)
+    outcomes |= {outcome.slide_id: outcome for outcome in fresh}
+    _warn_of_slides(session, outcomes.values(), source.folder / EVENTS)
+    used = [outcome.slide_id for outcome in outcomes.values() if outcome.reason is None]
+    source.require_equal_dims((slide_id, feature_dims(source.path(slide_id))) for slide_id in used)
+    return outcomes
+
+
+@dataclass
+class FeatureStatistics:
+    """Counts what units report while features are made, and keeps each slide's outcome in ``events.jsonl``."""
+
+    folder: Path
+    """Folder of the feature files."""
+    patches: int = 0
+    bytes: int = 0
+    excluded: int = 0
+    _started: float = field(default_factory=time.monotonic)
+
+    def add(self, event: Event) -> None:
+        """Count an event of a unit."""
+        if event["event"] == "patches":
+            self.patches += event["count"]
+            return
+        if event["event"] == "slide":
+            self.bytes += event["bytes"]
+            self.excluded += event["reason"] is not None
+        append_event(self.folder / EVENTS, {**event, "patches_so_far": self.patches})
+
+    def __str__(self) -> str:
+        elapsed = max(time.monotonic() - self._started, 1e-9)
+        parts = [f"{self.patches / elapsed:,.0f} patches/s"] if self.patches else []
+        return ", ".join([*parts, f"{size(self.bytes)} written", f"{self.excluded} excluded"])
+
+
+def _warn_of_slides(session: Session, outcomes: Collection[SlideOutcome], events: Path) -> None:
+    excluded = [f"slide {o.slide_id} is excluded: {o.reason}" for o in outcomes if o.reason is not None]
+    warnings = [f"slide {o.slide_id}: {warning}" for o in outcomes for warning in o.warnings]
+    for lines, what in ((excluded, "slides are excluded"), (warnings, "warnings about slides")):
+        for line in summarize_if_many(lines, f"{what}, see the report"):
+            session.progress.warn(line)
+    if any(outcome.fault for outcome in outcomes):
+        session.progress.warn(f"the tracebacks of unexpected failures are in {events}")
+
+
+def require_own_features(source: FeatureSource, slides: Sequence[SlideRef]) -> None:
+    """Raise MilsurvError when a feature file of a slide's name was made from another slide: it would be replaced."""
+    for slide in slides:
+        source.require_own_file(slide)
+
+
+def usable_cases(cohort: Cohort, outcomes: Mapping[str, SlideOutcome]) -> Cohort:
+    """The cases with the slides that have features, both sorted by id. Raises CohortError when none is left."""
+    cases = []
+    for case in sorted(cohort.cases, key=lambda case: case.case_id):
+        slides = [slide for slide in case.slides if outcomes[slide.slide_id].reason is None]
+        if slides:
+            by_id = sorted(slides, key=lambda slide: slide.slide_id)
+            cases.append(replace(case, slides=tuple(by_id)))
+    if not cases:
+        raise CohortError([_no_slide(list(outcomes.values()))])
+    return replace(cohort, cases=tuple(cases))
+
+
+def _no_slide(outcomes: Sequence[SlideOutcome]) -> str:
+    reasons = sorted({str(outcome.reason) for outcome in outcomes})
+    text = f"no case has a usable slide; the reasons: {'; '.join(reasons[:5]) or 'no slides'}"
+    counts = Counter(outcome.fault for outcome in outcomes if outcome.fault)
+    for fault, count in counts.most_common(1):
+        if count > 1:
+            text += (
+                f"; {count} of {len(outcomes)} failed in the same unexpected way ({fault}), which points to a fault of "
+                f"milsurv, of a plugin, or of this installation: the traceback is in {EVENTS} beside the features"
+            )
+    return text
+
+
+def training_case(case: Case, source: FeatureSource) -> TrainingCase:
+    """The case with its slides' feature files."""
+    slides = tuple((slide.slide_id, source.path(slide.slide_id)) for slide in case.slides)
+    return TrainingCase(case.case_id, case.time, case.event, slides)

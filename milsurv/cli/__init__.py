@@ -1,4 +1,4 @@
-"""The command line: thin commands that parse, call and print. Nothing here imports torch before a command needs it."""
+"""The command line: thin commands that parse, call and print. torch is imported only by commands that need it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ app = new_app(
     cls=PluginGroup,
     name="milsurv",
     help="Survival models from whole-slide images: from raw slides to a report, in one command.",
-    epilog="Try it without any data: milsurv run demo",
+    epilog="Try it without data: milsurv run demo",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -49,7 +49,8 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
     pass
@@ -127,9 +128,9 @@ app.add_typer(config_app, name="configs", hidden=True)  # former name
 
 
 def main() -> None:
-    """Run the command line. What the user can mend prints as one line each and exits with 2.
+    """Run the command line. Errors that the user can fix are printed as one line each; the exit status is 2.
 
-    Ctrl-C exits with 130, SIGTERM with 143, SIGHUP with 129, as a shell reports them.
+    The exit status is 130 after Ctrl-C, 143 after SIGTERM and 129 after SIGHUP, as in a shell.
     """
     silence_libraries()
     accept_any_text()
@@ -137,7 +138,7 @@ def main() -> None:
     try:
         app()
     except (MilsurvError, OSError) as error:
-        problem, status = _told(error), 2
+        problem, status = _message(error), 2
     except Interrupted as stop:
         end_by_interrupts()
         problem, status = None, stop.exit_status
@@ -145,22 +146,22 @@ def main() -> None:
         return
     try:
         if problem is None:
-            RunProgress().warn("stopped; the same command goes on where it stopped")
+            RunProgress().warn("stopped; run the same command again to resume")
         for line in (problem or "").splitlines():
             RunProgress().error(line)
-    except OSError:  # the terminal is gone, or the disk of a log full
+    except OSError:  # closed terminal, or full disk of a log file
         discard_output()
     finally:
         sys.exit(status)
 
 
-def _told(error: MilsurvError | OSError) -> str:
-    """What is printed of an error; it is raised again when it is a bug."""
+def _message(error: MilsurvError | OSError) -> str:
+    """The message for the user. Raises ``error`` again if it is a bug."""
     if isinstance(error, MilsurvError):
         return str(error)
     if error.filename is not None:
-        return f"{error.filename}: {error.strerror}; see that it can be read or written there"
+        return f"{error.filename}: {error.strerror}; make sure that it can be read or written"
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         raise error
     discard_output()
-    return f"{error.strerror}: see that there is room where the output goes"
+    return f"{error.strerror}: free some space where the output is written"

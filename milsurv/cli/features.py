@@ -1,4 +1,4 @@
-"""``milsurv features``: what features there are, whether they are sound, and giving them to other tools."""
+"""``milsurv features``: lists, verifies and exports feature files."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from milsurv.progress import PlainConsole, RunProgress
 if TYPE_CHECKING:
     from milsurv.features.inventory import FeatureFolder
 
-app = new_app(help="List, verify and export features that are extracted or imported.", no_args_is_help=True)
+app = new_app(help="List, verify and export feature files.", no_args_is_help=True)
 WORKSPACE = Path("milsurv-workspace")
 
 
 @app.command("list")
 def list_features(
     workspace: Annotated[
-        Path, typer.Argument(metavar="WORKSPACE", help="The folder with features and runs.")
+        Path, typer.Argument(metavar="WORKSPACE", help="Folder with features and runs.")
     ] = WORKSPACE,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the folders of features by backbone and settings: slides, patches, size, milsurv's version."""
+    """List feature folders, one per backbone and settings: slides, patches, size, version of milsurv."""
     from milsurv.features.inventory import list_folders
 
     folders = list_folders(workspace)
@@ -58,10 +58,10 @@ def _print(folders: list[FeatureFolder]) -> None:
 def verify(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="PATH", help="Workspaces, folders of features, or feature files."),
+        typer.Argument(metavar="PATH", help="Workspaces, feature folders or feature files."),
     ] = None,
 ) -> None:
-    """Read feature files whole: checksums, lengths, numbers, attributes, grids. Exit status 1 when one is bad."""
+    """Verify feature files: checksums, lengths, finite values, attributes, grids. Exit status 1 if one is bad."""
     from milsurv.features.inventory import feature_files, problems_of
 
     files = [file for path in paths or [WORKSPACE] for file in feature_files(path)]
@@ -72,18 +72,20 @@ def verify(
         bad += bool(problems)
         for problem in problems:
             progress.error(problem)
-    progress.say(f"{len(files) - bad} of {len(files)} feature files are sound")
+    progress.say(f"{len(files) - bad} of {len(files)} feature files are valid")
     raise typer.Exit(1 if bad else 0)
 
 
 @app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of features, see list.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write.")],
-    layout: Annotated[Literal["trident", "clam"], typer.Option(help="Whose tools shall read them.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Feature folder, see milsurv features list.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write to.")],
+    layout: Annotated[Literal["trident", "clam"], typer.Option(help="Format of the files.")],
 ) -> None:
-    """Write features as TRIDENT's or CLAM's tools read them."""
+    """Export features in the format of TRIDENT or CLAM."""
     from milsurv.features.export import export_features
 
     count = sum(1 for _ in export_features(folder, output, layout))
-    RunProgress().say(f"{count} slides written to {output}")
+    RunProgress().say(f"{count} slides exported to {output}")

@@ -135,7 +135,7 @@ def test_features_are_verified_listed_and_exported(trident: Path, tmp_path: Path
     assert (done.returncode, done.stderr) == (0, "")
     assert len(list((tmp_path / "out" / "5x" / "h5_files").iterdir())) == 11
     done = run_milsurv("features", "verify", trident / "workspace", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "11 of 11 feature files are sound\n")
+    assert (done.returncode, done.stdout) == (0, "11 of 11 feature files are valid\n")
     cut = tmp_path / "cut.h5"
     cut.write_bytes((folder / "C01-1.h5").read_bytes()[:-100])
     done = run_milsurv("features", "verify", folder, cut, cwd=tmp_path)

@@ -29,7 +29,7 @@ def test_a_full_disk_under_the_output_is_one_line(tmp_path: Path) -> None:
         process = start_milsurv("list-plugins", "--json", cwd=tmp_path, stdout=full)
         _, errors = process.communicate()
     assert process.returncode == 2
-    assert errors == "error: No space left on device: see that there is room where the output goes\n"
+    assert errors == "error: No space left on device: free some space where the output is written\n"
 
 
 def test_letters_that_the_encoding_lacks_are_escapes(tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
     _, errors = process.communicate(timeout=120)
     if signal_number != signal.SIGKILL:
         assert process.returncode == 128 + signal_number
-        assert "the same command goes on where it stopped" in errors
+        assert "run the same command again to resume" in errors
         assert "Traceback" not in errors
     assert not list((tmp_path / "workspace").rglob("report.html"))
     again = run_milsurv("run", config, *overrides, cwd=tmp_path)

@@ -29,7 +29,7 @@ from milsurv.slides.grid import PatchGrid, make_grid
 from milsurv.slides.opening import find_tissue, open_slide, slide_faults
 from milsurv.slides.patches import read_grid
 from milsurv.slides.reader import slide_identity, whole_hash
-from milsurv.slides.tissue import doubts
+from milsurv.slides.tissue import mask_warnings
 from milsurv.storage.atomic import fingerprint
 
 LARGE_WEIGHTS = 5 * 10**8
@@ -174,7 +174,7 @@ class Extraction(FeatureSource):
             needed = max_patches(self.config, opened) * bytes_per_patch(
                 self.dim, self.config.extraction.dtype
             )
-            return SlideCheck(to_do=True, bytes=needed, warnings=tuple(opened.doubts))
+            return SlideCheck(to_do=True, bytes=needed, warnings=tuple(opened.warnings))
 
     def sample(self, slide: SlideRef, choose: Callable[[Bag], Bag]) -> tuple[Bag, NDArray[np.uint8] | None]:
         if self.done_before(slide):
@@ -233,7 +233,7 @@ class Extraction(FeatureSource):
                 "read_by": f"{opened.read_by}: {opened.read_by_reason}",
                 "mpp": opened.mpp,
                 "mpp_source": opened.mpp_source,
-                "doubts": (*opened.doubts, *doubts(mask, opened)),
+                "doubts": (*opened.warnings, *mask_warnings(mask, opened)),
                 "dimensions": opened.dimensions,
                 "rejected_patches": {str(m): n - grid.counts[m] for m, n in tissue_patches.items()},
                 "tissue_share": mask.fraction,

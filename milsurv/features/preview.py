@@ -25,7 +25,7 @@ from milsurv.slides.grid import PatchGrid, make_grid
 from milsurv.slides.opening import find_tissue, open_slide, slide_faults
 from milsurv.slides.patches import read_grid
 from milsurv.slides.reader import Slide
-from milsurv.slides.tissue import TissueMask, doubts
+from milsurv.slides.tissue import TissueMask, mask_warnings
 
 SAMPLED_PLACES = 4
 """Patches of the coarsest magnification that are read to measure how fast the slide is read."""
@@ -113,7 +113,7 @@ def inspect_slide(path: Path, mpp: float | None, config: RunConfig, registry: Re
                 read_by=slide.read_by,
                 read_by_reason=slide.read_by_reason,
                 levels=slide.levels,
-                doubts=slide.doubts,
+                doubts=slide.warnings,
                 qupath_origin=slide.qupath_origin,
             )
             return _with_tissue(found, slide, config, registry)
@@ -129,7 +129,11 @@ def _with_tissue(
     mask = find_tissue(registry, config.tissue, slide)
     area = float(mask.mask.sum()) * (mask.downsample * slide.mpp / 1000) ** 2
     seen = replace(
-        found, thumbnail=thumbnail, mask=mask, tissue_mm2=area, doubts=(*slide.doubts, *doubts(mask, slide))
+        found,
+        thumbnail=thumbnail,
+        mask=mask,
+        tissue_mm2=area,
+        doubts=(*slide.warnings, *mask_warnings(mask, slide)),
     )
     try:
         with slide_faults():

@@ -144,7 +144,7 @@ def _extract(session: Session, trained: TrainedModel, slide: SlideRef) -> tuple[
     outcome = source.done_before(slide)
     if outcome is None:
         with _open(session, slide):
-            pass  # a slide that does not open is reported once, not also by extraction
+            pass  # a slide that cannot be opened is reported once, not also by extraction
         outcome = make_features(session, source, [slide])[slide.slide_id]
     if outcome.reason is not None:
         raise MilsurvError(f"{slide.path}: {outcome.reason}")

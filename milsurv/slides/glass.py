@@ -1,4 +1,4 @@
-"""The colour of a slide's own glass, and its picture as it would look on colourless glass."""
+"""Estimation and removal of the tint of a slide's glass."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 SAMPLE_PX = 600
-"""Longer side, at most, of the sample of the picture from which the glass's colour is estimated."""
+"""Longest side of the downsampled picture in which the colour of the glass is estimated."""
 SMOOTH = 3.0
-"""Standard deviation, in grey levels, of glass within a window: it shows noise and dust alone, tissue has texture."""
+"""Largest standard deviation, in grey levels, of glass within a window: unlike tissue, it has no texture."""
 DARKEST = 100
-"""Lowest channel of glass, at least: light goes through it."""
+"""Smallest value of the darkest channel of glass."""
 STAINED_HUES = (35.0, 245.0)
-"""Hues in degrees beyond which (over red) haematoxylin and eosin lie; between them are yellow, green and blue."""
-MOST_TINT, MOST_STAINED_TINT, GREY_TINT = 0.3, 0.1, 0.03
-"""HSV saturation of glass, at most: of any hue; of a stain's hue; of a stain's hue where some of the slide is white."""
-LEAST_SHARE = 0.01
-"""Share of the picture that has the colour of its glass, at least."""
+"""Hues in degrees outside which haematoxylin and eosin are (through red); inside are yellow, green and blue."""
+MAX_TINT, MAX_STAINED_TINT, GREY_TINT = 0.3, 0.1, 0.03
+"""Largest HSV saturation of glass: of any hue; of a stain's hue; of a stain's hue if a part of the slide is white."""
+MIN_SHARE = 0.01
+"""Smallest share of the picture with the colour of its glass."""
 BIN, BINS = 0.02, 64
 """Width and number of the bins of log(red / green) and of log(blue / green)."""
 CLEAR = 0.02
-"""Log ratios of glass that is taken for colourless, at most."""
+"""Largest log ratio of glass that counts as colourless."""
 WHITE = 255
-"""All channels of overexposed glass, and of areas that were not scanned."""
+"""Value of all channels of overexposed glass and of areas that were not scanned."""
 FITTED, REFITS = 5000, 8
-"""Pixels, at most, to which the change of the glass's colour over the slide is fitted, and how often."""
+"""Number of pixels and of iterations in fitting the change of the glass's colour over the slide."""
 
 
 def on_clear_glass(picture: NDArray[np.uint8], window_px: int) -> NDArray[np.uint8]:
-    """An RGB picture ``(h, w, 3)`` with the tint of its glass taken out: what was grey stays, tinted glass gets grey.
+    """Remove the tint of the glass from an RGB picture ``(h, w, 3)``, so that glass becomes grey.
 
-    Each channel is divided by the glass's own, as absorption multiplies, and scaled such that the glass's brightest
-    channel stays as it is. The colour of the glass may change slowly over the slide. It is the brightest of the
-    common colours of areas without texture in windows of ``window_px``. Where there is none (tissue everywhere, a dark
-    background), and where it is colourless, the picture is given back as it is.
+    Each channel is divided by that of the glass, since absorption is multiplicative, and scaled such that the brightest
+    channel of the glass is unchanged. The colour of the glass may change slowly over the slide. It is the brightest of
+    the frequent colours of areas without texture in windows of ``window_px``. The picture is returned unchanged if
+    there is no such colour (tissue everywhere, a dark background) or if the glass is colourless.
     """
     step = math.ceil(max(picture.shape) / SAMPLE_PX)
     coefficients = _glass(np.ascontiguousarray(picture[::step, ::step]), window_px)
@@ -56,15 +56,15 @@ def on_clear_glass(picture: NDArray[np.uint8], window_px: int) -> NDArray[np.uin
 
 
 def _glass(picture: NDArray[np.uint8], window_px: int) -> tuple[Floats, Floats, Floats] | None:
-    """Coefficients ``(6, 2)`` of the log ratios over ``_terms``, and the bounds ``(2,)`` of these ratios; or None."""
+    """Coefficients ``(6, 2)`` of the log ratios in ``_terms``, and the bounds ``(2,)`` of these ratios; or None."""
     blurred = np.asarray(cv2.medianBlur(picture, window_px), np.uint8)
     glass = _smooth(picture, window_px) & _may_be_glass(blurred)
     pixels = blurred[glass].astype(np.float32)
-    if len(pixels) < LEAST_SHARE * glass.size:
+    if len(pixels) < MIN_SHARE * glass.size:
         return None
     logs = np.log(pixels)
     ratios = logs[:, ::2] - logs[:, 1:2]
-    common = _brightest(ratios, pixels.mean(axis=1), LEAST_SHARE * glass.size)
+    common = _brightest(ratios, pixels.mean(axis=1), MIN_SHARE * glass.size)
     if common is None:
         return None
     every = math.ceil(len(ratios) / FITTED)
@@ -73,7 +73,7 @@ def _glass(picture: NDArray[np.uint8], window_px: int) -> tuple[Floats, Floats, 
     terms = _terms(*(2 * at / max(side - 1, 1) - 1 for at, side in ((columns, width), (rows, height))))
     surface = np.zeros((terms.shape[1], 2), np.float32)
     surface[0] = common
-    for _ in range(REFITS):  # from the common colour on, as far as it changes slowly
+    for _ in range(REFITS):  # starting from the frequent colour, as far as it changes slowly
         near = (np.abs(terms @ surface - ratios) <= 1.5 * BIN).all(axis=1)
         surface = np.linalg.lstsq(terms[near], ratios[near], rcond=None)[0].astype(np.float32)
     lowest, highest = np.percentile(ratios[near], (1, 99), axis=0).astype(np.float32)
@@ -86,7 +86,7 @@ def _terms(x: NDArray[np.floating], y: NDArray[np.floating]) -> Floats:
 
 
 def _brightest(ratios: Floats, light: Floats, least: float) -> Floats | None:
-    """The brightest of the colours ``(2,)`` that ``least`` pixels have; None when no colour is so common."""
+    """The brightest colour ``(2,)`` of at least ``least`` pixels; None if no colour is so frequent."""
     places = (np.rint(ratios / BIN).astype(np.int64) + BINS // 2).clip(0, BINS - 1)
     flat = places[:, 0] * BINS + places[:, 1]
     around = np.ones((3, 3))
@@ -105,7 +105,7 @@ def _brightest(ratios: Floats, light: Floats, least: float) -> Floats | None:
 
 def _smooth(picture: NDArray[np.uint8], window_px: int) -> NDArray[np.bool_]:
     values = picture.astype(np.float32)
-    mean, square = (cv2.blur(some, (window_px, window_px)) for some in (values, values**2))
+    mean, square = (cv2.blur(array, (window_px, window_px)) for array in (values, values**2))
     return np.asarray((square - mean**2).max(axis=2) <= SMOOTH**2)
 
 
@@ -114,5 +114,5 @@ def _may_be_glass(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
     lowest = picture.min(axis=2)
     white = lowest == WHITE
     stained = (hue < STAINED_HUES[0]) | (hue > STAINED_HUES[1])
-    tint = np.where(stained, GREY_TINT if white.mean() >= LEAST_SHARE else MOST_STAINED_TINT, MOST_TINT)
+    tint = np.where(stained, GREY_TINT if white.mean() >= MIN_SHARE else MAX_STAINED_TINT, MAX_TINT)
     return np.asarray((saturation <= tint) & (lowest >= DARKEST) & ~white)

@@ -1,4 +1,4 @@
-"""The aligned grid of patches: which patches of a slide are used, at every magnification."""
+"""The aligned grid of patches that are used, at every magnification."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from milsurv.errors import ResolutionError, SlideError
 from milsurv.slides.tissue import TissueMask
 
 ROUNDING = 1e-9
-"""Slack of comparisons between quotients of floats."""
+"""Tolerance for comparisons of quotients of floats."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Magnification:
 
     value: int
     mpp: float
-    """True µm per patch pixel."""
+    """Actual µm per patch pixel."""
     factor: float
     """Level-0 pixels per patch pixel."""
     patch_level0: float
@@ -52,7 +52,7 @@ class PatchGrid:
         return {m: len(places) for m, places in self.grid.items()}
 
     def only(self, kept: Mapping[int, NDArray[np.bool_]]) -> PatchGrid:
-        """The grid without the patches that are not ``kept``: magnification -> ``(n,)``."""
+        """The grid with the patches that are ``kept`` (magnification -> ``(n,)``)."""
         return PatchGrid(
             self.magnifications,
             {m: places[kept[m]] for m, places in self.grid.items()},
@@ -61,30 +61,29 @@ class PatchGrid:
 
 
 def make_grid(dimensions: tuple[int, int], mpp: float, mask: TissueMask, tiling: Tiling) -> PatchGrid:
-    """The patches of a slide of ``dimensions`` (width, height) level-0 pixels of ``mpp`` µm that are tissue.
+    """The tissue patches of a slide with ``dimensions`` (width, height) in level-0 pixels of ``mpp`` µm.
 
-    A patch of the finest magnification is kept when it lies wholly on the slide and at least
-    ``tiling.min_tissue`` of it is tissue; a coarser one, which may hang over the slide's edge, when one of
-    its finer patches is. Raises SlideError when the slide is too coarse for the finest magnification, has no
-    tissue, or keeps no patch.
+    A patch of the finest magnification is kept if it is entirely on the slide and at least ``tiling.min_tissue``
+    of it is tissue. A coarser patch, which may extend beyond the slide, is kept if one of its finer patches is. Raises
+    SlideError if the slide is too coarse for the finest magnification, has no tissue, or keeps no patch.
     """
     magnifications = make_magnifications(mpp, tiling)
     finest = magnifications[tiling.magnifications[0]]
     columns, rows = (int(side / finest.patch_level0 + ROUNDING) for side in dimensions)
     if not (columns and rows):
         raise SlideError(
-            f"too small: {dimensions[0]}×{dimensions[1]} px hold no {finest.value}x patch "
+            f"too small: {dimensions[0]}×{dimensions[1]} px contain no {finest.value}x patch "
             f"of {finest.patch_level0:g} px"
         )
     if not mask.mask.any():
         why = "".join(f"; {warning}" for warning in mask.warnings)
-        raise SlideError(f"no tissue: none was found on the slide; see the settings under tissue{why}")
+        raise SlideError(f"no tissue was found on the slide; check the settings under tissue{why}")
     share = _tissue_share(mask, _edges(columns, finest), _edges(rows, finest))
     kept = share >= tiling.min_tissue - ROUNDING
     if not kept.any():
         raise SlideError(
-            f"no tissue: no {finest.value}x patch is tissue for {tiling.min_tissue:.0%} of its area, "
-            f"at most {share.max():.1%}; tiling.min_tissue sets the share"
+            f"no tissue: no {finest.value}x patch is at least {tiling.min_tissue:.0%} tissue (tiling.min_tissue); the "
+            f"largest share is {share.max():.1%}"
         )
     grid, coords = {}, {}
     for magnification in magnifications:
@@ -98,9 +97,9 @@ def make_grid(dimensions: tuple[int, int], mpp: float, mask: TissueMask, tiling:
 def make_magnifications(mpp: float, tiling: Tiling) -> dict[int, Magnification]:
     """The resolution of each magnification, finest first, on a slide of ``mpp`` µm per level-0 pixel.
 
-    Magnification m asks for 10 / m µm/px. The finest takes an integer number of level-0 pixels per patch
-    pixel where that comes within ``tiling.resolution_tolerance`` of what is asked, else exactly what is
-    asked; the others are whole multiples of it. Raises SlideError when the slide is too coarse for that.
+    Magnification m has 10 / m µm/px. The finest has an integer number of level-0 pixels per patch pixel if that
+    is within ``tiling.resolution_tolerance``, else the exact factor; the others are integer multiples of it. Raises
+    ResolutionError if the slide is too coarse.
     """
     finest = tiling.magnifications[0]
     factor = 10 / finest / mpp
@@ -124,8 +123,8 @@ def _too_coarse(mpp: float, tiling: Tiling) -> str:
     allowed = [magnification for magnification in tiling.magnifications if magnification <= limit + ROUNDING]
     names = ", ".join(f"{magnification}x" for magnification in allowed) or "none of tiling.magnifications"
     return (
-        f"too coarse for {finest}x: it has {mpp:.4g} µm/px, {finest}x needs {10 / finest:g}; it allows "
-        f"{names} (at most {limit:.3g}x): change tiling.magnifications, or, if the µm/px is wrong, correct that"
+        f"too coarse for {finest}x: it has {mpp:.4g} µm/px, but {finest}x needs {10 / finest:g}; it allows "
+        f"{names} (at most {limit:.3g}x): change tiling.magnifications, or correct the µm/px if it is wrong"
     )
 
 
@@ -135,8 +134,8 @@ def _edges(count: int, magnification: Magnification) -> NDArray[np.float64]:
 
 
 def _tissue_share(mask: TissueMask, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``(len(y) - 1, len(x) - 1)`` share of tissue between the borders ``x`` and ``y`` (level-0 pixels)."""
-    to_edge = np.pad(mask.mask, ((0, 1), (0, 1)), mode="edge")  # its size was rounded to whole mask pixels
+    """Share of tissue ``(len(y) - 1, len(x) - 1)`` between the borders ``x`` and ``y`` (level-0 pixels)."""
+    to_edge = np.pad(mask.mask, ((0, 1), (0, 1)), mode="edge")  # the mask's size is rounded to whole pixels
     integral = np.pad(to_edge.cumsum(0, dtype=np.float64).cumsum(1), ((1, 0), (1, 0)))
     at_borders = _interpolate(_interpolate(integral, y / mask.downsample).T, x / mask.downsample).T
     tissue = np.diff(np.diff(at_borders, axis=0), axis=1) * mask.downsample**2
@@ -144,7 +143,7 @@ def _tissue_share(mask: TissueMask, x: NDArray[np.float64], y: NDArray[np.float6
 
 
 def _interpolate(values: NDArray[np.float64], places: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows of ``values`` at fractional row numbers; exact for a mask's integral, linear between pixels."""
+    """Rows of ``values`` at fractional positions; exact for the integral of a mask, which is linear within pixels."""
     places = places.clip(0, len(values) - 1)
     below = np.minimum(places.astype(np.int64), len(values) - 2)
     weight = (places - below)[:, None]
@@ -152,7 +151,7 @@ def _interpolate(values: NDArray[np.float64], places: NDArray[np.float64]) -> ND
 
 
 def _any_of(kept: NDArray[np.bool_], ratio: int) -> NDArray[np.bool_]:
-    """Whether any of each ``ratio`` × ``ratio`` patches is kept."""
+    """Whether any patch of each ``ratio`` × ``ratio`` block is kept."""
     rows, columns = kept.shape
     padded = np.pad(kept, ((0, -rows % ratio), (0, -columns % ratio)))
     blocks = padded.reshape(padded.shape[0] // ratio, ratio, padded.shape[1] // ratio, ratio)

@@ -1,4 +1,4 @@
-"""Reading slides whose level 0 is stored as JPEG tiles: each tile is decoded once, without OpenSlide's canvas."""
+"""Fast reading of slides whose level 0 is stored as JPEG tiles: each tile is decoded once, without OpenSlide."""
 
 from __future__ import annotations
 
@@ -19,21 +19,19 @@ from milsurv.plugin.base import PluginConfig
 from milsurv.slides.reader import OpenSlideSlide, Reader, Slide
 
 JPEG = 7
-"""TIFF's number of the compression."""
+"""TIFF code of the compression."""
 ADOBE_TRANSFORM = {2: 0, 6: 1}
 """TIFF's photometric interpretation (RGB, YCbCr) -> the colour transform in an Adobe marker."""
 VENDORS = ("aperio", "generic-tiff")
-"""OpenSlide's formats whose level 0 is one image of a TIFF, neither moved nor overlapped."""
-KEPT_BYTES = 64 * 2**20
-"""Most memory for decoded tiles that reach beyond the area that asked for them."""
-
-
-LARGEST_TILE = 8192
-"""Pixels of a tile's side that are decoded here."""
+"""OpenSlide's vendors whose level 0 is one image of a TIFF, without offsets or overlap."""
+CACHE_BYTES = 64 * 2**20
+"""Memory for decoded tiles of which only a part has been used."""
+MAX_TILE = 8192
+"""Largest side of a tile in pixels."""
 
 
 class JpegTilesConfig(PluginConfig):
-    """Settings of the reader of JPEG tiles."""
+    """Settings of the JPEG tile reader."""
 
     decode: Literal["full", "half"] = "full"
     """``half``: let the JPEG decoder halve the resolution (scaled inverse DCT) for patches of at most half of level 0's
@@ -41,7 +39,7 @@ class JpegTilesConfig(PluginConfig):
 
 
 class JpegTilesReader(Reader):
-    """Reads JPEG tiles itself where their pixels equal OpenSlide's, and leaves all else to OpenSlide."""
+    """Decodes JPEG tiles itself if their pixels equal OpenSlide's, and reads everything else with OpenSlide."""
 
     Config = JpegTilesConfig
 
@@ -57,7 +55,7 @@ class JpegTilesError(Exception):
 
 
 class JpegTiles:
-    """The JPEG tiles of a TIFF's first image. Raises JpegTilesError when it has none."""
+    """The JPEG tiles of a TIFF's first image. Raises JpegTilesError if it has none."""
 
     def __init__(self, path: Path):
         try:
@@ -69,7 +67,7 @@ class JpegTiles:
                 self.tile_px = (int(page.tilewidth), int(page.tilelength))
                 self._offsets, self._sizes = page.dataoffsets, page.databytecounts
                 layers = (page.is_tiled, page.samplesperpixel, page.bitspersample, page.planarconfig)
-        except Exception as error:  # the parser may stumble anywhere in a damaged file
+        except Exception as error:  # the parser may fail anywhere in a damaged file
             raise JpegTilesError(f"tifffile cannot read it ({error})") from None
         if layers != (True, 3, 8, 1):
             raise JpegTilesError("level 0 is not stored as tiles of three interleaved 8-bit channels")
@@ -77,8 +75,8 @@ class JpegTiles:
             raise JpegTilesError(f"level 0 is stored as {_name_of_compression(compression)}, not as JPEG")
         if photometric not in ADOBE_TRANSFORM:
             raise JpegTilesError(f"photometric interpretation {photometric} is neither RGB nor YCbCr")
-        if min(*self.dimensions, *self.tile_px) < 1 or max(self.tile_px) > LARGEST_TILE:
-            raise JpegTilesError(f"level 0 says that it is {self.dimensions} px, in tiles of {self.tile_px}")
+        if min(*self.dimensions, *self.tile_px) < 1 or max(self.tile_px) > MAX_TILE:
+            raise JpegTilesError(f"its tags declare {self.dimensions} px in tiles of {self.tile_px}")
         self.columns, self.rows = (
             -(-side // tile) for side, tile in zip(self.dimensions, self.tile_px, strict=True)
         )
@@ -93,11 +91,11 @@ class JpegTiles:
         self._file.close()
 
     def missing(self, column: int, row: int) -> bool:
-        """Whether nothing was scanned there."""
+        """Whether the tile was not scanned."""
         return self._sizes[row * self.columns + column] == 0
 
     def probes(self) -> list[tuple[int, int]]:
-        """(column, row) of tiles in all parts of the slide, of the one with most detail, and of a missing one."""
+        """(column, row) of tiles all over the slide, of the largest one in bytes, and of a missing one."""
         columns, rows = ((0, count // 2, count - 1) for count in (self.columns, self.rows))
         sizes = np.array(self._sizes)
         special = [int(sizes.argmax()), int(sizes.argmin())]
@@ -105,13 +103,13 @@ class JpegTiles:
         return list(dict.fromkeys([*places, *((i % self.columns, i // self.columns) for i in special)]))
 
     def decode(self, column: int, row: int, scale: Literal[1, 2]) -> NDArray[np.uint8]:
-        """RGB ``(height / scale, width / scale, 3)`` of a tile. Raises ValueError when it does not decode."""
+        """A tile as RGB ``(height / scale, width / scale, 3)``. Raises ValueError if it cannot be decoded."""
         index = row * self.columns + column
         with self._file_lock:
             self._file.seek(self._offsets[index])
             stored = self._file.read(self._sizes[index])
         width, height = (side // scale for side in self.tile_px)
-        # RGB without an Adobe marker is taken for YCbCr by some component numbers: say which it is.
+        # Without an Adobe marker, decoders take RGB with some component ids for YCbCr.
         marker = b"" if b"Adobe" in stored[:512] or b"Adobe" in self._tables else self._adobe
         whole = b"\xff\xd8" + marker + self._tables + stored[2:]
         pixels = simplejpeg.decode_jpeg(whole, "RGB", min_width=width, min_height=height, min_factor=scale)
@@ -128,7 +126,7 @@ def _name_of_compression(number: int) -> str:
 
 
 class JpegTilesSlide(OpenSlideSlide):
-    """A slide opened by OpenSlide whose level 0 is read from its JPEG tiles, if probes have OpenSlide's pixels."""
+    """A slide opened by OpenSlide whose level 0 is decoded here if a sample of tiles has OpenSlide's pixels."""
 
     def __init__(self, path: Path, mpp: float | None = None, decode: Literal["full", "half"] = "full"):
         super().__init__(path, mpp)
@@ -168,7 +166,7 @@ class JpegTilesSlide(OpenSlideSlide):
     def _assemble(
         self, tiles: JpegTiles, x: int, y: int, size: tuple[int, int], shrink: int
     ) -> NDArray[np.uint8]:
-        """``size`` (width, height) pixels from ``(x, y)`` on; each is the average of ``shrink``² of level 0."""
+        """``size`` (width, height) pixels from ``(x, y)``, each the average of ``shrink``² pixels of level 0."""
         picture = np.empty((size[1], size[0], 3), np.uint8)
         width, height = (side // shrink for side in tiles.tile_px)
         right_end, bottom_end = tiles.columns * width, tiles.rows * height
@@ -186,7 +184,7 @@ class JpegTilesSlide(OpenSlideSlide):
         return picture
 
     def _tile(self, tiles: JpegTiles, column: int, row: int, shrink: int, keep: bool) -> NDArray[np.uint8]:
-        """A tile averaged over ``shrink``² pixels; ``keep`` it for the area beside, which needs its other part."""
+        """A tile averaged over ``shrink``² pixels; with ``keep``, it is cached for neighbouring areas."""
         if not keep:
             return self._make_tile(tiles, column, row, shrink)
         key = (column, row, shrink)
@@ -195,7 +193,7 @@ class JpegTilesSlide(OpenSlideSlide):
         tile = self._make_tile(tiles, column, row, shrink) if kept is None else kept
         with self._kept_lock:
             self._kept[key] = tile
-            while len(self._kept) * tile.nbytes > KEPT_BYTES:
+            while len(self._kept) * tile.nbytes > CACHE_BYTES:
                 self._kept.popitem(last=False)
         return tile
 
@@ -203,7 +201,7 @@ class JpegTilesSlide(OpenSlideSlide):
         scale: Literal[1, 2] = 2 if self._half and shrink % 2 == 0 else 1
         try:
             pixels = self._decode(tiles, column, row, scale)
-        except ValueError:  # OpenSlide forgives some damage, and says where it does not
+        except ValueError:  # OpenSlide tolerates some damage, and reports where it does not
             scale = 1
             x, y = column * tiles.tile_px[0], row * tiles.tile_px[1]
             pixels = super()._region(x, y, 0, *tiles.tile_px)
@@ -213,7 +211,7 @@ class JpegTilesSlide(OpenSlideSlide):
         return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
 
     def _decode(self, tiles: JpegTiles, column: int, row: int, scale: Literal[1, 2]) -> NDArray[np.uint8]:
-        """A tile at 1/scale, with the background where nothing was scanned and beyond the slide's edge."""
+        """A tile at 1/scale, with the background colour where not scanned and beyond the edge of the slide."""
         width, height = (side // scale for side in tiles.tile_px)
         if tiles.missing(column, row):
             pixels = np.empty((height, width, 3), np.uint8)
@@ -227,11 +225,11 @@ class JpegTilesSlide(OpenSlideSlide):
         return pixels
 
     def _probed_tiles(self) -> JpegTiles:
-        """The file's tiles. Raises JpegTilesError when they are not what OpenSlide shows."""
+        """The file's tiles. Raises JpegTilesError if their pixels differ from OpenSlide's."""
         vendor = self._slide.properties.get(openslide.PROPERTY_NAME_VENDOR)
         if vendor not in VENDORS:
             raise JpegTilesError(
-                f"tiles are read of {' and '.join(VENDORS)} slides alone, this one is {vendor}"
+                f"only tiles of {' and '.join(VENDORS)} slides are decoded here, this one is {vendor}"
             )
         tiles = JpegTiles(self.path)
         try:
@@ -251,7 +249,7 @@ class JpegTilesSlide(OpenSlideSlide):
             theirs = super()._region(column * width, row * height, 0, width, height)
             ours = self._decode(tiles, column, row, 1)
         except (SlideError, ValueError) as error:
-            self._reopen()  # OpenSlide reads nothing more after an error
+            self._reopen()  # OpenSlide cannot read anything after an error
             raise JpegTilesError(f"{where} is damaged ({error})") from None
         if not np.array_equal(ours, theirs):
-            raise JpegTilesError(f"{where} decodes to other pixels")
+            raise JpegTilesError(f"{where} has other pixels than OpenSlide's")

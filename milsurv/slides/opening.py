@@ -1,4 +1,4 @@
-"""Opening a slide and finding its tissue so that whatever goes wrong costs that slide, not the run."""
+"""Opening slides and finding their tissue, with every failure turned into an error of that slide."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from milsurv.slides.reader import Slide
 from milsurv.slides.tissue import TissueMask
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-SHOWN_CHARACTERS = 200
-MOST_MM2 = 40_000.0
-"""Area of a slide, beyond that of the largest glass in use (about 180 × 130 mm)."""
+MAX_CHARACTERS = 200
+MAX_MM2 = 40_000.0
+"""Larger than the largest glass in use (about 180 × 130 mm)."""
 
 
 @contextmanager
 def slide_faults() -> Iterator[None]:
     """Turn any unexpected exception into a SlideFaultError that names it and where it was raised.
 
-    Left as they are: the errors of milsurv, a full disk, and what stops a run (they are no ``Exception``).
+    Errors of milsurv, a full disk, and interrupts (which are not an ``Exception``) are not changed.
     """
     try:
         yield
@@ -39,14 +39,14 @@ def slide_faults() -> Iterator[None]:
         name = (
             kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         )
-        said = first_line(error)[:SHOWN_CHARACTERS] or "no message"
-        what = f"needs more memory than there is ({said})" if isinstance(error, MemoryError) else said
+        message = first_line(error)[:MAX_CHARACTERS] or "no message"
+        what = f"out of memory ({message})" if isinstance(error, MemoryError) else message
         raise SlideFaultError(f"{name}: {what}", f"{Path(frame.filename).name}:{frame.lineno}") from error
 
 
 @contextmanager
 def open_slide(registry: Registry, reader: PluginSection, path: Path, mpp: float | None) -> Iterator[Slide]:
-    """The slide, opened by the configured reader; closed at the end. Raises SlideError when it does not open."""
+    """The slide, opened by the configured reader and closed at the end. Raises SlideError if it cannot be opened."""
     with slide_faults():
         slide = registry.create("reader", reader).open(path, mpp)
     try:
@@ -58,19 +58,19 @@ def open_slide(registry: Registry, reader: PluginSection, path: Path, mpp: float
 
 
 def find_tissue(registry: Registry, tissue: PluginSection, slide: Slide) -> TissueMask:
-    """The slide's tissue by the configured segmentation. Raises SlideError when that fails."""
+    """The slide's tissue by the configured segmentation. Raises SlideError if that fails."""
     with slide_faults():
         mask: TissueMask = registry.create("tissue", tissue).segment(slide)
         return mask
 
 
 def _require_plausible(slide: Slide) -> None:
-    """Raise ResolutionError when no slide has that resolution or size, whichever reader says so."""
+    """Raise ResolutionError if no slide can have that resolution or size."""
     if not is_valid_mpp(slide.mpp):
-        raise ResolutionError(f"impossible resolution: {slide.mpp:g} µm/px; allowed are {ALLOWED_MPP}")
+        raise ResolutionError(f"invalid resolution: {slide.mpp:g} µm/px; allowed: {ALLOWED_MPP}")
     width, height = (side * slide.mpp / 1000 for side in slide.dimensions)
-    if width * height > MOST_MM2:
+    if width * height > MAX_MM2:
         raise ResolutionError(
-            f"impossible size: {width:,.0f} × {height:,.0f} mm at {slide.mpp:.4g} µm/px; at most {MOST_MM2:,.0f} mm² "
-            "are allowed: the file is damaged, or its µm/px is wrong"
+            f"invalid size: {width:,.0f} × {height:,.0f} mm at {slide.mpp:.4g} µm/px; allowed: at most {MAX_MM2:,.0f} "
+            "mm²; the file is damaged, or its µm/px is wrong"
         )

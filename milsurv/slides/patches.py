@@ -1,4 +1,4 @@
-"""Pixels of a grid's patches: every area of the slide is read once, for all magnifications."""
+"""Reading the patches of a grid: every area of the slide is read once, for all magnifications."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from milsurv.config.run import Tiling
 from milsurv.slides.grid import Magnification, PatchGrid
 from milsurv.slides.opening import slide_faults
-from milsurv.slides.quality import usable
 from milsurv.slides.reader import Slide
 
 MAX_READ_PX = 4096
-"""Side in level-0 pixels up to which patches are read together; bounds the memory of a read."""
+"""Largest side in level-0 pixels of an area that is read at once; bounds the memory of a read."""
+WHITE, BLACK = 220, 40
+"""Smallest grey level of the channels of a white pixel, and largest of a black one."""
 
 
 Batch = tuple[int, NDArray[np.int64], NDArray[np.uint8]]
@@ -26,15 +27,15 @@ Batch = tuple[int, NDArray[np.int64], NDArray[np.uint8]]
 
 
 def read_grid(slide: Slide, grid: PatchGrid, tiling: Tiling, threads: int = 1) -> Iterator[Batch]:
-    """Every patch of ``grid`` once, in an order that is always the same, but for those that are of no use.
+    """Yield every patch of ``grid`` once, in a deterministic order, except those of low quality.
 
-    Patches of the finest magnification that ``tiling``'s bounds on quality reject are left out, and with them the
-    coarser patches that hold no other.
+    Patches of the finest magnification outside ``tiling``'s bounds on quality are skipped, and so are coarser
+    patches that contain no other.
 
-    For each patch of the coarsest magnification, in the grid's order, come the patches within it, those of the
-    finest magnification first. The finest are averages of level 0, each coarser one of the next finer. Where
-    the factor is no integer, patches lie within half a level-0 pixel of their place. With ``threads``, as many
-    coarsest patches are read at the same time. Raises SlideError, with the place, where the slide is damaged.
+    For each patch of the coarsest magnification, in the grid's order, the patches within it follow, those of the
+    finest magnification first. The finest are averages of level 0, coarser ones averages of the next finer. If the
+    factor is not an integer, positions are rounded to level-0 pixels. ``threads`` coarsest patches are read at the same
+    time. Raises SlideError, with the position, where the slide is damaged.
     """
     finest, *coarser = grid.magnifications
     coarsest = min(grid.magnifications)
@@ -57,7 +58,7 @@ def read_grid(slide: Slide, grid: PatchGrid, tiling: Tiling, threads: int = 1) -
         within = [(down, right) for down in range(span) for right in range(span)]
         kept = [(down, right) for down, right in within if (column + right, row + down) in indices[finest]]
         patches = _cut(block, span, kept)
-        good = usable(patches, tiling)
+        good = is_usable(patches, tiling)
         if not good.all():
             kept, patches = [kept[at] for at in np.flatnonzero(good)], patches[good]
         batches = [(finest, index(kept, finest, place), patches)]
@@ -77,7 +78,7 @@ def read_grid(slide: Slide, grid: PatchGrid, tiling: Tiling, threads: int = 1) -
 def _in_order(
     read: Callable[[list[int]], list[Batch]], places: Sequence[list[int]], threads: int
 ) -> Iterator[list[Batch]]:
-    """``map(read, places)`` by ``threads``, with at most twice as many under way or waiting."""
+    """``map(read, places)`` in ``threads``, with at most twice as many results in progress or waiting."""
     if threads == 1:
         yield from map(read, places)
         return
@@ -101,7 +102,7 @@ def _index_by_place(places: NDArray[np.int32]) -> dict[tuple[int, int], int]:
 def _read_block(
     slide: Slide, finest: Magnification, column: int, row: int, span: int, patch_px: int
 ) -> NDArray[np.uint8]:
-    """``span`` × ``span`` patches of the finest magnification from (column, row) on, as one picture."""
+    """``span`` × ``span`` patches of the finest magnification from (column, row), as one picture."""
     step = max(1, int(MAX_READ_PX / finest.patch_level0))
     cuts = [*range(0, span, step), span]
     strips = []
@@ -129,3 +130,20 @@ def _cut(block: NDArray[np.uint8], side: int, kept: Sequence[tuple[int, int]]) -
     tiles = block.reshape(side, patch_px, side, patch_px, 3).swapaxes(1, 2)
     rows, columns = np.array(kept, np.intp).reshape(-1, 2).T
     return np.ascontiguousarray(tiles[rows, columns])
+
+
+def is_usable(patches: NDArray[np.uint8], tiling: Tiling) -> NDArray[np.bool_]:
+    """Whether RGB ``patches (n, h, w, 3)`` are within ``tiling``'s bounds on sharpness, white and black: ``(n,)``."""
+    kept = np.ones(len(patches), bool)
+    if tiling.min_sharpness is not None:
+        kept &= np.array([sharpness(patch) >= tiling.min_sharpness for patch in patches], bool)
+    if tiling.max_white is not None:
+        kept &= (patches.min(axis=3) >= WHITE).mean(axis=(1, 2)) <= tiling.max_white
+    if tiling.max_black is not None:
+        kept &= (patches.max(axis=3) <= BLACK).mean(axis=(1, 2)) <= tiling.max_black
+    return kept
+
+
+def sharpness(patch: NDArray[np.uint8]) -> float:
+    """Variance of the Laplacian of an RGB patch in grey (Pech-Pacheco et al., ICPR 2000)."""
+    return float(cv2.Laplacian(cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var())

@@ -1,4 +1,4 @@
-"""Opening slides: the contract of a reader, how the resolution is found, and the reader on OpenSlide."""
+"""Reading slides: the base classes of readers, and the reader based on OpenSlide."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from milsurv.slides.formats import (
 from milsurv.slides.resolution import MppSource, find_resolution
 
 HASHED_BYTES = 256 * 1024
-"""How much of a file's beginning and end its quick hash covers."""
+"""Bytes at the start and at the end of a file in its quick hash."""
 THUMBNAIL_BLOCK_PX = 2048
-"""Side of the areas in which a pyramid level is read for a thumbnail."""
+"""Side of the blocks in which a pyramid level is read for a thumbnail."""
 
 
 class Slide(ABC):
-    """An open slide; a context manager that closes it.
+    """An open slide, and a context manager that closes it.
 
-    Errors met while reading are SlideErrors. Their messages do not name the slide: who opened it does.
+    Errors in reading are SlideErrors. Their messages do not name the slide; the caller does.
     """
 
     path: Path
@@ -49,20 +49,19 @@ class Slide(ABC):
     levels: tuple[tuple[int, int], ...]
     """Width and height of each stored level, level 0 first."""
     read_by: str
-    """What reads the pixels."""
+    """Name of the decoder of the pixels."""
     read_by_reason: str
-    """Why that does."""
-    doubts: tuple[str, ...] = ()
-    """What is odd about the slide and should be told, though it can be used."""
+    """Why it is used."""
+    warnings: tuple[str, ...] = ()
 
     @property
     def bounds(self) -> tuple[int, int, int, int]:
-        """x, y, width and height of the scanned area in level-0 pixels: the whole slide, unless the file says less."""
+        """x, y, width and height of the scanned area in level-0 pixels; by default the whole slide."""
         return 0, 0, *self.dimensions
 
     @property
     def qupath_origin(self) -> tuple[int, int]:
-        """The level-0 pixel (x, y) that is QuPath's (0, 0): QuPath shows the scanned area alone, and counts from it.
+        """The level-0 pixel (x, y) that is QuPath's (0, 0): QuPath's coordinates are relative to the scanned area.
 
         Add it to QuPath's coordinates to get level-0 pixels.
         """
@@ -72,23 +71,23 @@ class Slide(ABC):
     def read(self, x: int, y: int, width: int, height: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """An area of level 0, averaged down to ``size`` (width, height): RGB ``(size[1], size[0], 3)``.
 
-        ``x, y, width, height`` are level-0 pixels; the area may reach beyond the slide. What was not scanned
-        and what lies outside shows the slide's background. Always made from level 0: stored coarser levels
-        differ from its average by several grey levels, each scanner's in its own way.
-        Raises SlideError, with the place, when the file is damaged there.
+        ``x, y, width, height`` are level-0 pixels; the area may extend beyond the slide. Areas outside it, or not
+        scanned, have the slide's background colour. Always computed from level 0, since stored coarser levels
+        differ from its average by several grey levels, depending on the scanner. Raises SlideError, with the
+        position, where the file is damaged.
         """
 
     @abstractmethod
     def thumbnail(self, max_px: int) -> tuple[NDArray[np.uint8], float]:
-        """The whole slide as RGB ``(h, w, 3)``, its longer side at most ``max_px``, and its downsample.
+        """The whole slide as RGB ``(h, w, 3)`` with a longest side of at most ``max_px``, and its downsample.
 
-        ``downsample`` is level-0 pixels per thumbnail pixel, at least 1. Made from the pixels of the pyramid,
-        never from the label or macro image. Raises SlideError when the file is damaged.
+        ``downsample`` is level-0 pixels per thumbnail pixel, at least 1. Computed from the pyramid, never from the
+        label or macro image. Raises SlideError if the file is damaged.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
 
     def __enter__(self) -> Self:
         return self
@@ -106,13 +105,13 @@ class Reader(ABC):
 
     @abstractmethod
     def __init__(self, config: PluginConfig):
-        """Keep the settings."""
+        """Store the settings."""
 
     @abstractmethod
     def open(self, path: Path, mpp: float | None = None) -> Slide:
-        """Open the slide at ``path``; ``mpp``, µm per level-0 pixel, wins over what the slide says.
+        """Open the slide at ``path``; ``mpp`` (µm per level-0 pixel) takes precedence over the slide's own.
 
-        Raises SlideError when the file is missing, empty, no slide or damaged, or its resolution is unknown.
+        Raises SlideError if the file is missing, empty, damaged or not a slide, or if its resolution is unknown.
         """
 
 
@@ -131,7 +130,7 @@ class OpenSlideSlide(Slide):
 
     def __init__(self, path: Path, mpp: float | None = None):
         self.path = path
-        self.read_by, self.read_by_reason = "OpenSlide", "the configuration asks for it"
+        self.read_by, self.read_by_reason = "OpenSlide", "it is configured"
         images = _checked_images(path)
         self._slide = _open(path)
         try:
@@ -140,10 +139,10 @@ class OpenSlideSlide(Slide):
             properties = self._slide.properties
             require_rgb(images)
             resolution = find_resolution(properties, mpp)
-            self.mpp, self.mpp_source, self.doubts = resolution.mpp, resolution.source, resolution.doubts
+            self.mpp, self.mpp_source, self.warnings = resolution.mpp, resolution.source, resolution.warnings
             if more := further_images(images, self.dimensions):
-                self.doubts += (
-                    f"it holds {more + 1} images of this size (focal planes or scenes), of which the first is read",
+                self.warnings += (
+                    f"it contains {more + 1} images of this size (focal planes or scenes); the first is used",
                 )
             background = properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
             self._background = np.frombuffer(bytes.fromhex(background), np.uint8)
@@ -183,7 +182,7 @@ class OpenSlideSlide(Slide):
         self._slide = _open(self.path)
 
     def _region(self, x: int, y: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
-        """``width`` × ``height`` pixels of ``level`` from level-0 pixel ``(x, y)`` on, on the background."""
+        """``width`` × ``height`` pixels of ``level`` from level-0 pixel ``(x, y)``, blended with the background."""
         try:
             rgba = np.asarray(self._slide.read_region((x, y), level, (width, height)))
         except openslide.OpenSlideError as error:
@@ -198,7 +197,7 @@ class OpenSlideSlide(Slide):
 
 
 def thumbnail_downsample(dimensions: tuple[int, int], max_px: int) -> float:
-    """Level-0 pixels per pixel of a picture of the slide whose longer side has at most ``max_px``; at least 1."""
+    """Level-0 pixels per pixel of a picture with a longest side of at most ``max_px``; at least 1."""
     return max(1.0, max(dimensions) / max_px)
 
 
@@ -209,7 +208,7 @@ def thumbnail_size(dimensions: tuple[int, int], downsample: float) -> tuple[int,
 
 
 def find_bounds(properties: Mapping[str, str], dimensions: tuple[int, int]) -> tuple[int, int, int, int]:
-    """x, y, width and height of the scanned area; all of ``dimensions`` where the properties give no area in it."""
+    """x, y, width and height of the scanned area; the whole slide if the properties contain no valid area."""
     names = (
         openslide.PROPERTY_NAME_BOUNDS_X,
         openslide.PROPERTY_NAME_BOUNDS_Y,
@@ -227,7 +226,7 @@ def find_bounds(properties: Mapping[str, str], dimensions: tuple[int, int]) -> t
 
 
 class SlideIdentity(TypedDict):
-    """What tells a slide file from another: its size in bytes, and ``sha256:…`` of its two ends."""
+    """Size of a slide file in bytes, and ``sha256:…`` of its start and end."""
 
     size: int
     quick_hash: str
@@ -236,9 +235,9 @@ class SlideIdentity(TypedDict):
 def slide_identity(path: Path) -> SlideIdentity:
     """Size and quick hash (SHA-256 over the size and the first and last 256 KiB) of a slide file.
 
-    A ``.mrxs`` file is only the cover of the folder beside it: there the size is the folder's, and the hash
-    covers its ``Slidedat.ini``. Of a DICOM series the size is that of all files, and the hash covers the hashes of
-    each, whatever their names. Raises SlideError when a file cannot be read.
+    For a ``.mrxs`` file, the size is that of the folder beside it, and the hash that of its ``Slidedat.ini``. For a
+    DICOM series, the size is that of all files, and the hash that of their hashes, independent of their names. Raises
+    SlideError if a file cannot be read.
     """
     try:
         require_file(path)
@@ -258,7 +257,7 @@ def slide_identity(path: Path) -> SlideIdentity:
 
 
 def _identity(file: Path, size: int) -> SlideIdentity:
-    """``size`` and the hash over it and both ends of ``file``."""
+    """``size``, and the hash of it and of both ends of ``file``."""
     with file.open("rb") as opened:
         ends = opened.read(HASHED_BYTES)
         opened.seek(max(0, file.stat().st_size - HASHED_BYTES))
@@ -273,9 +272,9 @@ def whole_hash(path: Path) -> str:
 
 
 def _checked_images(path: Path) -> tuple[TiffImage, ...]:
-    """The images of a TIFF, none of another file; checked before OpenSlide, which ends the process for some of them."""
+    """The images of a TIFF, none for other files; checked here, since invalid ones can make OpenSlide abort."""
     if not require_file(path):
-        raise SlideError("does not open: the file is empty (0 bytes); copy it again")
+        raise SlideError("cannot be opened: the file is empty (0 bytes); copy it again")
     try:
         images = tiff_images(path)
     except OSError as error:
@@ -288,21 +287,21 @@ def _open(path: Path) -> openslide.OpenSlide:
     try:
         return openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError:
-        said = None
+        message = None
     except openslide.OpenSlideError as error:
-        said = str(error)
+        message = str(error)
     try:
-        raise SlideError(f"does not open: {why_not_open(path, said)}")
+        raise SlideError(f"cannot be opened: {why_not_open(path, message)}")
     except OSError as error:
         raise _unreadable(error) from None
 
 
 def _unreadable(error: OSError) -> SlideError:
-    return SlideError(f"does not open: {error.strerror or error} ({error.filename})")
+    return SlideError(f"cannot be opened: {error.strerror or error} ({error.filename})")
 
 
 def _blocks(length: int, out_length: int) -> list[tuple[int, int, int, int]]:
-    """Cuts ``length`` pixels, to be shrunk to ``out_length``: (start, stop, start, stop when shrunk)."""
+    """Blocks of ``length`` pixels to be resized to ``out_length``: (start, stop, resized start, resized stop)."""
     step = max(1, THUMBNAIL_BLOCK_PX * out_length // length)
     cuts = [*range(0, out_length, step), out_length]
     places = [round(cut * length / out_length) for cut in cuts]

@@ -1,4 +1,4 @@
-"""Patches of a slide for those who want pixels, not features."""
+"""Reading the patches of a slide, without a configuration or a run."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from milsurv.slides.patches import read_grid
 from milsurv.slides.reader import Slide
 from milsurv.slides.tissue import TissueMask
 
-EVERYTHING_PX = 64
-"""Level-0 pixels to a pixel of the mask that has all of a slide."""
+WHOLE_SLIDE_PX = 64
+"""Level-0 pixels per pixel of a mask of the whole slide."""
 
 
 def read_patches(
@@ -41,16 +41,16 @@ def read_patches(
     row by row, and within it from the finest magnification to the coarsest. Magnification m has 10 / m µm per pixel.
 
     Args:
-        tissue: which patches: those of tissue, found by ``otsu``; settings of another segmentation, such as
+        tissue: True for patches of tissue found by ``otsu``; settings of a tissue segmentation, such as
             ``{"name": "otsu", "min_area_mm2": 0.1}``; False for all patches.
-        reader: settings of the reader, such as ``{"name": "jpeg_tiles", "decode": "half"}`` (by default
+        reader: settings of the reader, such as ``{"name": "jpeg_tiles", "decode": "half"}`` (default:
             ``jpeg_tiles``).
-        min_tissue: a patch of the finest magnification is kept when at least this share of it is tissue.
-        mpp: µm per level-0 pixel, where the slide does not say, or says it wrongly.
-        threads: areas that are read at the same time.
+        min_tissue: smallest share of tissue in a patch of the finest magnification.
+        mpp: µm per level-0 pixel, if that of the slide is missing or wrong.
+        threads: number of areas read at the same time.
 
-    Raises SlideError, naming the slide, when it cannot be read, its resolution is unknown or too coarse, or there is
-    no tissue.
+    Raises SlideError, naming the slide, if it cannot be read, its resolution is unknown or too coarse, or it has no
+    tissue.
     """
     path = Path(path)
     tiling = Tiling(magnifications=tuple(magnifications), patch_px=patch_px, min_tissue=min_tissue)
@@ -59,14 +59,14 @@ def read_patches(
     segmenter = PluginSection(**({"name": "otsu"} if isinstance(tissue, bool) else tissue))
     try:
         with open_slide(registry, opener, path, mpp) as slide:
-            mask = _everything(slide) if tissue is False else find_tissue(registry, segmenter, slide)
+            mask = _whole_slide(slide) if tissue is False else find_tissue(registry, segmenter, slide)
             grid = make_grid(slide.dimensions, slide.mpp, mask, tiling)
             for magnification, index, patches in read_grid(slide, grid, tiling, threads):
                 yield magnification, grid.coords[magnification][index], patches
     except SlideError as error:
-        raise SlideError(f"{path}: {slide_reason(error, 'give the µm per level-0 pixel as mpp')}") from error
+        raise SlideError(f"{path}: {slide_reason(error, 'pass the µm per level-0 pixel as mpp')}") from error
 
 
-def _everything(slide: Slide) -> TissueMask:
-    width, height = (-(-side // EVERYTHING_PX) for side in slide.dimensions)
-    return TissueMask(np.ones((height, width), np.bool_), float(EVERYTHING_PX))
+def _whole_slide(slide: Slide) -> TissueMask:
+    width, height = (-(-side // WHOLE_SLIDE_PX) for side in slide.dimensions)
+    return TissueMask(np.ones((height, width), np.bool_), float(WHOLE_SLIDE_PX))

@@ -1,4 +1,4 @@
-"""Where tissue lies on a slide: the contract, and segmentation by colour saturation."""
+"""Tissue segmentation: the base class, and segmentation by colour saturation."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ from milsurv.slides.reader import Slide
 
 @dataclass(frozen=True)
 class TissueMask:
-    """Tissue of a slide: bool ``(h, w)``, and the side of one of its pixels in level-0 pixels."""
+    """Tissue of a slide: mask ``(h, w)``, and level-0 pixels per mask pixel."""
 
     mask: NDArray[np.bool_]
     downsample: float
     warnings: tuple[str, ...] = ()
-    """What the user should know of how it was found."""
 
     @property
     def fraction(self) -> float:
@@ -34,57 +33,59 @@ class TissueMask:
         return float(self.mask.mean())
 
     def outlines(self) -> list[NDArray[np.int64]]:
-        """Closed outlines of tissue and of the holes in it, each ``(k, 2)`` in level-0 pixels (x, y)."""
+        """Closed outlines of tissue and of its holes, each ``(k, 2)`` in level-0 pixels (x, y)."""
         contours, _ = cv2.findContours(self.mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
         return [np.rint((contour[:, 0] + 0.5) * self.downsample).astype(np.int64) for contour in contours]
 
 
 NEARLY_ALL, NEARLY_NOTHING = 0.95, 0.005
-"""Shares of the scanned area from which on, and below which, a mask is doubted."""
+"""Shares of the scanned area above and below which a mask is warned about."""
 
 
-def doubts(mask: TissueMask, slide: Slide) -> tuple[str, ...]:
-    """The mask's warnings, and a doubt when it holds nearly all or nearly nothing of the scanned area."""
+def mask_warnings(mask: TissueMask, slide: Slide) -> tuple[str, ...]:
+    """The mask's warnings, and another if it covers nearly all or nearly nothing of the scanned area."""
     _, _, width, height = slide.bounds
     share = mask.mask.sum() * mask.downsample**2 / (width * height)
     if share >= NEARLY_ALL:
-        taken = f"{min(share, 1):.0%} of the scanned area is tissue: is glass taken for it?"
+        warning = f"{min(share, 1):.0%} of the scanned area is tissue: perhaps glass was mistaken for tissue"
     elif 0 < share < NEARLY_NOTHING:
-        taken = f"only {share:.2%} of the scanned area is tissue: is some taken for glass?"
+        warning = f"only {share:.2%} of the scanned area is tissue: perhaps tissue was mistaken for glass"
     else:
         return mask.warnings
-    return *mask.warnings, f"{taken} Look at it with milsurv inspect"
+    return *mask.warnings, f"{warning}; check it with milsurv inspect"
 
 
 class TissueSegmenter(ABC):
-    """Tells tissue from glass."""
+    """Separates tissue from glass."""
 
     Config: ClassVar[type[PluginConfig]] = PluginConfig
 
     @abstractmethod
     def __init__(self, config: PluginConfig):
-        """Keep the settings."""
+        """Store the settings."""
 
     def source(self, slide: Path) -> str | None:  # noqa: ARG002
-        """What beside the slide and the settings decides its mask, such as a file's hash; None when nothing does."""
+        """What the mask depends on besides the slide and the settings, such as a file's hash; None if nothing."""
         return None
 
     @abstractmethod
     def segment(self, slide: Slide) -> TissueMask:
-        """The slide's tissue; a mask without a true pixel when there is none.
+        """The slide's tissue: a mask without a true pixel if there is none.
 
-        Raises SlideError when the slide cannot be read.
+        Raises SlideError if the slide cannot be read.
         """
 
 
 def picture_px(slide: Slide, mpp: float) -> int:
-    """Longer side of a picture of the slide with ``mpp`` µm per pixel."""
+    """Longest side of a picture of the slide with ``mpp`` µm per pixel."""
     return math.ceil(max(slide.dimensions) * slide.mpp / mpp)
 
 
 BLACK = 60
-"""Highest channel of a pixel that is called black, at most."""
-BLACK_SLIDE = "{:.0%} of the slide is black: stained tissue on bright glass is looked for, no fluorescence"
+"""Largest value of the highest channel of a black pixel."""
+BLACK_SLIDE = (
+    "{:.0%} of the slide is black: only stained tissue on bright glass is supported, not fluorescence"
+)
 
 
 class OtsuConfig(PluginConfig):
@@ -113,17 +114,17 @@ class OtsuConfig(PluginConfig):
 
 
 class OtsuTissue(TissueSegmenter):
-    """Otsu's threshold on HSV saturation, held within two bounds: tissue is stained, glass is not.
+    """Otsu's threshold on HSV saturation, within two bounds: tissue is stained, glass is not.
 
-    The tint of the slide's own glass is taken out first (see :mod:`milsurv.slides.glass`).
-    Otsu's method ("A threshold selection method from gray-level histograms", 1979) splits any picture in two;
-    the bounds keep it from splitting bare glass, or tissue that fills the slide. Pen marks and edges of glass are
-    cut out (see :mod:`milsurv.slides.ink`).
+    The tint of the slide's glass is removed first (see :mod:`milsurv.slides.glass`). Otsu's method ("A threshold
+    selection method from gray-level histograms", 1979) splits any picture in two; the bounds keep it from splitting
+    bare glass, or tissue that fills the slide. Pen marks and edges of glass are removed (see
+    :mod:`milsurv.slides.ink`).
     """
 
     Config = OtsuConfig
     SMOOTHING_UM: ClassVar[float] = 56.0
-    """Width of the median filter before the threshold and of the closing after it."""
+    """Width of the median filter before thresholding and of the closing after it."""
 
     def __init__(self, config: OtsuConfig):
         self.config = config
@@ -135,7 +136,7 @@ class OtsuTissue(TissueSegmenter):
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
         picture = on_clear_glass(picture, width)
         ink = find_ink(picture, width) if self.config.remove_ink else np.zeros(picture.shape[:2], bool)
-        tissue = np.pad(self._saturated(picture, width, ink), width)  # beyond the slide there is glass
+        tissue = np.pad(self._saturated(picture, width, ink), width)  # glass outside the slide
         tissue = np.asarray(cv2.morphologyEx(tissue, cv2.MORPH_CLOSE, disc), np.uint8)
         if ink.any():
             tissue[cv2.dilate(np.pad(ink.astype(np.uint8), width), disc, iterations=2) == 1] = 0
@@ -150,7 +151,7 @@ class OtsuTissue(TissueSegmenter):
     def _saturated(
         self, picture: NDArray[np.uint8], median_px: int, ink: NDArray[np.bool_]
     ) -> NDArray[np.uint8]:
-        """1 where the smoothed saturation of an RGB picture is above the threshold, else 0."""
+        """1 where the smoothed saturation of an RGB picture is above the threshold, 0 elsewhere."""
         saturation = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)[..., 1]
         saturation = cv2.medianBlur(np.ascontiguousarray(saturation), median_px)
         clean = saturation[~ink] if not ink.all() else saturation
@@ -160,8 +161,8 @@ class OtsuTissue(TissueSegmenter):
 
 
 def _small_pieces(mask: NDArray[np.uint8], area: float) -> NDArray[np.bool_]:
-    """Pieces of fewer than ``area`` pixels in a ``mask`` of 0 and 1, but for the one at the outer corner."""
+    """Pieces of fewer than ``area`` pixels in a ``mask`` of 0 and 1, except the one at the outer corner."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     small = stats[:, cv2.CC_STAT_AREA] < area
-    small[[0, labels[0, 0]]] = False  # label 0 is what is not in the mask
+    small[[0, labels[0, 0]]] = False  # label 0 is the background
     return np.asarray(small[labels])

@@ -68,6 +68,6 @@ def test_a_folder_flags_what_will_fail(folder: Path, tmp_path: Path) -> None:
     assert any(line.startswith(f"{NAME} ") and "JPEG tiles" in line for line in lines)
     assert any(line.startswith("blank.svs ") and line.rstrip().endswith("excluded") for line in lines)
     assert any("blank.svs would be excluded: no tissue" in line for line in lines)
-    assert any("empty.svs would be excluded: does not open: the file is empty" in line for line in lines)
+    assert any("empty.svs would be excluded: cannot be opened: the file is empty" in line for line in lines)
     assert any(line.startswith("1 of 3 slides can be used") for line in lines)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".geojson", ".png", ".png"]

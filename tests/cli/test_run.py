@@ -157,7 +157,7 @@ def test_a_case_in_two_folds_is_refused(write_config: WriteConfig, tmp_path: Pat
 
 
 def _cohort_with_a_bad_slide(small_cohort: Path, folder: Path) -> dict[str, str]:
-    """The small cohort's section of the YAML, from a copy in which the slide P00-1 does not open."""
+    """The small cohort's section of the YAML, from a copy in which the slide P00-1 cannot be opened."""
     shutil.copytree(small_cohort, folder)
     (folder / "slides" / "P00-1.svs").write_text("no slide")
     return {"table": str(folder / "follow_up.csv"), "slides": str(folder / "slides")}
@@ -173,7 +173,7 @@ def test_check_tells_what_a_run_would_leave_out(
     assert "15 cases, 10 events, 17 slides in the table" in done.stdout
     assert "15 slides open" in done.stdout
     assert "free in" in done.stdout
-    assert "slide P00-1 will be excluded: does not open" in done.stderr
+    assert "slide P00-1 will be excluded: cannot be opened" in done.stderr
     assert "slide P02-1 will be excluded: no file" in done.stderr
 
 

@@ -164,7 +164,7 @@ def test_a_useless_slide_gives_a_reason_and_no_file(write_config: WriteConfig, t
     slide = tmp_path / "note.svs"
     slide.write_text("not a slide")
     outcome = make_feature_file(on_cpu(), settings, SlideRef("note", slide))
-    assert "does not open" in str(outcome.reason)
+    assert "cannot be opened" in str(outcome.reason)
     assert not settings.path("note").exists()
 
 

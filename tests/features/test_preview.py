@@ -45,7 +45,7 @@ def test_why_a_slide_would_be_left_out(tmp_path: Path, registry: Registry) -> No
         (blank, "no tissue", 0.5),
         (unknown, "unknown resolution", None),
         (coarse, "too coarse for 20x", 2.0),
-        (tmp_path / "none.svs", "does not open", None),
+        (tmp_path / "none.svs", "cannot be opened", None),
     ):
         found = inspect_slide(path, None, config(), registry)
         assert found.reason is not None

@@ -89,8 +89,8 @@ def _no_permission(path: Path) -> None:
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (Path.touch, "empty (0 bytes)"),
-    "text": (lambda path: path.write_text("a letter"), "in no slide format"),
-    "truncated": (_truncated, "does not open"),
+    "text": (lambda path: path.write_text("a letter"), "not in a slide format"),
+    "truncated": (_truncated, "cannot be opened"),
     "half copied": (_half_copied, "damaged: cannot read"),
     "late tile lacks": (_late_tile_lacks, "damaged: cannot read"),
     "tile does not decode": (_tile_does_not_decode, "damaged: cannot read"),

@@ -288,7 +288,7 @@ def test_a_file_that_is_no_slide_is_told_once(
     trained: TrainedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text.svs").write_text("this is no slide")
-    with pytest.raises(MilsurvError, match=r"text.svs: does not open"):
+    with pytest.raises(MilsurvError, match=r"text.svs: cannot be opened"):
         find_slide(trained, str(tmp_path / "text.svs"))
     assert capsys.readouterr() == ("", "")
 

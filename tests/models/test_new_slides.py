@@ -31,7 +31,7 @@ def test_a_slide_without_resolution_says_where_to_give_it_and_is_judged_with_it(
 ) -> None:
     (without,) = predict_slides(trained, [unresolved])
     assert without.row["note"] == (
-        "excluded: unknown resolution: the slide gives neither µm/px nor objective power; give the µm per level-0 "
+        "excluded: unknown resolution: the slide has neither µm/px nor objective power; give the µm per level-0 "
         "pixel with --mpp VALUE (milsurv predict also takes a table: --table FILE)"
     )
     with pytest.raises(MilsurvError, match="with --mpp VALUE"):

@@ -88,7 +88,7 @@ def test_slides_come_in_their_order_and_what_cannot_be_read_says_why(
     assert broken.overlap is None
     assert broken.row["models"] == 0
     assert broken.row["risk"] is None
-    assert "does not open" in broken.row["note"]
+    assert "cannot be opened" in broken.row["note"]
     assert predictions[0].row["risk"] == predictions[2].row["risk"]
 
 
@@ -184,7 +184,7 @@ def test_the_command_writes_the_table_and_says_what_could_not_be_judged(
     assert table["models"].tolist() == [6, 0]
     assert table["risk"].isna().tolist() == [False, True]
     assert f"{table['risk'][0]:.2f}" in done.stdout
-    assert "broken is excluded: does not open" in done.stderr
+    assert "broken is excluded: cannot be opened" in done.stderr
 
 
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 2**32 - 1))

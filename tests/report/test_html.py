@@ -296,7 +296,7 @@ def test_what_was_left_out_is_listed_and_escaped(tmp_path: Path) -> None:
     slides = pd.concat([make_slide_table(follow_up), left_out])
     views: list[SlideView | MissingView] = [
         made_up_view(caption=MALICE),
-        MissingView(MALICE, "lowest risk", "does not open: <b>"),
+        MissingView(MALICE, "lowest risk", "cannot be opened: <b>"),
     ]
     lines = {name: [f"{name} {MALICE}"] for name in ("cases_left_out", "dropped", "missing", "warnings")}
     page = report_of(tmp_path, follow_up, views, slides=slides, slides_left_out=1, time_unit=MALICE, **lines)
@@ -305,7 +305,7 @@ def test_what_was_left_out_is_listed_and_escaped(tmp_path: Path) -> None:
     assert page.text.count(f"no tissue: {MALICE}") == 1
     for expected in (*(line for [line] in lines.values()), "B & C", "30 used, 1 left out"):
         assert expected in page.text
-    assert f"Slide {MALICE} (lowest risk) cannot be shown: does not open: <b>" in page.text
+    assert f"Slide {MALICE} (lowest risk) cannot be shown: cannot be opened: <b>" in page.text
     assert "1 slide was left out" in page.text
 
 

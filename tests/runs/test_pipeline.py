@@ -98,7 +98,7 @@ def test_the_run_folder_holds_what_was_run(finished: RunResult) -> None:
 def test_a_slide_that_does_not_open_is_left_out_with_its_reason(finished: RunResult) -> None:
     slides = pd.read_csv(finished.folder / "slides.csv").set_index("slide_id")
     assert slides["status"]["P02-2"] == "left out"
-    assert "does not open" in str(slides["reason"]["P02-2"])
+    assert "cannot be opened" in str(slides["reason"]["P02-2"])
     assert (slides.drop("P02-2")["status"] == "used").all()
     assert finished.slides_left_out == 1
     assert "P02-2" in (finished.folder / "report.html").read_text()
@@ -193,7 +193,7 @@ def test_a_cohort_without_a_usable_slide_is_refused(write_config: WriteConfig, t
     for slide in ("a1", "b1"):
         (slides / f"{slide}.svs").write_text(f"{slide} is no slide")
     with pytest.raises(
-        CohortError, match=r"no case has a usable slide; the reasons: .*does not open.*no file"
+        CohortError, match=r"no case has a usable slide; the reasons: .*cannot be opened.*no file"
     ):
         _run(write_config(cohort={"table": str(table), "slides": str(slides)}))
 

@@ -69,8 +69,8 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "PNG": (lambda p: _picture(p, "PNG"), "a PNG picture"),
     "JPEG": (lambda p: _picture(p, "JPEG"), "a JPEG picture"),
     "gzip": (lambda p: p.write_bytes(gzip.compress(b"slide")), "compressed with gzip"),
-    "a web page": (lambda p: p.write_text("\n <!DOCTYPE html>"), "a web page"),
-    "LFS": (lambda p: p.write_text("version https://git-lfs.github.com/spec/v1"), "pointer of Git LFS"),
+    "HTML or XML": (lambda p: p.write_text("\n <!DOCTYPE html>"), "HTML or XML"),
+    "LFS": (lambda p: p.write_text("version https://git-lfs.github.com/spec/v1"), "Git LFS pointer"),
     "a pipe": (os.mkfifo, "a pipe, socket or device"),
     "a folder": (Path.mkdir, "a folder"),
     "a loop": (lambda p: p.symlink_to(p.name), "Too many levels"),
@@ -91,12 +91,12 @@ def test_what_cannot_be_shown_as_rgb_or_is_no_slide_says_what_it_is(kind: str, t
 @pytest.mark.parametrize(
     ("tags", "reason"),
     [
-        ({"TileWidth": 2**30, "TileLength": 2**30}, "its tiles have 1073741824×1073741824 px"),
+        ({"TileWidth": 2**30, "TileLength": 2**30}, "its tags declare tiles of 1073741824×1073741824 px"),
         (
             {"ImageWidth": 60_000, "ImageLength": 60_000},
-            "60000×60000 px, which take 219,961 tiles, and 9 are stored",
+            "60000×60000 px, which need 219,961 tiles, but 9 are stored",
         ),
-        ({"ImageWidth": 2**31 - 1, "ImageLength": 2**31 - 1}, "and 9 are stored"),
+        ({"ImageWidth": 2**31 - 1, "ImageLength": 2**31 - 1}, "but 9 are stored"),
     ],
 )
 def test_tags_that_ask_for_more_than_the_file_holds_are_refused(
@@ -114,7 +114,7 @@ def test_tags_that_ask_for_more_than_the_file_holds_are_refused(
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(path.name)])
 def test_what_is_no_file_has_no_identity(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / "slide.tif")
-    with pytest.raises(SlideError, match="does not open"):
+    with pytest.raises(SlideError, match="cannot be opened"):
         slide_identity(tmp_path / "slide.tif")
 
 
@@ -132,7 +132,7 @@ def test_rgb_is_shown_however_it_is_stored(kind: str, tmp_path: Path) -> None:
     SHOWN[kind](tmp_path / "slide.tif")
     with JpegTilesSlide(tmp_path / "slide.tif") as slide:
         assert np.array_equal(slide.read(0, 0, 300, 300, (300, 300)), PICTURE)
-        assert slide.doubts == ()
+        assert slide.warnings == ()
 
 
 @pytest.mark.parametrize("alpha", ["unassalpha", "assocalpha"])
@@ -157,4 +157,4 @@ def test_further_focal_planes_are_told(tmp_path: Path) -> None:
                 metadata=None,
             )
     with JpegTilesSlide(tmp_path / "slide.tif") as slide:
-        assert "3 images of this size" in slide.doubts[0]
+        assert "3 images of this size" in slide.warnings[0]

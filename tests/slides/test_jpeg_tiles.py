@@ -123,7 +123,7 @@ def _rgb_said_to_be_ycbcr(path: Path, picture: NDArray[np.uint8]) -> Path:
         (_jpeg2000, "level 0 is stored as APERIO_JP2000_RGB, not as JPEG"),
         (_lossless, "level 0 is stored as ADOBE_DEFLATE, not as JPEG"),
         (_damaged_probe, "the tile in column 0, row 0 is damaged"),
-        (_rgb_said_to_be_ycbcr, "the tile in column 0, row 0 decodes to other pixels"),
+        (_rgb_said_to_be_ycbcr, "the tile in column 0, row 0 has other pixels than OpenSlide's"),
     ],
 )
 def test_what_is_not_openslides_is_left_to_it(write: Any, reason: str, tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from milsurv.config.run import Tiling
 from milsurv.errors import SlideError
 from milsurv.slides import patches as patches_module
 from milsurv.slides.grid import PatchGrid, make_grid
-from milsurv.slides.patches import read_grid
+from milsurv.slides.patches import is_usable, read_grid, sharpness
 from milsurv.slides.reader import OpenSlideSlide
 from milsurv.slides.tissue import OtsuConfig, OtsuTissue, TissueMask
 from milsurv.synthetic.pyramid import write_pyramid
-from tests.slides.make_slides import damage_tile, stained, with_tissue, write_slide
+from tests.slides.make_slides import damage_tile, glass, stained, with_tissue, write_slide
 from tests.slides.test_reader import REAL_SLIDE
 
 Patches = dict[int, NDArray[np.uint8]]
@@ -218,3 +218,29 @@ def test_a_rejected_patch_takes_along_the_coarser_ones_that_hold_no_other(
         expected = np.unique(places // (20 // magnification), axis=0).tolist()
         assert sorted(found) == sorted(expected)
     assert 0 < len(came[5]) < 16
+
+
+def test_sharpness_is_the_variance_of_the_laplacian_and_falls_with_blur() -> None:
+    patch = stained(64, 64)
+    grey = cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY).astype(int)
+    around = np.pad(grey, 1, mode="reflect")
+    laplacian = around[:-2, 1:-1] + around[2:, 1:-1] + around[1:-1, :-2] + around[1:-1, 2:] - 4 * grey
+    assert sharpness(patch) == pytest.approx(laplacian.var())
+    blurred = [
+        sharpness(np.asarray(cv2.GaussianBlur(patch, (0, 0), sigma), np.uint8)) for sigma in (0.5, 1, 2)
+    ]
+    assert blurred == sorted(blurred, reverse=True)
+    assert blurred[0] < sharpness(patch)
+
+
+def test_each_bound_rejects_its_own() -> None:
+    tissue = stained(64, 64)
+    patches = np.stack([tissue, cv2.GaussianBlur(tissue, (0, 0), 4), glass(64, 64), np.zeros_like(tissue)])
+    assert is_usable(patches, Tiling()).tolist() == [True] * 4
+    assert is_usable(patches, Tiling(min_sharpness=200)).tolist() == [True, False, False, False]
+    assert is_usable(patches, Tiling(max_white=0.9)).tolist() == [True, True, False, True]
+    assert is_usable(patches, Tiling(max_black=0.9)).tolist() == [True, True, True, False]
+    half = np.concatenate([tissue[:32], glass(64, 32)])[None]
+    assert is_usable(half, Tiling(max_white=0.5)).tolist() == [True]
+    assert is_usable(half, Tiling(max_white=0.49)).tolist() == [False]
+    assert is_usable(patches[:0], Tiling(min_sharpness=50, max_white=0.5, max_black=0.5)).shape == (0,)

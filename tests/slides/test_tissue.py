@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from milsurv.slides.reader import OpenSlideSlide
-from milsurv.slides.tissue import OtsuConfig, OtsuTissue, TissueMask, doubts
+from milsurv.slides.tissue import OtsuConfig, OtsuTissue, TissueMask, mask_warnings
 from tests.slides.make_slides import GLASS, glass, stained, with_tissue, write_slide
 
 
@@ -163,7 +163,7 @@ def test_white_and_black_areas_that_were_not_scanned(tmp_path: Path) -> None:
     black = segment(tmp_path / "b.svs", mostly_black, mpp=8.0)
     assert overlap(black.mask, truth(black, [(0, 0, 150, 300)])) > 0.85
     assert black.warnings == (
-        "62% of the slide is black: stained tissue on bright glass is looked for, no fluorescence",
+        "62% of the slide is black: only stained tissue on bright glass is supported, not fluorescence",
     )
 
 
@@ -192,7 +192,7 @@ def test_nearly_all_and_nearly_nothing_are_doubted(share: float, said: str | Non
     mask.ravel()[: round(share * mask.size)] = True
     path = write_slide(tmp_path / "a.svs", glass(500, 500), mpp=0.5)
     with OpenSlideSlide(path) as slide:
-        told = doubts(TissueMask(mask, 1.0, ("told before",)), slide)
+        told = mask_warnings(TissueMask(mask, 1.0, ("told before",)), slide)
     assert told[0] == "told before"
     assert len(told) == 1 + (said is not None)
     assert said is None or told[1].startswith(said)

@@ -39,7 +39,7 @@ from milsurv.interrupts import blocked_interrupts, deferred_interrupts, ignore_i
 MOST_WORKERS = 8
 GRACE_SECONDS = 10.0
 """How long a worker may take to end before it is killed. The next run removes the temporary files that it leaves."""
-PRELOADED = ("milsurv.features.extract", "milsurv.training.loop")
+PRELOADED = ("milsurv.features.extraction", "milsurv.training.loop")
 """What the units of a run import, PyTorch included."""
 
 

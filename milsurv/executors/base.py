@@ -20,7 +20,7 @@ from milsurv.executors.memory import release_device_memory
 from milsurv.plugin.base import PluginConfig
 from milsurv.storage.locks import try_lock
 
-Event = dict[str, Any]
+Event = Mapping[str, Any]
 """What a unit reports while it runs: a dict with the event's name under ``event``. It is sent to the driver."""
 Report = Callable[[Event], None]
 

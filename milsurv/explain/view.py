@@ -18,7 +18,7 @@ from milsurv.features.store import patch_sides, read_bag
 from milsurv.plugin.registry import Registry
 from milsurv.slides.opening import find_tissue, open_slide, slide_faults
 from milsurv.slides.reader import Slide
-from milsurv.training.job import MODEL
+from milsurv.storage.run_files import MODEL
 
 Picture = NDArray[np.uint8]
 """RGB ``(h, w, 3)``."""

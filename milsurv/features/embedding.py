@@ -14,6 +14,7 @@ from milsurv.errors import SlideError
 from milsurv.executors.base import Context
 from milsurv.executors.devices import Device
 from milsurv.features.encoder import Encoder
+from milsurv.features.events import BatchesHalved, PatchesEmbedded
 from milsurv.plugin.registry import get_registry
 from milsurv.slides.grid import PatchGrid
 from milsurv.slides.patches import read_grid
@@ -70,11 +71,11 @@ def embed(
             encoder.put(slide, magnification, rows, patches)
             unreported += len(rows)
             if time.monotonic() - reported_at > REPORT_SECONDS:
-                context.report({"event": "patches", "count": unreported})
+                context.report(PatchesEmbedded(event="patches", count=unreported))
                 unreported, reported_at = 0, time.monotonic()
-    context.report({"event": "patches", "count": unreported})
+    context.report(PatchesEmbedded(event="patches", count=unreported))
     if smaller := encoder.smaller_batches():
-        context.report({"event": "smaller batches", "batch_size": smaller, "device": context.device})
+        context.report(BatchesHalved(event="smaller batches", batch_size=smaller, device=context.device))
     finest = slide.embedded[max(slide.embedded)]
     if not finest.any():
         raise SlideError(

@@ -17,9 +17,10 @@ from milsurv.cohort.cases import SlideRef
 from milsurv.cohort.locate import SlideFolder
 from milsurv.config.run import RunConfig
 from milsurv.errors import TABLE_ADVICE, MilsurvError, SlideError, SlideFaultError, slide_reason
-from milsurv.executors.base import Context, Event, Resources, Unit
+from milsurv.executors.base import Context, Resources, Unit
 from milsurv.executors.devices import Device
 from milsurv.features.bag import Bag
+from milsurv.features.events import SlideFinished
 from milsurv.features.store import MagnificationFeatures, read_attributes, write_features
 from milsurv.plugin.registry import Registry, get_registry
 from milsurv.slides.opening import slide_faults
@@ -215,7 +216,7 @@ def make_feature_file(context: Context, source: FeatureSource, slide: SlideRef) 
     A slide that cannot be used gives a reason in place of a file.
     """
     source.registry.require_origins(source.origins)
-    event: Event = {"event": "slide", "slide": slide.slide_id, "reason": None, "bytes": 0}
+    event = SlideFinished(event="slide", slide=slide.slide_id, reason=None, bytes=0)
     path = source.path(slide.slide_id)
     try:
         with slide_faults():

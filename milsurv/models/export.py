@@ -18,13 +18,21 @@ from milsurv.plugin.kinds import SECTIONS
 from milsurv.plugin.registry import LOCAL
 from milsurv.report.results import RunResults
 from milsurv.report.wording import headline, limits, magnifications, metric_name, with_interval
-from milsurv.runs.folder import FEATURES, METRICS
-from milsurv.runs.leakage import FOLLOW_UP, SLIDES
 from milsurv.storage.atomic import json_text
 from milsurv.storage.checksums import read_checked, read_json, write_checked
-from milsurv.training.job import MODEL
+from milsurv.storage.run_files import (
+    COHORT,
+    CONFIG,
+    ENVIRONMENT,
+    FEATURES,
+    METRICS,
+    MODEL,
+    PLUGINS,
+    TRAINING_FOLLOW_UP,
+    TRAINING_SLIDES,
+)
 
-COPIED = ("environment.json", FOLLOW_UP, SLIDES)
+COPIED = (ENVIRONMENT, TRAINING_FOLLOW_UP, TRAINING_SLIDES)
 CARD = "README.md"
 
 
@@ -55,16 +63,16 @@ def _fill(trained: TrainedModel, folder: Path) -> None:
         target.parent.mkdir(parents=True)
         shutil.copyfile(model.file, target)
     settings = _without_paths(trained)
-    write_checked(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-    plugins = read_json(trained.folder / "plugins.json")
+    write_checked(folder / CONFIG, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    plugins = read_json(trained.folder / PLUGINS)
     for plugin in plugins:
         if plugin["version"] == LOCAL:
             plugin["distribution"] = Path(plugin["distribution"]).name
     metrics = read_json(trained.folder / METRICS)
     metrics["cohort"] = _without_ids(metrics["cohort"])
     for name, content in (
-        ("plugins.json", plugins),
-        ("cohort.json", _without_ids(trained.cohort)),
+        (PLUGINS, plugins),
+        (COHORT, _without_ids(trained.cohort)),
         (FEATURES, _named_alone(read_json(trained.folder / FEATURES))),
         (METRICS, metrics),
     ):

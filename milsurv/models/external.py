@@ -25,7 +25,7 @@ from milsurv.features.source import SlideOutcome
 from milsurv.models.prediction import predict_cases
 from milsurv.models.trained import TrainedModel, load_trained, read_settings
 from milsurv.report.html import write_report
-from milsurv.runs.folder import METRICS, RunContent, describe, find_run
+from milsurv.runs.folder import RunContent, describe, find_run
 from milsurv.runs.inputs import (
     feature_source,
     make_features,
@@ -39,7 +39,7 @@ from milsurv.runs.session import Session
 from milsurv.storage.atomic import fingerprint, json_text
 from milsurv.storage.checksums import write_checked
 from milsurv.storage.locks import remove_abandoned
-from milsurv.training.job import PREDICTIONS
+from milsurv.storage.run_files import METRICS, PREDICTIONS
 
 ONE_FOLD, NO_SEED = 0, 0
 """Under which the ensemble's predictions stand, as if it were the one fold of a run."""

@@ -24,15 +24,25 @@ from milsurv.features.source import FeatureSource, SlideOutcome
 from milsurv.plugin.kinds import kinds_that_decide
 from milsurv.plugin.registry import LOCAL, Registry, get_registry
 from milsurv.plugin.sources import framework_fingerprint
-from milsurv.plugin.versions import ENVIRONMENT, PLUGINS
-from milsurv.runs.folder import FEATURES, find_run
+from milsurv.runs.folder import find_run
 from milsurv.runs.inputs import source_class
-from milsurv.runs.leakage import FOLLOW_UP, SLIDES, TrainingCases, TrainingOverlap, name_prefixes
+from milsurv.runs.leakage import TrainingCases, TrainingOverlap, name_prefixes
 from milsurv.storage.checksums import read_checked, read_json
 from milsurv.storage.documents import YAMLError, compose_yaml, construct_yaml
-from milsurv.training.job import MODEL
+from milsurv.storage.run_files import (
+    COHORT,
+    CONFIG,
+    ENVIRONMENT,
+    FEATURES,
+    METRICS,
+    MODEL,
+    PLUGINS,
+    SLIDES,
+    TRAINING_FOLLOW_UP,
+    TRAINING_SLIDES,
+)
 
-NEEDED = ("config.yaml", PLUGINS, ENVIRONMENT, "cohort.json", FEATURES, SLIDES, FOLLOW_UP)
+NEEDED = (CONFIG, PLUGINS, ENVIRONMENT, COHORT, FEATURES, TRAINING_SLIDES, TRAINING_FOLLOW_UP)
 OF_TRAINING = ("training", "aggregator", "loss", "seeds", "splits")
 """Sections of the configuration that made the models what they are."""
 MPP_ADVICE = (
@@ -89,20 +99,20 @@ class TrainedModel:
     @cached_property
     def cohort(self) -> dict[str, Any]:
         """``cohort.json``: the cohort that trained it."""
-        summary: dict[str, Any] = read_json(self.folder / "cohort.json")
+        summary: dict[str, Any] = read_json(self.folder / COHORT)
         return summary
 
     @cached_property
     def times(self) -> tuple[float, ...]:
         """Evaluation times of the run."""
-        return tuple(read_json(self.folder / "metrics.json")["times"])
+        return tuple(read_json(self.folder / METRICS)["times"])
 
     @cached_property
     def training_cases(self) -> TrainingCases:
         """Whom the models learned from."""
         known = TrainingCases.read(self.folder)
-        there = {SLIDES: len(known.slides), FOLLOW_UP: len(known.follow_up.time)}
-        told = {SLIDES: self.cohort["slides"], FOLLOW_UP: self.cohort["cases"]}
+        there = {TRAINING_SLIDES: len(known.slides), TRAINING_FOLLOW_UP: len(known.follow_up.time)}
+        told = {TRAINING_SLIDES: self.cohort["slides"], TRAINING_FOLLOW_UP: self.cohort["cases"]}
         for name, rows in there.items():
             if rows != told[name]:
                 raise MilsurvError(
@@ -125,7 +135,7 @@ class TrainedModel:
     @cached_property
     def slides(self) -> dict[str, dict[str, str]]:
         """Rows of the run's ``slides.csv`` by slide id; empty for an exported model, which names no slides."""
-        path = self.folder / "slides.csv"
+        path = self.folder / SLIDES
         if not path.is_file():
             return {}
         rows = pd.read_csv(StringIO(read_checked(path)), dtype=str, keep_default_na=False).to_dict("records")
@@ -190,7 +200,7 @@ def load_trained(
     read_settings(folder)  # a damaged file is not a wrong configuration
     try:
         changed = _require_plugins(folder, plugin_files)
-        config, registry = load_config(str(folder / "config.yaml"), [*overrides, "plugins=[]"], plugin_files)
+        config, registry = load_config(str(folder / CONFIG), [*overrides, "plugins=[]"], plugin_files)
     except ConfigError as error:
         made_by = read_json(folder / ENVIRONMENT)["milsurv"]
         if made_by == __version__:
@@ -285,7 +295,7 @@ def _pairs(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]
 
 def read_settings(folder: Path) -> dict[str, Any]:
     """``config.yaml`` of a run's folder as it stands. Raises MilsurvError when it is damaged."""
-    path = folder / "config.yaml"
+    path = folder / CONFIG
     try:
         settings = construct_yaml(compose_yaml(read_checked(path)))
     except YAMLError as error:

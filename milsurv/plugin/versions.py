@@ -12,8 +12,8 @@ from milsurv._version import __version__
 from milsurv.plugin.registry import Registry
 from milsurv.storage.atomic import json_text
 from milsurv.storage.checksums import CHECKSUMS, read_json, write_checked
+from milsurv.storage.run_files import ENVIRONMENT, PLUGINS
 
-ENVIRONMENT, PLUGINS = "environment.json", "plugins.json"
 EARLIER = "earlier"
 """Key of what earlier starts had, oldest first: environments, or versions of a plugin; empty when nothing changed."""
 PACKAGES = (

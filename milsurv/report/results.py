@@ -13,7 +13,7 @@ import pandas as pd
 from milsurv.errors import MilsurvError
 from milsurv.plugin.versions import EARLIER
 from milsurv.storage.checksums import read_checked, read_json
-from milsurv.training.job import PREDICTIONS
+from milsurv.storage.run_files import PREDICTIONS
 from milsurv.training.results import read_predictions
 
 IDS = {"case_id": str, "slide_id": str}

@@ -14,7 +14,7 @@ from milsurv.evaluation.compare import compare
 from milsurv.evaluation.ensemble import ensemble
 from milsurv.runs.folder import find_run
 from milsurv.storage.checksums import read_json
-from milsurv.training.job import PREDICTIONS
+from milsurv.storage.run_files import COHORT, PREDICTIONS
 from milsurv.training.results import read_predictions
 
 KEYS = ["case_id", "fold"]
@@ -34,7 +34,7 @@ def compare_runs(paths: Sequence[Path], bootstraps: int, seed: int) -> dict[str,
         _require_same(first, predictions[first], other, predictions[other])
     found = compare(predictions, bootstraps, seed)
     for run, folder in zip(found["runs"], folders, strict=True):
-        cohort = read_json(folder / "cohort.json")
+        cohort = read_json(folder / COHORT)
         run["selection"] = cohort.get("selection", "external")
         run["folder"] = str(folder)
     return found

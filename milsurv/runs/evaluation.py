@@ -14,10 +14,11 @@ from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.subgroups import attributes_of, subgroups
 from milsurv.evaluation.times import EvaluationTimes
-from milsurv.runs.folder import METRICS, RunContent, RunFolder
+from milsurv.runs.folder import RunContent, RunFolder
 from milsurv.storage.atomic import json_text
 from milsurv.storage.checksums import write_checked
-from milsurv.training.job import OPTIMISTIC, PREDICTIONS, TRAINING_RISKS, FoldJob
+from milsurv.storage.run_files import METRICS, OPTIMISTIC, PREDICTIONS, TRAINING_RISKS
+from milsurv.training.job import FoldJob
 from milsurv.training.results import read_predictions
 
 

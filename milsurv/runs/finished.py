@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from milsurv.report.gallery import draw
 from milsurv.report.results import RunResults
 from milsurv.runs.folder import find_run
+from milsurv.storage.run_files import REPORT
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class FinishedRun:
     @property
     def report(self) -> Path:
         """The page ``report.html``."""
-        return self.folder / "report.html"
+        return self.folder / REPORT
 
     def figure(self, name: str) -> Figure:
         """One of the report's figures. Raises MilsurvError naming all when there is none of that name."""

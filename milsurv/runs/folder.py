@@ -27,13 +27,9 @@ from milsurv.runs.session import Session
 from milsurv.storage.atomic import append_event, fingerprint, json_text
 from milsurv.storage.checksums import read_checked, write_checked
 from milsurv.storage.documents import compose_yaml, construct_yaml
-from milsurv.storage.run_files import EVENTS
+from milsurv.storage.run_files import COHORT, CONFIG, EVENTS, FEATURES, METRICS, SLIDES, SPLITS
 from milsurv.training.job import FoldJob
 
-FEATURES = "features.json"
-"""All that decides what the run's features hold."""
-METRICS = "metrics.json"
-"""Written last of a run's numbers: a folder that has it is that of a finished run."""
 SHOWN_SETTINGS = 4
 """How many settings are named in which runs differ."""
 TRAINING_CODE = ("milsurv.training.loop",)
@@ -194,7 +190,7 @@ class RunFolder:
         name = f"{content.training_fingerprint()}-{content.evaluation_fingerprint(times)}"
         path = config.workspace / "runs" / config.name / name
         describe(content, path)
-        write_splits(content.splits, path / "splits.csv")
+        write_splits(content.splits, path / SPLITS)
         made_from = {slide_id: outcome.made_from for slide_id, outcome in content.outcomes.items()}
         TrainingCases.of(content.usable, made_from, content.splits).write(path)
         return cls(path)
@@ -226,11 +222,11 @@ class RunFolder:
 def describe(content: RunContent, path: Path) -> None:
     """Write into ``path`` what says what is run, and on whom."""
     settings = content.config.model_dump(mode="json", by_alias=True)
-    write_checked(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    write_checked(path / CONFIG, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     record_versions(path, content.session.registry, content.plugins)
-    write_checked(path / "cohort.json", json_text(content.summary))
+    write_checked(path / COHORT, json_text(content.summary))
     write_checked(path / FEATURES, json_text(content.source.content))
-    write_checked(path / "slides.csv", content.slides().to_csv(index=False))
+    write_checked(path / SLIDES, content.slides().to_csv(index=False))
 
 
 def find_run(path: Path) -> Path:
@@ -251,7 +247,7 @@ def find_run(path: Path) -> Path:
 
 def _told_apart(folders: Sequence[Path]) -> str:
     """Runs with the settings in which they differ."""
-    settings = [_flat_settings(folder / "config.yaml") for folder in folders]
+    settings = [_flat_settings(folder / CONFIG) for folder in folders]
     keys = sorted({key for one in settings for key in one})
     differing = [key for key in keys if len({json.dumps(one.get(key)) for one in settings}) > 1]
     told = []

@@ -19,9 +19,8 @@ from milsurv.cohort.cases import Cohort, Split
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.storage.atomic import fingerprint
 from milsurv.storage.checksums import read_checked, write_checked
+from milsurv.storage.run_files import TRAINING_FOLLOW_UP, TRAINING_SLIDES
 
-SLIDES = "training_slides.csv"
-FOLLOW_UP = "training_follow_up.csv"
 _ENDS = re.compile(r"(?<=[A-Za-z0-9])(?=[^A-Za-z0-9])")
 
 
@@ -80,17 +79,19 @@ class TrainingCases:
     @classmethod
     def read(cls, folder: Path) -> TrainingCases:
         """What :meth:`write` left in ``folder``."""
-        follow_up = pd.read_csv(StringIO(read_checked(folder / FOLLOW_UP)), float_precision="round_trip")
+        follow_up = pd.read_csv(
+            StringIO(read_checked(folder / TRAINING_FOLLOW_UP)), float_precision="round_trip"
+        )
         return cls(
-            pd.read_csv(StringIO(read_checked(folder / SLIDES)), dtype=str, keep_default_na=False),
+            pd.read_csv(StringIO(read_checked(folder / TRAINING_SLIDES)), dtype=str, keep_default_na=False),
             TrainingFollowUp(follow_up["time"].to_numpy(), follow_up["event"].to_numpy()),
         )
 
     def write(self, folder: Path) -> None:
         """Write both tables into ``folder``."""
-        write_checked(folder / SLIDES, self.slides.to_csv(index=False))
+        write_checked(folder / TRAINING_SLIDES, self.slides.to_csv(index=False))
         table = pd.DataFrame({"time": self.follow_up.time, "event": self.follow_up.event})
-        write_checked(folder / FOLLOW_UP, table.to_csv(index=False))
+        write_checked(folder / TRAINING_FOLLOW_UP, table.to_csv(index=False))
 
     def overlap(
         self, slide_id: str, made_from: Any, case_ids: Sequence[str], folds: Sequence[int]

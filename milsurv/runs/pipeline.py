@@ -22,8 +22,8 @@ from milsurv.runs.planning import (
 )
 from milsurv.runs.session import Session, advance
 from milsurv.storage.locks import remove_abandoned
-from milsurv.storage.run_files import EVENTS
-from milsurv.training.job import PREDICTIONS, FoldJob
+from milsurv.storage.run_files import EVENTS, PREDICTIONS
+from milsurv.training.job import FoldJob
 from milsurv.training.loop import fit_loss, train_fold
 from milsurv.training.results import read_predictions
 

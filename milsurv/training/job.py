@@ -12,16 +12,17 @@ from milsurv.config.run import RunConfig
 from milsurv.evaluation.times import SURVIVAL, survival_column
 from milsurv.storage.atomic import link_or_copy
 from milsurv.storage.checksums import CHECKSUMS, read_checked, write_checked
+from milsurv.storage.run_files import (
+    HISTORY,
+    MODEL,
+    OPTIMISTIC,
+    PREDICTIONS,
+    REFIT_STATE,
+    STATE,
+    TRAINING_RISKS,
+)
 from milsurv.training.data import FoldId, TrainingCase, files_of, rows_of
 
-MODEL = "model.safetensors"
-HISTORY = "history.csv"
-PREDICTIONS = "predictions.csv"
-TRAINING_RISKS = "training_risks.csv"
-OPTIMISTIC = "optimistic_"
-"""How the names of a second model and its predictions begin, whose epoch the reported cases chose."""
-STATE = "state.safetensors"
-REFIT_STATE = "refit_state.safetensors"
 COLUMN_OF = {"inner_validation": "validation", "reported_fold": "reported"}
 """Who chooses -> how the history's columns of their loss and C-index begin."""
 

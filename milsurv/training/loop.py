@@ -22,10 +22,11 @@ from milsurv.executors.memory import want_of_memory_named
 from milsurv.features.store import feature_dims
 from milsurv.losses.base import Loss
 from milsurv.plugin.registry import Registry, get_registry
+from milsurv.storage.run_files import REFIT_STATE, STATE
 from milsurv.training.bags import shared_bags
 from milsurv.training.checkpoint import FoldState, load_state, save_state
 from milsurv.training.data import TrainingCase, balancing_weights, files_of, follow_up
-from milsurv.training.job import COLUMN_OF, REFIT_STATE, STATE, FoldJob
+from milsurv.training.job import COLUMN_OF, FoldJob
 from milsurv.training.model import SurvivalModel, build_model
 from milsurv.training.outputs import Outputs, in_words
 from milsurv.training.results import write_models, write_predictions

@@ -14,10 +14,11 @@ from milsurv.evaluation.times import survival_column
 from milsurv.executors.base import Context
 from milsurv.plugin.registry import get_registry
 from milsurv.storage.checksums import read_checked, write_checked
+from milsurv.storage.run_files import HISTORY, MODEL, PREDICTIONS, TRAINING_RISKS
 from milsurv.training.bags import shared_bags
 from milsurv.training.checkpoint import Best
 from milsurv.training.data import follow_up
-from milsurv.training.job import HISTORY, MODEL, PREDICTIONS, TRAINING_RISKS, FoldJob
+from milsurv.training.job import FoldJob
 from milsurv.training.model import load_model, save_model
 from milsurv.training.outputs import Outputs
 

@@ -21,8 +21,9 @@ from milsurv.evaluation.compare import compare
 from milsurv.executors.base import Context, Event, Unit
 from milsurv.executors.local import LocalConfig, LocalExecutor
 from milsurv.features.store import MagnificationFeatures, write_features
+from milsurv.storage.run_files import OPTIMISTIC, PREDICTIONS
 from milsurv.training.data import TrainingCase
-from milsurv.training.job import OPTIMISTIC, PREDICTIONS, FoldJob
+from milsurv.training.job import FoldJob
 from milsurv.training.loop import train_fold
 from milsurv.training.results import read_predictions
 

@@ -16,8 +16,8 @@ from milsurv.errors import MilsurvError
 from milsurv.features.store import read_bag
 from milsurv.models.prediction import ModelPredictions, SlidePrediction, combine, median_survival
 from milsurv.models.trained import TrainedModel, load_trained
-from milsurv.runs.folder import FEATURES
 from milsurv.storage.checksums import write_checked
+from milsurv.storage.run_files import FEATURES
 from milsurv.training.model import load_model
 from tests.command import run_milsurv
 from tests.conftest import COLOUR_BACKBONE

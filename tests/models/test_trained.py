@@ -11,11 +11,10 @@ import yaml
 
 from milsurv.errors import MilsurvError
 from milsurv.models.trained import load_trained
-from milsurv.runs.folder import METRICS
 from milsurv.runs.inputs import feature_source
-from milsurv.runs.leakage import FOLLOW_UP, SLIDES
 from milsurv.runs.session import open_session
 from milsurv.storage.checksums import write_checked
+from milsurv.storage.run_files import METRICS, TRAINING_FOLLOW_UP, TRAINING_SLIDES
 from tests.conftest import COLOUR_BACKBONE
 from tests.sessions import QUIET
 
@@ -38,9 +37,10 @@ def test_a_run_that_is_not_finished_is_refused(run: Path) -> None:
 
 
 def test_a_run_of_an_older_version_is_refused(run: Path) -> None:
-    (run / SLIDES).unlink()
+    (run / TRAINING_SLIDES).unlink()
     with pytest.raises(
-        MilsurvError, match=rf"{SLIDES} is missing: an older milsurv .* run its milsurv command again"
+        MilsurvError,
+        match=rf"{TRAINING_SLIDES} is missing: an older milsurv .* run its milsurv command again",
     ):
         load_trained(run, plugin_files=[COLOUR_BACKBONE])
 
@@ -133,7 +133,7 @@ def test_a_damaged_file_is_named(run: Path, name: str) -> None:
         read_all(run)
 
 
-@pytest.mark.parametrize("name", [SLIDES, FOLLOW_UP])
+@pytest.mark.parametrize("name", [TRAINING_SLIDES, TRAINING_FOLLOW_UP])
 def test_a_table_that_lost_rows_is_refused(run: Path, name: str) -> None:
     lines = (run / name).read_text().splitlines()
     write_checked(run / name, "\n".join(lines[:-1]) + "\n")

@@ -8,8 +8,9 @@ from typing import Any
 
 from milsurv import __version__
 from milsurv.plugin.registry import get_registry
-from milsurv.plugin.versions import ENVIRONMENT, PLUGINS, record_versions
+from milsurv.plugin.versions import record_versions
 from milsurv.storage.checksums import write_checked
+from milsurv.storage.run_files import ENVIRONMENT, PLUGINS
 
 
 def _record(folder: Path, *givers: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from milsurv.errors import MilsurvError
-from milsurv.runs.folder import METRICS, find_run
+from milsurv.runs.folder import find_run
+from milsurv.storage.run_files import METRICS
 from tests.runs.test_comparison import make
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from milsurv.cohort.cases import Case, Cohort, SlideRef, Split
-from milsurv.runs.leakage import FOLLOW_UP, SLIDES, TrainingCases, content_of, name_prefixes
+from milsurv.runs.leakage import TrainingCases, content_of, name_prefixes
+from milsurv.storage.run_files import TRAINING_FOLLOW_UP, TRAINING_SLIDES
 
 FOLDS = (0, 1, 2)
 SPLITS = (
@@ -72,7 +73,7 @@ def test_what_is_written_comes_back_and_names_nobody(known: TrainingCases, tmp_p
     assert again.slides.equals(known.slides)
     assert again.follow_up.time.tolist() == [7.0, 8.0, 9.0, 10.0]
     assert again.follow_up.event.tolist() == [1, 0, 1, 0]
-    written = (tmp_path / SLIDES).read_text() + (tmp_path / FOLLOW_UP).read_text()
+    written = (tmp_path / TRAINING_SLIDES).read_text() + (tmp_path / TRAINING_FOLLOW_UP).read_text()
     assert not any(name in written for name in ("P1", "P2", "P3", "hash of"))
 
 

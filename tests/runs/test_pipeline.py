@@ -14,7 +14,7 @@ from milsurv.errors import CohortError, MilsurvError
 from milsurv.runs.folder import find_run
 from milsurv.runs.pipeline import RunResult
 from milsurv.storage.checksums import write_checked
-from milsurv.training.job import REFIT_STATE, STATE
+from milsurv.storage.run_files import REFIT_STATE, STATE
 from tests.conftest import COLOUR_BACKBONE, DATA, WriteConfig, small_config
 from tests.sessions import run
 

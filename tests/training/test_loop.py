@@ -23,16 +23,9 @@ from milsurv.executors.base import Context, Event, ExecutorConfig, Placement
 from milsurv.features.store import read_bag, write_checksums
 from milsurv.losses.discrete import NLL
 from milsurv.plugin.registry import get_registry
+from milsurv.storage.run_files import HISTORY, MODEL, OPTIMISTIC, PREDICTIONS, REFIT_STATE, STATE
 from milsurv.training.data import TrainingCase, follow_up
-from milsurv.training.job import (
-    HISTORY,
-    MODEL,
-    OPTIMISTIC,
-    PREDICTIONS,
-    REFIT_STATE,
-    STATE,
-    FoldJob,
-)
+from milsurv.training.job import FoldJob
 from milsurv.training.loop import FoldTraining, train_fold
 from milsurv.training.model import load_model, load_tensors
 from milsurv.training.results import predictions_of, write_models

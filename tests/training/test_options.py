@@ -12,8 +12,9 @@ import torch
 
 from milsurv import Bag
 from milsurv.errors import ConfigError, MilsurvError
+from milsurv.storage.run_files import HISTORY, MODEL, PREDICTIONS, STATE
 from milsurv.training.data import TrainingCase, one_bag
-from milsurv.training.job import HISTORY, MODEL, PREDICTIONS, STATE, FoldJob
+from milsurv.training.job import FoldJob
 from milsurv.training.loop import FoldTraining, rehearse, train_fold
 from milsurv.training.model import load_tensors
 from tests.contexts import on_cpu

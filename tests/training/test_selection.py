@@ -13,8 +13,9 @@ import torch
 from milsurv.errors import ConfigError
 from milsurv.features.store import read_bag
 from milsurv.plugin.registry import get_registry
+from milsurv.storage.run_files import HISTORY, MODEL, OPTIMISTIC, PREDICTIONS, TRAINING_RISKS
 from milsurv.training.data import follow_up
-from milsurv.training.job import HISTORY, MODEL, OPTIMISTIC, PREDICTIONS, TRAINING_RISKS, FoldJob
+from milsurv.training.job import FoldJob
 from milsurv.training.loop import FoldTraining, train_fold
 from milsurv.training.model import load_model, load_tensors
 from milsurv.training.results import read_predictions, write_models

@@ -1,4 +1,4 @@
-"""Attention-based multiple instance learning, over one magnification or all."""
+"""Attention-based multiple instance learning."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ABMIL(Aggregator):
     """Attention MIL (Ilse, Tomczak and Welling, ICML 2018, equations 7 to 9).
 
     ``Σ_i a_i · h_i`` with ``h = ReLU(Linear(features))`` and ``a = softmax_i(w · tanh(V h_i) ⊙ sigmoid(U h_i))``;
-    without gate the sigmoid's factor is left out.
+    without gating, the factor with the sigmoid is omitted.
     """
 
     Config = ABMILConfig
@@ -65,7 +65,7 @@ class ABMIL(Aggregator):
 
     @torch.no_grad()
     def attention(self, bag: Bag) -> dict[int, Tensor]:
-        """Attention within each magnification."""
+        """Attention, normalised within each magnification."""
         return {m: self._scores(patches).softmax(dim=0) for m, patches in self._patches(bag).items()}
 
     def _patches(self, bag: Bag) -> dict[int, Tensor]:

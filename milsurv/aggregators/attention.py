@@ -14,22 +14,22 @@ from torch.nn import functional as F
 from milsurv.errors import MilsurvError
 
 BLOCK_ELEMENTS = 2**21
-"""Attention weights that are computed at once: so many stay in a processor's cache."""
-MOST_GROUPS = 65_535
-"""Groups that attend at once: PyTorch's kernels put them into a dimension of CUDA's grid that has no more."""
+"""Attention weights computed at once; as many as fit into the cache of a CPU."""
+MAX_GROUPS = 65_535
+"""Groups computed at once: the limit of the dimension of CUDA's grid that PyTorch's kernels use for them."""
 
 
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention with query, key, value and output projections, all with bias.
 
-    ``dropout`` falls on the attention weights, in evaluation too with ``dropout_in_eval``.
+    ``dropout`` is applied to the attention weights, with ``dropout_in_eval`` also in evaluation mode.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0, dropout_in_eval: bool = False):
         super().__init__()
         if dim % heads:
             raise MilsurvError(
-                f"num_heads must divide embed_dim, but {heads} does not divide {dim}; change one"
+                f"embed_dim must be a multiple of num_heads, but {dim} is not a multiple of {heads}"
             )
         self.heads = heads
         self.dropout = dropout
@@ -50,9 +50,9 @@ class MultiHeadAttention(nn.Module):
         return output
 
     def grouped(self, queries: Tensor, context: Tensor, query_groups: Tensor, key_groups: Tensor) -> Tensor:
-        """Attention within groups: ``(g, a)`` rows of the queries see ``(g, b)`` rows of the context; -1 is none.
+        """Attention within groups: ``(g, a)`` rows of the queries attend to ``(g, b)`` rows of the context; -1 is none.
 
-        Every query stands in one group; time and memory grow with ``g · a · b``.
+        Every query is in one group; time and memory are proportional to ``g · a · b``.
         """
         query = self._split_groups(self._project_queries(queries)[query_groups.clamp_min(0)])
         context_rows = self._project_context(context)[key_groups.clamp_min(0)]
@@ -65,7 +65,7 @@ class MultiHeadAttention(nn.Module):
         return torch.empty_like(rows).index_copy(0, query_groups[real], rows)
 
     def carry_grouped(self, weights: Tensor, queries: Tensor, context: Tensor, key_groups: Tensor) -> Tensor:
-        """:meth:`carry` where each query sees only its row ``(n, b)`` of ``key_groups``."""
+        """:meth:`carry` for queries that attend only to their row ``(n, b)`` of ``key_groups``."""
         query = self._split_groups(self._project_queries(queries).unsqueeze(1))
         keys = self._project_context(context).chunk(2, dim=-1)[0]
         key = self._split_groups(keys[key_groups.clamp_min(0)])
@@ -77,7 +77,7 @@ class MultiHeadAttention(nn.Module):
         )
 
     def carry(self, weights: Tensor, queries: Tensor, context: Tensor) -> Tensor:
-        """Weights of the queries carried to the context: ``Σ_i weights[i] · A[i, :]``, mean over heads, ``(m,)``."""
+        """Weights of the queries propagated to the context: ``Σ_i weights[i] · A[i, :]``, mean over heads, ``(m,)``."""
         query = self._split(self._project_queries(queries))
         key = self._split(self._project_context(context).chunk(2, dim=-1)[0])
         scale = query.shape[-1] ** -0.5
@@ -103,10 +103,10 @@ class MultiHeadAttention(nn.Module):
 
 
 def _attend_in_groups(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, dropout: float) -> Tensor:
-    """Attention of ``(groups, heads, n, width)`` tensors where ``seen``, :data:`MOST_GROUPS` groups at a time."""
-    if len(query) <= MOST_GROUPS:
+    """Masked attention of ``(groups, heads, n, width)`` tensors, :data:`MAX_GROUPS` groups at a time."""
+    if len(query) <= MAX_GROUPS:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=dropout)
-    split = (tensor.split(MOST_GROUPS) for tensor in (query, key, value, seen))
+    split = (tensor.split(MAX_GROUPS) for tensor in (query, key, value, seen))
     parts = zip(*split, strict=True)
     return torch.cat([_attend_in_groups(q, k, v, mask, dropout) for q, k, v, mask in parts])
 
@@ -114,7 +114,7 @@ def _attend_in_groups(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, d
 def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
     """Scaled dot-product attention of ``(1, heads, n, width)`` tensors with dropout on the weights.
 
-    PyTorch's kernels do it without an n×m matrix, except that on a CPU they know no dropout.
+    PyTorch's kernels need no n×m matrix, except for dropout on a CPU.
     """
     if dropout == 0 or query.is_cuda:
         return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
@@ -129,11 +129,11 @@ def _attend_by_blocks(query: Tensor, key: Tensor, value: Tensor, dropout: float)
 
 
 class DropoutAttention(torch.autograd.Function):
-    """Attention with dropout of ``(heads, n, width)`` tensors, by blocks of queries.
+    """Attention with dropout of ``(heads, n, width)`` tensors, computed in blocks of queries.
 
-    The backward pass computes each block's weights again and draws the same dropout again, so only the output is
-    kept; the gradient is that of FlashAttention (Dao et al., NeurIPS 2022, appendix B). The probability of dropout
-    is rounded to a multiple of 2⁻¹⁶.
+    The backward pass recomputes the weights and the dropout of each block, so that only the output is stored; the
+    gradient is that of FlashAttention (Dao et al., NeurIPS 2022, appendix B). The dropout probability is rounded to a
+    multiple of 2⁻¹⁶.
     """
 
     @staticmethod
@@ -170,15 +170,14 @@ class DropoutAttention(torch.autograd.Function):
 def _blocks(
     query: Tensor, key: Tensor, seed: int, dropped: int
 ) -> Iterator[tuple[tuple[slice, slice], Tensor, Tensor]]:
-    """Heads and rows of each block, its attention weights, and 1 where they are kept, 0 for ``dropped`` of 2¹⁶.
+    """Heads and rows of each block, its attention weights, and a mask that is 0 for ``dropped`` of 2¹⁶ weights.
 
-    All blocks share their memory, which then stays in the processor's cache: fresh memory takes longer than the
-    products.
+    All blocks use the same memory, which stays in the cache; allocating it anew takes longer than the products.
     """
     generator = torch.Generator().manual_seed(seed)
     heads, rows, m = shape = _block_shape(query, key)
     weights_block, kept_block = query.new_empty(shape), query.new_empty(shape)
-    # Four 16-bit numbers from each 64-bit draw: Tensor.bernoulli_ takes longer than the products.
+    # Four 16-bit numbers from each 64-bit number: Tensor.bernoulli_ takes longer than the products.
     draws = torch.empty(math.ceil(heads * rows * m / 4), dtype=torch.int64)
     for head in range(0, query.shape[0], heads):
         for row in range(0, query.shape[1], rows):
@@ -196,7 +195,7 @@ def _blocks(
 
 
 def _block_shape(query: Tensor, key: Tensor) -> tuple[int, int, int]:
-    """Heads, rows and keys of a block: whole heads where several fit, else rows of one."""
+    """Heads, rows and keys of a block: whole heads if several fit, otherwise rows of one head."""
     heads, n, m = *query.shape[:2], key.shape[1]
     return min(heads, max(1, BLOCK_ELEMENTS // (n * m))), min(n, _rows_per_block(key)), m
 

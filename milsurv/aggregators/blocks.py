@@ -1,4 +1,4 @@
-"""The blocks of CrossFusion and its ablations. Tokens are ``(n, dim)``: one bag has no batch axis."""
+"""Building blocks of CrossFusion and its ablations. Tokens are ``(n, dim)``, without a batch dimension."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class CrossFusionBaseConfig(PluginConfig):
 
 
 def projection(feature_dim: int, dim: int) -> nn.Module:
-    """Features to tokens: Linear and LayerNorm, or nothing when the widths are equal."""
+    """Features to tokens: Linear and LayerNorm, or the identity if the sizes are equal."""
     if feature_dim == dim:
         return Unprojected()
     return nn.Sequential(nn.Linear(feature_dim, dim), nn.LayerNorm(dim))
 
 
 class Unprojected(nn.Module):
-    """Features as tokens, in float32 where they are narrower: autocast mixes no float16 with bfloat16."""
+    """Features as tokens; 16-bit features become float32, because autocast does not mix float16 and bfloat16."""
 
     def forward(self, features: Tensor) -> Tensor:
         """``(n, dim)`` -> ``(n, dim)``."""
@@ -52,7 +52,7 @@ class Unprojected(nn.Module):
 
 
 def run_layer(layer: nn.Module, layout: Layout, *inputs: object) -> Tensor:
-    """The layer's output; its inner values are kept for the backward pass or computed again, as the layout says."""
+    """Output of the layer; its activations are recomputed in the backward pass if the layout says so."""
     if layout.recompute and torch.is_grad_enabled():
         return cast(Tensor, checkpoint(layer, *inputs, use_reentrant=False))
     return cast(Tensor, layer(*inputs))
@@ -67,9 +67,9 @@ class FeedForward(nn.Sequential):
 
 
 class CrossAttention(nn.Module):
-    """Source tokens look at another magnification's tokens.
+    """Source tokens attend to the tokens of another magnification.
 
-    One learned embedding is added to both sides of the attention, not to what its result is added to.
+    A learned embedding is added to the queries and keys of the attention, but not to the residual connection.
     """
 
     def __init__(self, config: CrossFusionBaseConfig):
@@ -80,7 +80,7 @@ class CrossAttention(nn.Module):
         self.feed_forward = FeedForward(config.embed_dim, config.dropout)
 
     def forward(self, source: Tensor, context: Tensor, neighbours: Tensor | None = None) -> Tensor:
-        """``(n, dim)``, ``(m, dim)`` -> ``(n, dim)``; ``neighbours (n, k)``: what each source token sees."""
+        """``(n, dim)``, ``(m, dim)`` -> ``(n, dim)``; ``neighbours (n, k)``: whom each source token attends to."""
         queries, keys = source + self.scale_embedding, context + self.scale_embedding
         if neighbours is None:
             attended = self.attention(queries, keys)
@@ -91,7 +91,7 @@ class CrossAttention(nn.Module):
         return tokens + cast(Tensor, self.feed_forward(tokens))
 
     def carry(self, weights: Tensor, source: Tensor, context: Tensor, neighbours: Tensor | None) -> Tensor:
-        """Weights of the source tokens ``(n,)`` carried through the attention to the context's ``(m,)``."""
+        """Weights of the source tokens ``(n,)`` propagated through the attention to those of the context ``(m,)``."""
         queries, keys = source + self.scale_embedding, context + self.scale_embedding
         if neighbours is None:
             return self.attention.carry(weights, queries, keys)
@@ -99,7 +99,7 @@ class CrossAttention(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention and feed-forward, each added to the *normalised* tokens, as the released models do."""
+    """Self-attention and feed-forward, each added to the *normalised* tokens, as in the released models."""
 
     def __init__(self, config: CrossFusionBaseConfig):
         super().__init__()
@@ -117,17 +117,16 @@ class TransformerLayer(nn.Module):
         return tokens + cast(Tensor, self.feed_forward(tokens))
 
     def first_token_weights(self, tokens: Tensor) -> Tensor:
-        """The first token's attention to all tokens, mean over heads: ``(n,)``."""
+        """Attention of the first token to all tokens, mean over heads: ``(n,)``."""
         tokens = self.norm1(tokens)
         return self.attention.carry(tokens.new_ones(1), tokens[:1], tokens)
 
 
 class SummedConvolutions(nn.Module):
-    """The sum of convolutions of several odd sizes over the image that the tokens make.
+    """The sum of convolutions of several odd sizes over the tokens as an image.
 
-    Each makes one feature of ``dim_in / dim_out`` neighbouring features (a grouped convolution with ``dim_out``
-    groups). Computed as one depthwise convolution, whose kernel is the sum of theirs, each centred in the
-    largest, and a sum over each group: several times faster on a CPU.
+    Each is a grouped convolution with ``dim_out`` groups. They are computed as one depthwise convolution, whose kernel
+    is the sum of all kernels, centred in the largest, followed by a sum over each group: several times faster on a CPU.
     """
 
     def __init__(self, dim_in: int, dim_out: int, sizes: Sequence[int]):
@@ -141,7 +140,7 @@ class SummedConvolutions(nn.Module):
         kernel = torch.stack(
             [F.pad(p.weight, [(self.largest - p.kernel_size[0]) // 2] * 4) for p in parts]
         ).sum(0)
-        # Added one to another: a stack's gradients are views of one tensor, and would accumulate into each other.
+        # Not stacked: the gradients of a stack are views of one tensor, and would accumulate into each other.
         bias = reduce(torch.add, [cast(Tensor, p.bias) for p in parts])
         dim = tokens.shape[-1]
         depthwise = kernel.view(dim, 1, self.largest, self.largest)
@@ -163,14 +162,14 @@ class PositionEncoding(nn.Module):
 
 
 def fold_padding(weights: Tensor, n: int) -> Tensor:
-    """Weights of the padded tokens -> of the n tokens: a copy's weight goes to its original; they sum to 1."""
+    """Weights of the padded tokens -> of the n tokens: the weight of a copy is added to its original; sum 1."""
     folded = weights[:n].clone()
     folded[: len(weights) - n] += weights[n:]
     return folded / folded.sum()
 
 
 class GridTransformer(nn.Module):
-    """Transformer layers, a position encoding on the grid, layers again, LayerNorm."""
+    """Transformer layers, a position encoding on the grid, more transformer layers, LayerNorm."""
 
     def __init__(self, config: CrossFusionBaseConfig):
         super().__init__()
@@ -191,7 +190,7 @@ class GridTransformer(nn.Module):
 
 
 class ClassTokenTransformer(nn.Module):
-    """The final transformer: a class token before the padded tokens, which alone are position-encoded."""
+    """The final transformer: a class token, then the padded tokens, which alone get a position encoding."""
 
     def __init__(self, config: CrossFusionBaseConfig):
         super().__init__()
@@ -204,7 +203,7 @@ class ClassTokenTransformer(nn.Module):
     def forward(self, tokens: Tensor, layout: Layout, weights: list[Tensor] | None = None) -> Tensor:
         """``(n, dim)`` -> the class token, ``(dim,)``.
 
-        A list given as ``weights`` receives each layer's attention of the class token to itself and the tokens.
+        The attention of the class token to itself and the tokens is appended to ``weights``, for each layer.
         """
         tokens = torch.cat([self.class_token, tokens])
         for layer in self.before:
@@ -215,10 +214,7 @@ class ClassTokenTransformer(nn.Module):
         return cast(Tensor, self.norm(tokens[0]))
 
     def attention(self, tokens: Tensor, layout: Layout, n: int) -> Tensor:
-        """The class token's attention to the n tokens, without their copies: ``(n,)``, sum 1.
-
-        Mean over heads and layers.
-        """
+        """Attention of the class token to the n tokens, mean over heads and layers: ``(n,)``, sum 1."""
         weights: list[Tensor] = []
         self(tokens, layout, weights)
         return fold_padding(torch.stack(weights).mean(dim=0)[1:], n)
@@ -231,7 +227,7 @@ class ClassTokenTransformer(nn.Module):
 
 
 class ConvolutionMix(nn.Module):
-    """Convolutions of the grid in groups of two features, ReLU, dropout of whole channels, Linear, LayerNorm."""
+    """Grouped convolutions of the grid (two features each), ReLU, channel dropout, Linear, LayerNorm."""
 
     def __init__(self, config: CrossFusionBaseConfig):
         super().__init__()
@@ -248,7 +244,7 @@ class ConvolutionMix(nn.Module):
 
 
 class MagnificationMix(nn.Module):
-    """A weighted sum of the magnifications' grids: one weight each and a bias, shared by all features."""
+    """A weighted sum of the grids of all magnifications: one weight for each and a bias, shared by all features."""
 
     def __init__(self, magnifications: int):
         super().__init__()
@@ -263,7 +259,7 @@ class MagnificationMix(nn.Module):
 
 
 def initialize(module: nn.Module) -> None:
-    """The released initialisation, for ``nn.Module.apply``."""
+    """Initialisation of the released models, for ``nn.Module.apply``."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
     elif isinstance(module, nn.Conv2d):

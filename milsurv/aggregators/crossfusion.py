@@ -38,9 +38,9 @@ class CrossFusionConfig(CrossFusionBaseConfig):
 
 
 class MultiScale(Aggregator):
-    """What CrossFusion and its concatenating ablation share: all magnifications on the source's grid.
+    """Base of CrossFusion and CrossFusionConcat: all magnifications on the grid of the source.
 
-    Magnifications are taken in the order source, then the others from fine to coarse.
+    The order of magnifications is the source, then the others from fine to coarse.
     """
 
     name: str
@@ -52,8 +52,8 @@ class MultiScale(Aggregator):
         self.others = sorted(feature_dims.keys() - {config.source}, reverse=True)
         if not self.others:
             raise MilsurvError(
-                f"aggregator '{self.name}' needs features at two magnifications or more, but there are only "
-                f"{config.source}x; add magnifications to tiling.magnifications or take another aggregator"
+                f"aggregator '{self.name}' needs features at two or more magnifications, but only {config.source}x is "
+                "available; add magnifications to tiling.magnifications, or use another aggregator"
             )
         self.requires_grid = config.attention == "local"
         self.order_matters = not self.requires_grid
@@ -68,7 +68,7 @@ class MultiScale(Aggregator):
 
     @abstractmethod
     def fuse(self, grids: list[Tensor], layout: Layout) -> Tensor:
-        """Each magnification's ``(n, dim)`` on the source's grid -> ``(n, dim)``."""
+        """One ``(n, dim)`` for each magnification, on the grid of the source -> ``(n, dim)``."""
 
     def forward(self, bag: Bag) -> Tensor:
         layout, seen = self._places(bag)
@@ -77,7 +77,7 @@ class MultiScale(Aggregator):
 
     @torch.no_grad()
     def attention(self, bag: Bag) -> dict[int, Tensor]:
-        """At the source the class token's attention, at the others that carried through the cross-attention."""
+        """Attention of the class token at the source; at the others, propagated through the cross-attention."""
         layout, seen = self._places(bag)
         tokens = self._tokens(bag)
         source = tokens[self.source]
@@ -88,13 +88,13 @@ class MultiScale(Aggregator):
         return weights
 
     def _places(self, bag: Bag) -> tuple[Layout, dict[int, Tensor | None]]:
-        """Where the source patches lie, and at each other magnification the patches that they see (None: all)."""
+        """Layout of the source patches, and the patches of the others that they attend to (None: all)."""
         if not self.requires_grid:
             return SQUARE, dict.fromkeys(self.others)
         if bag.grid is None:
             raise MilsurvError(
-                f"aggregator '{self.name}' with attention 'local' needs the patches' grid, which these features "
-                "lack; extract them with milsurv or set aggregator.attention to dense"
+                f"aggregator '{self.name}' with attention 'local' needs the grid of the patches, which these features "
+                "do not have; extract them with milsurv, or set aggregator.attention to dense"
             )
         source = bag.grid[self.source]
         return Windows(source), {m: neighbours(source, bag.grid[m], self.source, m) for m in self.others}
@@ -114,7 +114,7 @@ class MultiScale(Aggregator):
 class CrossFusion(MultiScale):
     """CrossFusion (Soraki et al., MIDL 2026, arXiv 2503.02064): the grids are fused by convolutions.
 
-    The released model has magnifications 20, 10 and 5 with source 10.
+    The released model uses magnifications 20, 10 and 5, with source 10.
     """
 
     Config = CrossFusionConfig
@@ -132,7 +132,7 @@ class CrossFusion(MultiScale):
 
 
 class CrossFusionConcat(MultiScale):
-    """CrossFusion's ablation that concatenates the magnifications by feature (Soraki et al., MIDL 2026)."""
+    """Ablation of CrossFusion that concatenates the features of the magnifications (Soraki et al., MIDL 2026)."""
 
     Config = CrossFusionConfig
     name = "crossfusion_concat"
@@ -156,7 +156,7 @@ class CrossFusionSingleConfig(CrossFusionBaseConfig):
 
 
 class CrossFusionSingle(Aggregator):
-    """CrossFusion's ablation on one magnification, without cross-attention (Soraki et al., MIDL 2026)."""
+    """Ablation of CrossFusion on one magnification, without cross-attention (Soraki et al., MIDL 2026)."""
 
     Config = CrossFusionSingleConfig
     order_matters = True
@@ -178,7 +178,7 @@ class CrossFusionSingle(Aggregator):
 
     @torch.no_grad()
     def attention(self, bag: Bag) -> dict[int, Tensor]:
-        """The final class token's attention, mean over heads and layers."""
+        """Attention of the class token, mean over heads and layers."""
         n = len(bag.features[self.magnification])
         return {self.magnification: self.final.attention(self._mixed(bag), SQUARE, n)}
 

@@ -25,9 +25,9 @@ class DSMILConfig(PluginConfig):
 
 
 class DSMIL(Aggregator):
-    """Dual-stream MIL (Li et al., CVPR 2021): patches weigh by their likeness to each output's critical patch.
+    """Dual-stream MIL (Li et al., CVPR 2021): patches weighted by similarity to the critical patch of each output.
 
-    As in CrossFusion's baselines only the bag stream gives the output; the instance stream picks the critical
+    As in the baselines of CrossFusion, only the bag stream gives the output; the instance stream selects the critical
     patches and gets no gradient.
     """
 

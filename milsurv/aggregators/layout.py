@@ -1,4 +1,4 @@
-"""Where a bag's tokens lie, and whom each of them attends to."""
+"""Spatial layouts of the tokens of a bag, for convolutions and local attention."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ WINDOW = 8
 
 
 class Layout(ABC):
-    """How tokens ``(n, dim)`` make an image for convolutions, and whom each attends to."""
+    """How tokens ``(n, dim)`` form an image, and which tokens attend to each other."""
 
     recompute: ClassVar[bool]
-    """Whether layers are computed again in the backward pass, which saves most of the memory."""
+    """Whether activations are recomputed in the backward pass, which saves most of the memory."""
 
     @abstractmethod
     def pad(self, tokens: Tensor) -> Tensor:
-        """The tokens that the transformers work on."""
+        """The tokens with the padding that the layout needs."""
 
     @abstractmethod
     def to_image(self, tokens: Tensor) -> Tensor:
@@ -36,13 +36,13 @@ class Layout(ABC):
 
     @abstractmethod
     def self_attention(self, attention: MultiHeadAttention, tokens: Tensor, class_token: bool) -> Tensor:
-        """Padded tokens, after a class token if there is one, attend to each other."""
+        """Self-attention of the padded tokens, which follow a class token if ``class_token``."""
 
 
 class Square(Layout):
-    """The released layout: the smallest square, row-major, that holds the tokens; all attend to all.
+    """The layout of the released models: the smallest square, row-major, padded with copies of the first tokens.
 
-    It is filled up with the first tokens again.
+    All tokens attend to all.
     """
 
     recompute = False
@@ -68,9 +68,9 @@ SQUARE = Square()
 
 
 class Windows(Layout):
-    """Tokens at their places in the slide; each attends to its window of the grid and the class token.
+    """Tokens at their positions in the slide; each attends to its window of the grid and to the class token.
 
-    The class token attends to all. The image spans the patches, with zeros where there is none.
+    The class token attends to all. The image is zero where there are no patches.
     """
 
     recompute = True
@@ -80,13 +80,13 @@ class Windows(Layout):
         column, row = (grid - grid.amin(dim=0)).long().unbind(dim=1)
         self.height, self.width = int(row.max()) + 1, int(column.max()) + 1
         self.cells = row * self.width + column
-        """Token -> place in the flattened image."""
+        """Index of each token in the flattened image."""
         window = (row // WINDOW) * self.width + column // WINDOW
         _, group, count = torch.unique(window, return_inverse=True, return_counts=True)
         order = group.argsort(stable=True)
         slot = torch.arange(len(order), device=grid.device) - (count.cumsum(0) - count)[group[order]]
         self.windows = order.new_full((len(count), int(count.max())), -1)
-        """``(windows, patches of the fullest)``: the tokens of each, -1 for none."""
+        """``(windows, tokens of the largest)``: the tokens of each window, padded with -1."""
         self.windows[group[order], slot] = order
 
     def pad(self, tokens: Tensor) -> Tensor:
@@ -109,19 +109,19 @@ class Windows(Layout):
 
 
 def neighbours(source: Tensor, other: Tensor, source_magnification: int, magnification: int) -> Tensor:
-    """The patches of another magnification that each source patch covers or lies in: ``(n, k)``, -1 for none.
+    """The patches of another magnification that each source patch covers or lies in: ``(n, k)``, padded with -1.
 
     Args:
         source: ``(n, 2)`` grid of the source patches.
-        other: ``(m, 2)`` grid of the other magnification's.
+        other: ``(m, 2)`` grid of the patches at the other magnification.
 
-    Raises MilsurvError when the grids are not aligned: a patch without counterpart, or magnifications of which
-    neither divides the other.
+    Raises MilsurvError if the grids are not aligned: a patch has no counterpart, or neither magnification is a multiple
+    of the other.
     """
     if max(source_magnification, magnification) % min(source_magnification, magnification):
         raise MilsurvError(
-            f"attention 'local' needs magnifications that divide each other, but there are {magnification}x and "
-            f"{source_magnification}x; choose others or set aggregator.attention to dense"
+            f"attention 'local' needs magnifications that are multiples of each other, not {magnification}x and "
+            f"{source_magnification}x; change tiling.magnifications, or set aggregator.attention to dense"
         )
     if magnification < source_magnification:
         inside = _find(source // (source_magnification // magnification), other)
@@ -141,7 +141,7 @@ def neighbours(source: Tensor, other: Tensor, source_magnification: int, magnifi
 
 
 def _find(wanted: Tensor, grid: Tensor) -> Tensor:
-    """Index in ``grid`` of each place in ``wanted``; -1 where it is missing."""
+    """Row of ``grid`` that equals each of ``wanted``; -1 if there is none."""
     places, sought = (g.long()[:, 1] * 2**32 + g.long()[:, 0] for g in (grid, wanted))
     ordered, order = places.sort()
     index = torch.searchsorted(ordered, sought).clamp_max(len(ordered) - 1)
@@ -151,5 +151,5 @@ def _find(wanted: Tensor, grid: Tensor) -> Tensor:
 def _not_aligned(magnification: int, other: int, relation: str) -> MilsurvError:
     return MilsurvError(
         f"attention 'local' needs aligned grids, but a {magnification}x patch {relation} no {other}x patch; "
-        f"extract the features with milsurv or set aggregator.attention to dense"
+        f"extract the features with milsurv, or set aggregator.attention to dense"
     )

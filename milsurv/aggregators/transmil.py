@@ -1,4 +1,4 @@
-"""TransMIL: a transformer over all patches with Nyström attention."""
+"""TransMIL: a transformer with Nyström attention."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class TransMIL(Aggregator):
     def attention(self, bag: Bag) -> dict[int, Tensor]:
         """The class token's attention in the last layer, mean over heads.
 
-        The approximation has small negative weights, which count as 0.
+        Small negative weights of the approximation are set to 0.
         """
         n = len(bag.features[self.magnification])
         weights = self.attention2.first_token_weights(self.norm2(self._before_last_attention(bag)))
@@ -74,10 +74,10 @@ class TransMIL(Aggregator):
 
 
 class NystromAttention(nn.Module):
-    """Nyström attention (Xiong et al., AAAI 2021) in time and memory linear in n.
+    """Nyström attention (Xiong et al., AAAI 2021), with time and memory linear in n.
 
-    ``softmax(Q K̃ᵀ) · softmax(Q̃ K̃ᵀ)⁺ · softmax(Q̃ Kᵀ) · V`` with landmarks Q̃, K̃ that are means over segments of
-    the tokens, plus a depthwise convolution of V along the tokens. Zero tokens in front make segments equal.
+    ``softmax(Q K̃ᵀ) · softmax(Q̃ K̃ᵀ)⁺ · softmax(Q̃ Kᵀ) · V`` with landmarks Q̃, K̃, the means of segments of the
+    tokens, plus a depthwise convolution of V along the tokens. Leading zero tokens make the segments equally long.
     """
 
     def __init__(self, dim: int, dropout: float):
@@ -100,7 +100,7 @@ class NystromAttention(nn.Module):
         return output
 
     def first_token_weights(self, tokens: Tensor) -> Tensor:
-        """The first token's attention to all ``(n, dim)`` tokens, mean over heads: ``(n,)``; may be below 0."""
+        """The first token's attention to all ``(n, dim)`` tokens, mean over heads: ``(n,)``; can be negative."""
         query, key, _ = self._heads(tokens)
         to_landmarks, between, from_landmarks = self._factors(query, key)
         first = to_landmarks[:, -len(tokens)].unsqueeze(1)
@@ -127,7 +127,7 @@ class NystromAttention(nn.Module):
 def pseudo_inverse(matrices: Tensor) -> Tensor:
     """Moore-Penrose inverses of ``(heads, m, m)`` by the iteration of Razavi et al. (Xiong et al., equation 11).
 
-    It starts from the transpose over the largest column sum times the largest row sum of all the matrices.
+    The initial value is the transpose divided by the largest column sum times the largest row sum of all matrices.
     """
     largest = matrices.abs().sum(dim=-1).max() * matrices.abs().sum(dim=-2).max()
     inverse = matrices.transpose(-1, -2) / largest

@@ -23,11 +23,11 @@ from milsurv.explain.view import Picture, SlideView
 
 BAR_LABEL = {
     "attention": "attention, multiples of uniform",
-    "occlusion": "decrease of the risk without it, SD of training's",
+    "occlusion": "decrease of the risk, SD of training risks",
 }
 SUBJECT = {
     "attention": "attention",
-    "occlusion": "decrease of the standardised risk when patches are left out (occlusion)",
+    "occlusion": "decrease of the standardised risk when patches are removed (occlusion)",
 }
 PANEL_INCHES = 4.4
 """Width of a panel of a square slide; a wide slide gets wider panels, up to the next."""

@@ -1,4 +1,4 @@
-"""How much each patch of a slide counts, for other programs: a table, and GeoJSON that QuPath reads."""
+"""Importance of patches for other programs: a table, and GeoJSON for QuPath."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from milsurv.explain.view import SlideView
 
 PLACES = ("magnification", "x", "y", "side")
 DECIMALS = 2
-"""Of a corner's place in level-0 pixels."""
+"""Of the corners in level-0 pixels."""
 DIGITS = 6
-"""Of a measurement."""
+"""Significant digits of a measurement."""
 
 
 def patch_table(view: SlideView) -> pd.DataFrame:
@@ -43,13 +43,12 @@ def patch_table(view: SlideView) -> pd.DataFrame:
 def patches_geojson(
     table: pd.DataFrame, colours: NDArray[np.uint8], about: Mapping[str, Any], origin: tuple[int, int]
 ) -> str:
-    """A FeatureCollection of QuPath's detections (0.4 and newer), a square for each row of :func:`patch_table`.
+    """A GeoJSON FeatureCollection of QuPath detections (0.4 and newer), a square for each row of :func:`patch_table`.
 
-    A measurement is named after its column and magnification, such as ``attention 20x``: QuPath colours the patches
-    that have it. Weights, which are attention in another unit, are left to the table. A patch's name tells its place in
-    the table; the squares count from ``origin``, the level-0 pixel that is QuPath's (0, 0). QuPath's importer passes
-    over the member ``milsurv``, which holds ``about`` and the origin (RFC 7946, section 6.1). ``colours``: RGB
-    ``(rows, 3)``.
+    Measurements are named after column and magnification, such as ``attention 20x``; weights are omitted, since they
+    are attention in another unit. A detection's name gives its level-0 position; its coordinates are relative to
+    ``origin``, the level-0 pixel that is QuPath's (0, 0). The member ``milsurv`` holds ``about`` and the origin; QuPath
+    ignores it (RFC 7946, section 6.1). ``colours``: RGB ``(rows, 3)``.
     """
     named = [column for column in table.columns if column not in (*PLACES, "weight")]
     features = []

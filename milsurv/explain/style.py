@@ -1,4 +1,4 @@
-"""What all figures have in common: colours that colour-blind readers tell apart, sizes, and how nothing is shown."""
+"""Common style of all figures: colours that colour-blind readers can distinguish, fonts, sizes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 HIGH, LOW = "#d55e00", "#0072b2"
 INK, GREY = "#222222", "#767676"
 WIDTH = 5.6
-"""Inches, so narrow that the text stays readable on a phone."""
+"""Inches; narrow enough for the text to be readable on a phone."""
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
@@ -21,14 +21,14 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,
     "pdf.fonttype": 42,
 }
-"""Names from files are shown as they are: a dollar begins no formula."""
+"""Names from files are shown literally: a dollar sign does not start a formula."""
 LINE_LENGTH = 52
 MARK_INCHES = 0.25
-"""What the word "optimistic" takes above a figure."""
+"""Height of the word "optimistic" above a figure."""
 
 
 def plain(axes: Axes) -> None:
-    """Leave out what says nothing."""
+    """Remove the upper and right spines."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.tick_params(labelsize=10)
@@ -36,7 +36,7 @@ def plain(axes: Axes) -> None:
 
 @rc_context(STYLE)
 def without_data(title: str, reason: str) -> Figure:
-    """The figure that cannot be drawn: its title, and why."""
+    """A placeholder with the title of the figure and the reason why it cannot be drawn."""
     said = textwrap.fill(f"{title} cannot be drawn: {reason}.", LINE_LENGTH)
     figure = Figure(figsize=(WIDTH, 0.5 + 0.22 * (said.count("\n") + 1)))
     figure.text(0.5, 0.5, said, color=INK, ha="center", va="center")
@@ -45,7 +45,7 @@ def without_data(title: str, reason: str) -> Figure:
 
 @rc_context(STYLE)
 def mark_optimistic(figure: Figure) -> Figure:
-    """Say in the figure itself that the reported cases chose the epoch."""
+    """Mark a figure whose models were selected on the test cases."""
     engine = figure.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
         engine.set(rect=(0, 0, 1, 1 - MARK_INCHES / figure.get_figheight()))

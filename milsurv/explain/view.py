@@ -76,7 +76,7 @@ class SlideView:
 
     @property
     def maps(self) -> tuple[PatchMap, ...]:
-        """Attention at each magnification, finest first, then fused; or one map for each set of occluded blocks."""
+        """Attention at each magnification, finest first, then fused; or one map for each set of removed blocks."""
         found = self.importance
         if found is None:
             return ()
@@ -133,11 +133,11 @@ class SlideView:
 
 def _blocks_title(side: int, magnification: int, includes_finer: bool) -> str:
     block = (
-        f"blocks of {side} × {side} {magnification}x patches"
+        f"squares of {side} × {side} {magnification}x patches"
         if side > 1
         else f"single {magnification}x patches"
     )
-    return f"left out: {block}{', with all finer patches in them' if includes_finer else ''}"
+    return f"removed: {block}{', with all finer patches in them' if includes_finer else ''}"
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ class CoxConfig(PluginConfig):
 
 
 class Cox(Loss):
-    """Negative log partial likelihood over the mean event (Cox 1972; ties: Efron 1977 or Breslow 1974).
+    """Negative log partial likelihood, mean over events (Cox 1972; ties: Efron 1977 or Breslow 1974).
 
-    The one output is the log-hazard. A case is at risk up to and including its time, so a censored case is at
+    The single output is the log-hazard. A case is at risk up to and including its time, so a censored case is at
     risk for an event at the same time. Survival is ``exp(-H0(t) · exp(log-hazard))`` with Breslow's cumulative
     hazard ``H0(t) = Σ_{t_j ≤ t} d_j / Σ_{at risk at t_j} exp(log-hazard)``.
     """
@@ -39,13 +39,13 @@ class Cox(Loss):
         """``log H0`` at each of them, float64: finite where H0 itself would overflow."""
 
     def fit(self, time: Tensor, event: Tensor) -> None:  # noqa: ARG002
-        """Nothing is fitted before training; raises MilsurvError when no training case has an event."""
+        """Fits nothing. Raises MilsurvError if no training case has an event."""
         _require_events(event)
 
     def __call__(self, outputs: Tensor, time: Tensor, event: Tensor, strata: Tensor | None = None) -> Tensor:
-        """Mean over events; a zero with a gradient of zeros when there is none.
+        """Mean over events; zero with a gradient of zeros if there are no events.
 
-        Cases of different ``strata``, ``(n,)`` of any type, are never in one risk set.
+        Cases of different ``strata``, ``(n,)`` of any type, are in different risk sets.
         """
         log_hazard, observed = outputs.squeeze(-1), event == 1
         if not observed.any():
@@ -83,9 +83,9 @@ class Cox(Loss):
         self.log_cumulative_hazard = (events.count.log() - log_at_risk).flip(0).logcumsumexp(0)
 
     def survival(self, outputs: Tensor, times: Tensor) -> Tensor:
-        """``exp(-H0(t) · exp(log-hazard))``: steps at the training cases' event times."""
+        """``exp(-H0(t) · exp(log-hazard))``: a step function with steps at the event times of the training cases."""
         if self.event_times is None or self.log_cumulative_hazard is None:
-            raise MilsurvError("the Cox loss has no baseline yet; call fit_baseline(…) on the training cases")
+            raise MilsurvError("loss 'cox' has no baseline; call fit_baseline(…) on the training cases first")
         event_times = self.event_times.to(outputs.device)
         steps = self.log_cumulative_hazard.to(outputs.device)
         log_hazard_until = torch.cat([steps.new_full((1,), -torch.inf), steps])
@@ -103,14 +103,14 @@ class Cox(Loss):
 
 
 class _EventTimes:
-    """The distinct event times, latest first, with the log-sum of hazards at each.
+    """The distinct event times, latest first, with the logarithm of the summed hazards at each.
 
-    Sums stay in the log domain and are split into those who die at that time and the others at risk, so that
-    nothing is ever subtracted: exact for log-hazards far apart.
+    Sums are computed in the log domain, separately for cases with the event at that time and others at risk, so that
+    nothing is subtracted: accurate for log-hazards far apart.
     """
 
     def __init__(self, log_hazard: Tensor, time: Tensor, observed: Tensor):
-        # Latest first; at one time the censored before those who die.
+        # Latest first; at equal times, censored cases before events.
         order = torch.argsort(observed.to(torch.uint8), stable=True)
         order = order[torch.argsort(time[order], stable=True, descending=True)]
         log_hazard, observed = log_hazard[order], observed[order]
@@ -121,17 +121,17 @@ class _EventTimes:
         )
         first = count.cumsum(0) - count
         self.group: Tensor = group
-        """Event -> index of its time."""
+        """Index of the time of each event."""
         self.count: Tensor = count.to(log_hazard.dtype)
-        """Events at each time."""
+        """Number of events at each time."""
         rank = torch.arange(len(group), device=group.device) - first[group]
         self.rank: Tensor = rank.to(log_hazard.dtype)
-        """Event -> 0, 1, … among those of its time."""
+        """0, 1, … for the events at the same time."""
         until = torch.cat([log_hazard.new_full((1,), -torch.inf), log_hazard.logcumsumexp(0)])
         self.log_others: Tensor = until[position[first]]
-        """Log-sum over the cases at risk that do not die at the time; -inf when there is none."""
+        """Log-sum over the cases at risk without the event at that time; -inf if there are none."""
         self.log_dying: Tensor = _grouped_logsumexp(log_hazard[position], group, len(count))
-        """Log-sum over those who die."""
+        """Log-sum over the cases with the event at that time."""
 
 
 def _grouped_logsumexp(values: Tensor, group: Tensor, n_groups: int) -> Tensor:
@@ -143,5 +143,5 @@ def _grouped_logsumexp(values: Tensor, group: Tensor, n_groups: int) -> Tensor:
 def _require_events(event: Tensor) -> None:
     if not (event == 1).any():
         raise MilsurvError(
-            "loss 'cox' needs events, but no training case has one; use more cases or fewer folds"
+            "loss 'cox' needs events, but no training case has an event; use more cases or fewer folds"
         )

@@ -15,7 +15,7 @@ from milsurv.losses.base import Loss
 from milsurv.plugin.base import PluginConfig
 
 MIN_PROBABILITY = 1e-7
-"""Logarithms are taken of probabilities no smaller than this, as in the released CrossFusion code."""
+"""Lower limit of probabilities in logarithms, as in the released CrossFusion code."""
 
 
 class DiscreteTimeConfig(PluginConfig):
@@ -28,11 +28,11 @@ class DiscreteTimeConfig(PluginConfig):
 
 
 class DiscreteTime(Loss):
-    """What the discrete-time losses share: bins, hazards, risk and survival.
+    """Base of the discrete-time losses: bins, hazards, risk and survival.
 
-    An output is a logit per bin: hazard ``h_k = sigmoid(logit_k)``, survival ``S_k = Π_{j ≤ k} (1 - h_j)`` at
-    the bin's upper edge. Bin k holds the times in ``[e_k, e_{k+1})`` with ``e_0 = 0``; the last edge is the
-    longest follow-up of the training cases, and longer times count to the last bin.
+    The outputs are one logit per bin: hazard ``h_k = sigmoid(logit_k)``, survival ``S_k = Π_{j ≤ k} (1 - h_j)`` at the
+    upper edge of the bin. Bin k contains the times in ``[e_k, e_{k+1})`` with ``e_0 = 0``; the last edge is the longest
+    follow-up of the training cases, and longer times belong to the last bin.
     """
 
     Config = DiscreteTimeConfig
@@ -44,12 +44,12 @@ class DiscreteTime(Loss):
         """``(bins + 1,)`` float64, from 0 to the longest follow-up; None before :meth:`fit`."""
 
     def fit(self, time: Tensor, event: Tensor) -> None:
-        """Cut the bins. Raises MilsurvError when there are fewer distinct event times than bins."""
+        """Compute the bin edges. Raises MilsurvError if there are fewer distinct event times than bins."""
         time = time.detach().double().cpu()
         self.edges = cut_bins(time, time[event.detach().cpu() == 1], self.n_outputs)
 
     def labels(self, time: Tensor) -> Tensor:
-        """The bin, ``(n,)`` int64, that each follow-up ends in."""
+        """The bin of each follow-up time: ``(n,)`` int64."""
         return _bin_of(time.double(), self._fitted_edges(time.device))
 
     def __call__(self, outputs: Tensor, time: Tensor, event: Tensor) -> Tensor:
@@ -65,14 +65,14 @@ class DiscreteTime(Loss):
     def case_losses(
         self, log_hazard: Tensor, log_survival_before: Tensor, log_survival: Tensor, event: Tensor
     ) -> Tensor:
-        """Each case's loss, ``(n,)``, from ``log h_y``, ``log S_{y-1}`` and ``log S_y`` of its bin y."""
+        """Loss of each case, ``(n,)``, from ``log h_y``, ``log S_{y-1}`` and ``log S_y`` of its bin y."""
 
     def risk(self, outputs: Tensor) -> Tensor:
-        """``-Σ_k S_k``: minus the expected number of bin edges lived to see."""
+        """``-Σ_k S_k``: minus the expected number of bin edges survived."""
         return -_survival_at_edges(outputs).sum(dim=-1)
 
     def survival(self, outputs: Tensor, times: Tensor) -> Tensor:
-        """Survival at the bin edges, interpolated linearly: 1 at time 0, constant after the last edge."""
+        """Survival, linear between bin edges, 1 at time 0, constant after the last edge."""
         edges = self._fitted_edges(outputs.device)
         times = times.to(edges)
         at_edges = F.pad(_survival_at_edges(outputs), (1, 0), value=1.0)
@@ -91,16 +91,16 @@ class DiscreteTime(Loss):
 
     def _fitted_edges(self, device: torch.device) -> Tensor:
         if self.edges is None:
-            raise MilsurvError("the loss has no bins yet; call fit(time, event) on the training cases first")
+            raise MilsurvError("the loss is not fitted; call fit(time, event) on the training cases first")
         return self.edges.to(device)
 
 
 class NLL(DiscreteTime):
     """Negative log-likelihood of discrete-time hazards (Zadeh and Schmid, IEEE TPAMI 2021).
 
-    With ``L_u = -event · (log S_{y-1} + log h_y)`` and ``L_c = -(1 - event) · log S_y`` a case's loss is
-    ``(1 - α) · (L_c + L_u) + α · L_u``. Probabilities below 1e-7 count as 1e-7. The logarithms come from
-    log-sigmoids, so that hazards near 0 and 1 lose no precision.
+    With ``L_u = -event · (log S_{y-1} + log h_y)`` and ``L_c = -(1 - event) · log S_y`` the loss of a case
+    is ``(1 - α) · (L_c + L_u) + α · L_u``. Probabilities below 1e-7 count as 1e-7. Logarithms are computed with
+    log-sigmoids, which is accurate for hazards near 0 and 1.
     """
 
     def case_losses(
@@ -112,10 +112,10 @@ class NLL(DiscreteTime):
 
 
 class CE(DiscreteTime):
-    """Cross-entropy between survival at the end of a case's bin and what was seen (Zadeh and Schmid, 2021).
+    """Cross-entropy between survival at the end of a case's bin and its event (Zadeh and Schmid, 2021).
 
     With ``E = -(1 - event) · log S_y - event · log(1 - S_y)`` and
-    ``L_u = -event · (log(S_{y-1} + 1e-7) + log h_y)`` a case's loss is ``(1 - α) · E + α · L_u``. Other
+    ``L_u = -event · (log(S_{y-1} + 1e-7) + log h_y)`` the loss of a case is ``(1 - α) · E + α · L_u``. Other
     probabilities below 1e-7 count as 1e-7.
     """
 
@@ -130,7 +130,7 @@ class CE(DiscreteTime):
 
 
 def _uncensored_log_likelihood(log_hazard: Tensor, log_survival_before: Tensor, event: Tensor) -> Tensor:
-    """``event · (log S_{y-1} + log h_y)``: the likelihood of the observed events, 0 for censored cases."""
+    """``event · (log S_{y-1} + log h_y)``: log-likelihood of observed events, 0 for censored cases."""
     return event * (log_survival_before + log_hazard)
 
 
@@ -140,18 +140,19 @@ def _floored(log_probability: Tensor) -> Tensor:
 
 
 def cut_bins(time: Tensor, event_times: Tensor, bins: int) -> Tensor:
-    """Edges ``(bins + 1,)``: 0, the quantiles of the event times, the longest follow-up.
+    """Bin edges, ``(bins + 1,)``: 0, quantiles of the event times, the longest follow-up.
 
-    Where ties among event times would leave a bin without width or without an event, the quantiles are those
-    of the distinct event times.
+    If ties would give a bin without width or without events, the quantiles are those of the distinct event times.
     """
     distinct = torch.unique(event_times)
     if len(distinct) == 0:
-        raise MilsurvError("follow-up cannot be cut into bins: no training case has an event; use more cases")
+        raise MilsurvError(
+            "follow-up cannot be divided into bins: no training case has an event; use more cases"
+        )
     if len(distinct) < bins:
         fewer = f"set loss.bins to {len(distinct)} or less, " if len(distinct) > 1 else ""
         raise MilsurvError(
-            f"follow-up cannot be cut into {bins} bins: the training cases have only {len(distinct)} distinct "
+            f"follow-up cannot be divided into {bins} bins: the training cases have only {len(distinct)} distinct "
             f"event time{'s' if len(distinct) > 1 else ''}; {fewer}use more cases or loss 'cox'"
         )
     edges = _edges_at_quantiles(time, event_times, bins)

@@ -88,7 +88,7 @@ def test_nothing_remembers_a_bag(kind: type[Aggregator]) -> None:
 
 @EVERY
 def test_missing_magnification_is_named(kind: type[Aggregator]) -> None:
-    with pytest.raises(MilsurvError, match=r"needs features at (20|10)x, but there are only 40x, 5x"):
+    with pytest.raises(MilsurvError, match=r"needs features at (20|10)x, but only 40x, 5x are available"):
         make(kind, dims={5: 8, 40: 8})
 
 
@@ -107,7 +107,7 @@ def test_other_magnification(kind: type[Aggregator]) -> None:
 
 @pytest.mark.parametrize("kind", [CrossFusion, CrossFusionConcat, CrossFusionSingle])
 def test_heads_that_do_not_divide_the_width_are_refused(kind: type[Aggregator]) -> None:
-    with pytest.raises(MilsurvError, match="3 does not divide 8"):
+    with pytest.raises(MilsurvError, match="8 is not a multiple of 3"):
         make(kind, num_heads=3)
     with pytest.raises(ValidationError, match="multiple of 2"):
         make(kind, embed_dim=9, num_heads=3)
@@ -121,7 +121,7 @@ def test_any_magnifications_with_the_source_named(kind: type[Aggregator]) -> Non
     assert (model.source, model.others) == (20, [40, 10, 5])
     assert model.attention(bag({40: 50, 20: 13, 10: 4, 5: 1}, dims)).keys() == dims.keys()
     assert make(kind, dims={20: 12, 10: 10})(bag({20: 8, 10: 3})).shape == (4,)
-    with pytest.raises(MilsurvError, match="two magnifications or more, but there are only 10x"):
+    with pytest.raises(MilsurvError, match="two or more magnifications, but only 10x is"):
         make(kind, dims={10: 10})
 
 

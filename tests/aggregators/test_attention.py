@@ -133,7 +133,7 @@ def test_many_groups_attend_in_parts_to_the_same_end(most: int, monkeypatch: pyt
         seen.append(len(query))
         return kernel(query, *arguments, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(attention, "MOST_GROUPS", most)
+    monkeypatch.setattr(attention, "MAX_GROUPS", most)
     monkeypatch.setattr(F, "scaled_dot_product_attention", noted)
     for part, expected in zip(outcome(), whole, strict=True):
         torch.testing.assert_close(part, expected)
@@ -142,4 +142,4 @@ def test_many_groups_attend_in_parts_to_the_same_end(most: int, monkeypatch: pyt
 
 
 def test_no_kernel_gets_more_groups_than_cuda_counts() -> None:
-    assert attention.MOST_GROUPS <= 65_535
+    assert attention.MAX_GROUPS <= 65_535

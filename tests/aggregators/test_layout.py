@@ -171,12 +171,12 @@ def test_what_is_kept_grows_linearly() -> None:
 
 def test_wrong_grids_are_named() -> None:
     features = bag(70)
-    with pytest.raises(MilsurvError, match="needs the patches' grid"):
+    with pytest.raises(MilsurvError, match="needs the grid of the patches"):
         make()(Bag(features.features))
     assert make().requires_grid
     assert not make(attention="dense").requires_grid
     grid = tissue(30)
-    with pytest.raises(MilsurvError, match="but there are 4x and 10x"):
+    with pytest.raises(MilsurvError, match="multiples of each other, not 4x and 10x"):
         neighbours(grid[10], grid[5], 10, 4)
     with pytest.raises(MilsurvError, match="a 20x patch lies in no 10x patch"):
         neighbours(grid[10][1:], grid[20], 10, 20)

@@ -61,7 +61,7 @@ def test_the_figure_names_slide_models_and_units() -> None:
         assert part in said
     occlusion = texts(heatmap_figure(make_view([-0.1, 0.0, 0.0, 0.2], "occlusion")))
     assert "decrease of the risk" in occlusion
-    assert "left out: single 20x patches" in occlusion
+    assert "removed: single 20x patches" in occlusion
 
 
 def test_the_gallery_shows_each_patch_with_value_and_place() -> None:

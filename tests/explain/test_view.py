@@ -196,7 +196,7 @@ def test_a_map_for_each_magnification_and_their_fusion() -> None:
     blocks = Blocks({20: np.zeros(4, int), 10: np.zeros(1, int)}, 1, 3)
     (occluded,) = view_of(importance=Importance("occlusion", values, blocks=(blocks,))).maps
     assert occluded.name == "10x"
-    assert occluded.title == "left out: blocks of 3 × 3 10x patches, with all finer patches in them"
+    assert occluded.title == "removed: squares of 3 × 3 10x patches, with all finer patches in them"
     assert view_of().maps == ()
 
 

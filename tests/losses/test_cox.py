@@ -194,7 +194,7 @@ def test_state_predicts_elsewhere(tied: pd.DataFrame) -> None:
 
 
 def test_wrong_use_is_named() -> None:
-    with pytest.raises(MilsurvError, match="no training case has one"):
+    with pytest.raises(MilsurvError, match="no training case has an event"):
         cox().fit(torch.ones(3), torch.zeros(3))
-    with pytest.raises(MilsurvError, match="no baseline yet"):
+    with pytest.raises(MilsurvError, match="has no baseline"):
         cox().survival(torch.zeros(2, 1), torch.ones(1))

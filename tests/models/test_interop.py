@@ -79,7 +79,7 @@ def test_wrong_use_is_named() -> None:
         from_authors_checkpoint("CrossFusion", amil)
     with pytest.raises(MilsurvError, match="AMIL has no heads to choose"):
         from_authors_checkpoint("AMIL", amil, num_heads=4)
-    with pytest.raises(MilsurvError, match="5 does not divide 32"):
+    with pytest.raises(MilsurvError, match="32 is not a multiple of 5"):
         from_authors_checkpoint("CrossFusion", released("crossfusion_a"), num_heads=5)
     with pytest.raises(MilsurvError, match=r"no tensor for 'score.bias'; unknown tensor 'extra'"):
         from_authors_checkpoint(

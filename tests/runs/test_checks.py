@@ -76,8 +76,8 @@ EVENTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "ties": lambda n: {"time": [1, 2, 3] * (n // 3)},
 }
 REFUSED: dict[str, tuple[str, str, tuple[str, ...], str]] = {
-    "bins, two deaths": ("float32", "two deaths", (), "fold 0: follow-up cannot be cut into 2 bins"),
-    "bins, ties": ("float32", "ties", ("loss={name: nll, bins: 4}",), "cannot be cut into 4 bins"),
+    "bins, two deaths": ("float32", "two deaths", (), "fold 0: follow-up cannot be divided into 2 bins"),
+    "bins, ties": ("float32", "ties", ("loss={name: nll, bins: 4}",), "cannot be divided into 4 bins"),
     "no death, nll": ("float32", "no death", (), "no training case has an event"),
     "no death, cox": ("float32", "no death", ("loss={name: cox}",), "loss 'cox' needs events"),
     "no choosing event": (
@@ -102,7 +102,7 @@ REFUSED: dict[str, tuple[str, str, tuple[str, ...], str]] = {
         "float32",
         "follow-up",
         ("aggregator={name: crossfusion_single, embed_dim: 10, num_heads: 4}",),
-        "4 does not divide 10",
+        "10 is not a multiple of 4",
     ),
     "no grid": (
         "float32",
@@ -241,5 +241,5 @@ def test_a_synthetic_cohort_is_checked_without_its_slides(tmp_path: Path) -> Non
     assert findings.problems == []
     assert any("20 cases" in fact for fact in findings.facts)
     findings = check_run(*load_config("demo", [*overrides, "loss={name: nll, bins: 15}"]))
-    assert any("cannot be cut into 15 bins" in problem for problem in findings.problems)
+    assert any("cannot be divided into 15 bins" in problem for problem in findings.problems)
     assert not (tmp_path / "workspace").exists()

@@ -70,6 +70,7 @@ __all__ = [
     "TissueSegmenter",
     "WeightsError",
     "__version__",
+    "executors",
     "fetch_weights",
     "file_id",
     "fill_network",
@@ -83,8 +84,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "testing":
-        return import_module("milsurv.testing")
+    if name in ("executors", "testing"):
+        return import_module(f"milsurv.{name}")
     if name not in _LAZY:
         raise AttributeError(f"module 'milsurv' has no attribute '{name}'")
     return getattr(import_module(_LAZY[name]), name)

@@ -30,8 +30,8 @@ def _imports(folder: Path) -> Iterator[tuple[Path, str, str | None]]:
 def _is_public(module: str, name: str | None) -> bool:
     if module == "milsurv":
         return name is None or name in milsurv.__all__
-    if module == "milsurv.testing":
-        return name is None or name in milsurv.testing.__all__
+    if module in ("milsurv.executors", "milsurv.testing"):
+        return name is None or name in import_module(module).__all__
     return not module.startswith("milsurv.")
 
 
@@ -53,9 +53,9 @@ def test_milsurv_imports_no_package(package: Path) -> None:
 def test_every_public_name_is_there() -> None:
     for name in milsurv.__all__:
         assert getattr(milsurv, name) is not None
-    testing = import_module("milsurv.testing")
-    for name in testing.__all__:
-        assert getattr(testing, name) is not None
+    for module in (milsurv.executors, milsurv.testing):
+        for name in module.__all__:
+            assert getattr(module, name) is not None
 
 
 def test_importing_milsurv_loads_no_torch() -> None:

@@ -18,7 +18,7 @@ from milsurv._version import __version__
 from milsurv.cohort.cases import SlideRef
 from milsurv.cohort.ids import IdError, extract_id, extract_slide_id
 from milsurv.config.loading import load_config
-from milsurv.config.run import RunConfig
+from milsurv.config.run import RunConfig, plugin_name
 from milsurv.errors import ConfigError, MilsurvError, PluginError, first_line
 from milsurv.features.source import FeatureSource, SlideOutcome
 from milsurv.plugin.kinds import kinds_that_decide
@@ -200,7 +200,8 @@ def load_trained(
     read_settings(folder)  # a damaged file is not a wrong configuration
     try:
         changed = _require_plugins(folder, plugin_files)
-        config, registry = load_config(str(folder / CONFIG), [*overrides, "plugins=[]"], plugin_files)
+        given = [*_local_executor(folder, plugin_files), *overrides, "plugins=[]"]
+        config, registry = load_config(str(folder / CONFIG), given, plugin_files)
     except ConfigError as error:
         made_by = read_json(folder / ENVIRONMENT)["milsurv"]
         if made_by == __version__:
@@ -221,9 +222,23 @@ def _require_nothing_of_training(overrides: Sequence[str]) -> None:
             )
 
 
+def _registry(plugin_files: Sequence[Path]) -> Registry:
+    return get_registry(tuple(dict.fromkeys(file.expanduser().absolute() for file in plugin_files)))
+
+
+def _local_executor(folder: Path, plugin_files: Sequence[Path]) -> list[str]:
+    """Overrides for a model that was trained by an executor that is not installed here: it is used on this machine."""
+    section = read_settings(folder).get("executor", {})
+    try:
+        _registry(plugin_files).find("executor", plugin_name("executor", section))
+    except PluginError:
+        return ["executor.name=local", f"executor.threads={section.get('threads', 1)}"]
+    return []
+
+
 def _require_plugins(folder: Path, plugin_files: Sequence[Path]) -> list[str]:
     """The plugins of which milsurv's own code changed since training."""
-    registry = get_registry(tuple(dict.fromkeys(file.expanduser().absolute() for file in plugin_files)))
+    registry = _registry(plugin_files)
     broken = [info for info in registry.plugins if info.version == LOCAL and info.status != "ok"]
     if broken:
         raise MilsurvError(f"plugin file {broken[0].distribution} is broken: {broken[0].reason}")

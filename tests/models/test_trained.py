@@ -105,6 +105,16 @@ def test_a_plugin_file_that_is_broken_is_refused(run: Path, tmp_path: Path) -> N
         load_trained(run, plugin_files=[tmp_path / "unfinished.py"])
 
 
+def test_a_model_trained_by_an_executor_that_is_not_here_is_used_on_this_machine(run: Path) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["executor"] = {"name": "cluster", "partition": "gpu", "threads": 3}
+    write_checked(run / "config.yaml", yaml.safe_dump(config))
+    executor = load_trained(run, plugin_files=[COLOUR_BACKBONE]).config.executor
+    assert (executor.name, executor.settings["threads"]) == ("local", 3)
+    executor = load_trained(run, ["executor.workers=2"], [COLOUR_BACKBONE]).config.executor
+    assert (executor.name, executor.settings["workers"]) == ("local", 2)
+
+
 def test_a_plugin_that_is_not_installed_is_named_with_its_version(run: Path) -> None:
     change_plugin(run, "aggregator", name="graphmil", distribution="milsurv-graphmil", version="0.3")
     with pytest.raises(

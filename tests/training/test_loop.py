@@ -5,8 +5,10 @@ import math
 import os
 import random
 import shutil
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from lifelines.utils import concordance_index
 
 from milsurv import Bag
 from milsurv.errors import ConfigError, MilsurvError
-from milsurv.executors.base import Context, Event, ExecutorConfig, Placement
+from milsurv.executors.base import WORKER_DIED, Context, Event, ExecutorConfig, Placement, Unit
+from milsurv.executors.local import LocalConfig, LocalExecutor
 from milsurv.features.store import read_bag, write_checksums
 from milsurv.losses.discrete import NLL
 from milsurv.plugin.registry import get_registry
@@ -301,6 +304,31 @@ def test_features_without_the_grid_that_an_aggregator_needs_are_refused_by_slide
     ):
         train_fold(on_cpu(), job)
     _train(replace(job, config=make_job(**{"aggregator.attention": "dense"}).config))
+
+
+def train_or_die(context: Context, job: FoldJob) -> None:
+    """Kills its process once, after 30 bags."""
+    bags = count()
+
+    def raise_if_stopped() -> None:
+        died = job.folder / "died"
+        if next(bags) == 30 and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train_fold(replace(context, raise_if_stopped=raise_if_stopped), job)
+
+
+def test_folds_whose_worker_was_killed_have_the_same_bytes(make_job: MakeJob) -> None:
+    jobs = [make_job(name) for name in ("first", "second")]
+    units = [Unit(f"fold {i}", train_or_die, {"job": job}) for i, job in enumerate(jobs)]
+    deaths: list[Event] = []
+    with LocalExecutor(LocalConfig(workers=2), "cpu") as executor:
+        executor.run(units, lambda _, event: deaths.append(event) if event["event"] == WORKER_DIED else None)
+    assert len(deaths) == 2
+    whole = _train(make_job("whole"))
+    for job in jobs:
+        assert {name: (job.folder / name).read_bytes() for name in LEFT_BEHIND} == whole
 
 
 def test_bags_beyond_the_cache_give_the_same_bytes(make_job: MakeJob) -> None:

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from milsurv import Register, hookimpl
-from milsurv.executors.base import Executor, OnEvent, Unit
-from milsurv.executors.worker import Done, Failed, Message, Reported, packed, run_units
+from milsurv.executors import Done, Executor, Failed, Message, OnEvent, Reported, Unit, packed, run_units
 
 
 class FreshInterpreter(Executor):

@@ -1,4 +1,4 @@
-"""The built-in plugins, registered through the same hooks as everybody else's."""
+"""The built-in plugins, registered through the same hooks as all others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tells plugins how a run goes, without letting one of them spoil it."""
+"""Calling the life-cycle hooks of plugins, isolated from the run."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ import pluggy
 
 @dataclass(frozen=True)
 class HookFailure:
-    """A plugin that raised in a life-cycle hook, and is told nothing more of this run."""
+    """A plugin that raised in a life-cycle hook, and is not called again in this run."""
 
     plugin: str
-    """Its entry point's name, or its file."""
+    """Name of its entry point, or its file."""
     hook: str
     error: str
-    """Type and message on one line."""
+    """Type and message in one line."""
     traceback: str
 
 
 class LifeCycle:
-    """Calls life-cycle hooks in every plugin; one that raises is reported once and switched off."""
+    """Calls life-cycle hooks in every plugin. A plugin that raises is reported once and disabled."""
 
     def __init__(self, manager: pluggy.PluginManager, on_failure: Callable[[HookFailure], None]):
         self._manager = manager
         self._on_failure = on_failure
-        self._off: set[object] = set()
+        self._disabled: set[object] = set()
 
-    def tell(self, hook: str, **arguments: Any) -> None:
-        """Call ``hook`` in all plugins that have it and are still on."""
-        implementations = reversed(getattr(self._manager.hook, hook).get_hookimpls())  # as pluggy calls them
+    def call(self, hook: str, **arguments: Any) -> None:
+        """Call ``hook`` in all plugins that implement it and are not disabled."""
+        implementations = reversed(getattr(self._manager.hook, hook).get_hookimpls())  # in pluggy's order
         plugins = [implementation.plugin for implementation in implementations]
         for plugin in plugins:
-            if plugin in self._off:
+            if plugin in self._disabled:
                 continue
             others = [other for other in plugins if other is not plugin]
             try:
                 self._manager.subset_hook_caller(hook, others)(**arguments)
             except (Exception, SystemExit) as error:
-                self._off.add(plugin)
+                self._disabled.add(plugin)
                 name = self._manager.get_name(plugin) or "?"
                 line = f"{type(error).__name__}: {error}"
                 self._on_failure(HookFailure(name, hook, line, traceback.format_exc()))

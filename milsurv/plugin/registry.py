@@ -1,9 +1,8 @@
-"""Finds plugins: built in, installed (entry points of the group ``milsurv``), and local files.
+"""Discovery of plugins: built in, installed (entry points of the group ``milsurv``), and local files.
 
-Discovery isolates: a plugin that fails to import or to register is kept as broken, with its distribution and
-the reason, and stops nothing but a run that asks for it. ``MILSURV_LOAD_PLUGINS=a,b`` limits which entry points
-are loaded; empty means none. A plugin module says with ``milsurv_api = 1`` for which plugin API it was built; one
-that does not say so was built for 1.
+A plugin that fails to import or to register is listed as broken, with its distribution and the reason, and affects
+only runs that use it. ``MILSURV_LOAD_PLUGINS=a,b`` limits which entry points are loaded; empty means none. A plugin
+module declares with ``milsurv_api = 1`` the plugin API that it is built for; the default is 1.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ if TYPE_CHECKING:
     from milsurv.plugin.base import PluginSection
 
 TRACKER = "tracker"
-"""What a plugin that registers no class is listed as: it has life-cycle hooks alone."""
+"""Kind of plugins that register nothing and only have life-cycle hooks."""
 HOOK_PREFIX = "milsurv_"
 LOCAL = "local file"
 LIMIT = "MILSURV_LOAD_PLUGINS"
-"""Environment variable with the entry points or distributions that may be loaded."""
+"""Environment variable with the entry points or distributions to load."""
 
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """One line of ``milsurv list-plugins``. A broken distribution that registers nothing has kind and name ``-``."""
+    """A row of ``milsurv list-plugins``. The kind is ``-`` if a distribution is broken before it registers anything."""
 
     kind: str
     name: str
@@ -59,7 +58,7 @@ class PluginInfo:
 
 
 class Registry:
-    """The plugins of this process: those installed, and the local files named."""
+    """The plugins of this process: built in, installed, and the given local files."""
 
     def __init__(self, files: Iterable[Path] = ()):
         self.manager = pluggy.PluginManager(spec.PROJECT)
@@ -77,7 +76,7 @@ class Registry:
             self._add(partial(_load_file, file), str(file), str(file), LOCAL)
 
     def _add(self, load: Callable[[], Any], name: str, source: str, version: str) -> None:
-        """Load one plugin module and take its registrations, or keep it as broken."""
+        """Load a plugin module and collect its registrations, or list it as broken."""
         found: list[PluginInfo] = []
         module = None
         try:
@@ -105,12 +104,12 @@ class Registry:
     def _keep(self, info: PluginInfo) -> None:
         taken = [other for other in self.plugins if (other.kind, other.name) == (info.kind, info.name)]
         if taken:
-            reason = f"{info.kind} '{info.name}' is registered by {taken[0].distribution} too"
+            reason = f"{info.kind} '{info.name}' is also registered by {taken[0].distribution}"
             info = replace(info, status="broken", reason=reason)
         self.plugins.append(info)
 
     def find(self, kind: str, name: str) -> PluginInfo:
-        """The plugin of that kind and name. Raises PluginError when it is unknown, ambiguous or broken."""
+        """The plugin of that kind and name. Raises PluginError if it is unknown, ambiguous or broken."""
         matches = [info for info in self.plugins if (info.kind, info.name) == (kind, name)]
         if not matches:
             raise PluginError(self._unknown(kind, name))
@@ -129,10 +128,10 @@ class Registry:
         hint = "".join(f"; {info.distribution} failed to load: {info.reason}" for info in broken)
         if LIMIT in os.environ:
             hint += f"; {LIMIT}={os.environ[LIMIT]} limits what is loaded"
-        return f"unknown {kind} '{name}'{nearest(name, known)}; there are: {', '.join(known)}{hint}"
+        return f"unknown {kind} '{name}'{nearest(name, known)}; available: {', '.join(known)}{hint}"
 
     def load(self, kind: str, name: str) -> Any:
-        """The plugin's class, imported. Raises PluginError as :meth:`find`, or when the import fails."""
+        """The plugin's class, imported. Raises PluginError like :meth:`find`, or if the import fails."""
         info = self.find(kind, name)
         module_name, _, class_name = str(info.target).partition(":")
         try:
@@ -144,11 +143,11 @@ class Registry:
             ) from error
 
     def create(self, kind: str, section: PluginSection, *arguments: Any) -> Any:
-        """The plugin that a section of the configuration names, made with its settings and ``arguments``."""
+        """The plugin selected by a section of the configuration, created with its settings and ``arguments``."""
         return self.load(kind, section.name)(self.config(kind, section), *arguments)
 
     def config(self, kind: str, section: PluginSection) -> Any:
-        """A section's settings as the ``Config`` of the plugin that it names, with its defaults."""
+        """A section's settings as the ``Config`` of its plugin, with defaults."""
         return self.load(kind, section.name).Config(**section.settings)
 
     def describe(self, kind: str, name: str) -> str:
@@ -160,14 +159,14 @@ class Registry:
     def origin(self, kind: str, name: str) -> str:
         """The fingerprint of a plugin's source, see :mod:`milsurv.plugin.sources`.
 
-        It is that of when it was first asked for: Python keeps what it imported, too.
+        It is computed once, since Python does not import changed code again either.
         """
         if (kind, name) not in self._origins:
             self._origins[kind, name] = self._source(kind, name)
         return self._origins[kind, name]
 
     def own_origin(self, kind: str, name: str) -> str:
-        """The same without the modules of milsurv that a plugin imports, so that it outlasts milsurv's versions."""
+        """The same without the modules of milsurv that the plugin imports, so that it is stable across its versions."""
         return self._source(kind, name, with_milsurv=False)
 
     def _source(self, kind: str, name: str, with_milsurv: bool = True) -> str:
@@ -183,25 +182,24 @@ class Registry:
             raise PluginError(f"{self.describe(kind, name)}: its source cannot be read: {error}") from error
 
     def require_unchanged(self) -> None:
-        """Raise PluginError when a plugin's source changed after this process imported it."""
+        """Raise PluginError if a plugin's source has changed since this process imported it."""
         for (kind, name), origin in self._origins.items():
             if self._source(kind, name) != origin:
                 raise PluginError(
-                    f"{self.describe(kind, name)} changed after this Python imported it; restart Python to use the new "
-                    "code"
+                    f"{self.describe(kind, name)} has changed since it was imported; restart Python to use the new code"
                 )
 
     def require_origins(self, expected: Mapping[tuple[str, str], str]) -> None:
-        """Raise PluginError unless plugins, by kind and name, have these origins in this process."""
+        """Raise PluginError unless plugins, by kind and name, have these source fingerprints in this process."""
         for (kind, name), origin in expected.items():
             if self.origin(kind, name) != origin:
                 raise PluginError(
-                    f"{self.describe(kind, name)} changed while the run was under way; start the run again: it begins "
-                    "anew with the new code"
+                    f"{self.describe(kind, name)} changed during the run; run the command again, which starts from the "
+                    "beginning with the new code"
                 )
 
     def verified(self) -> list[PluginInfo]:
-        """The plugins after importing every class and checking that it has what its kind asks for."""
+        """The plugins after importing every class and checking the interface of its kind."""
         return [self._verify(info) for info in self.plugins]
 
     def _verify(self, info: PluginInfo) -> PluginInfo:
@@ -229,12 +227,12 @@ def _require_api(module: Any) -> None:
     if built_for != spec.PLUGIN_API:
         raise PluginError(
             f"built for plugin API {built_for}, but milsurv {__version__} has plugin API {spec.PLUGIN_API}; "
-            "install a version of the plugin, or of milsurv, that fits the other"
+            "install compatible versions of the plugin and of milsurv"
         )
 
 
 def _require_hooks(module: Any, known: Sequence[str]) -> None:
-    """Refuse functions that look like hooks and would never be called."""
+    """Raise PluginError for functions that look like hooks but would never be called."""
     for name, value in vars(module).items():
         if not name.startswith(HOOK_PREFIX) or not inspect.isroutine(value):
             continue
@@ -254,7 +252,7 @@ def _entry_points() -> list[EntryPoint]:
 
 
 def _load_file(file: Path) -> ModuleType:
-    """Import a local plugin file under its stem, so that its targets read ``stem:Class``."""
+    """Import a local plugin file under its stem, so that its targets are ``stem:Class``."""
     module_spec = importlib.util.spec_from_file_location(file.stem, file)
     if not file.is_file() or module_spec is None or module_spec.loader is None:
         raise FileNotFoundError(f"no Python file at {file}")
@@ -280,7 +278,7 @@ def _is_file(file: Path, origin: str | None) -> bool:
 
 
 def _another_module(file: Path) -> bool:
-    """Whether a module of the file's name can be imported that is not the file, whose folder may be on the path."""
+    """Whether another module of the file's name can be imported; the file's own folder may be on the path."""
     found = importlib.util.find_spec(file.stem)
     if found is not None and _is_file(file, found.origin):
         folder = file.parent.resolve()
@@ -290,7 +288,7 @@ def _another_module(file: Path) -> bool:
 
 
 _loading = threading.RLock()
-"""Held while plugins are imported: a thread that finds a module half imported would take it for an empty one."""
+"""Held while plugins are imported, since other threads would see partially imported modules."""
 
 
 def get_registry(files: tuple[Path, ...] = ()) -> Registry:

@@ -1,10 +1,10 @@
-"""The source of a plugin as a fingerprint: all code and data that decide what it computes, and nothing else.
+"""Fingerprints of the source of plugins: of all code and data that change what they compute, and of nothing else.
 
-Of milsurv itself these are the modules that are reached by import statements, among those that decide content. Of
-anybody else's plugin it is the whole import package (its data and compiled files too), or the single module, and every
-other package or module that its code imports, unless that is a library: the standard library, or a folder where pip
-puts packages, but for those of the plugin's own distribution. Libraries are told by their versions, in
-``environment.json``. Python code is taken without comments, docstrings, layout and ``__version__``.
+From milsurv, they cover the modules that are reached by import statements and are listed in `DECIDING`. From other
+plugins, they cover the whole import package (with data and compiled files) or the single module, and all packages and
+modules that its code imports, except libraries: the standard library, and installed packages of other distributions,
+whose versions are recorded in ``environment.json``. Comments, docstrings, formatting and ``__version__`` of Python code
+are ignored.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ DECIDING = (
     "milsurv.slides",
     "milsurv.training",
 )
-"""Modules of milsurv, and packages with all that is in them, that decide what features, models or predictions hold."""
+"""Modules and packages of milsurv that change the content of features, models or predictions."""
 LIBRARY_FOLDERS = {"site-packages", "dist-packages"}
 
 
 @dataclass(frozen=True)
 class _Unit:
-    """What is hashed as a whole: a module of milsurv, a package, or a module that stands alone."""
+    """What is hashed as a whole: a module of milsurv, a package, or a single module."""
 
     name: str
-    """Dotted."""
+    """Dotted name."""
     files: tuple[tuple[str, Path], ...]
-    """Path within the unit, and where the file is."""
+    """Path within the unit, and path of the file."""
 
 
 def source_fingerprint(*modules: str, distribution_name: str | None = None, with_milsurv: bool = True) -> str:
-    """12 hexadecimal digits for the source of these modules, which ``distribution_name`` installed.
+    """12 hexadecimal digits for the source of these modules, which are installed by ``distribution_name``.
 
-    ``with_milsurv`` says whether milsurv's own modules count that they import. The digits do not depend on where the
-    code is, on how it was installed, or on the version of Python. Raises OSError when a file cannot be read.
+    ``with_milsurv`` includes the modules of milsurv that they import. The digits do not depend on the location of the
+    code, the kind of installation, or the version of Python. Raises OSError if a file cannot be read.
     """
     pending = list(modules)
     inside = {name.partition(".")[0] for name in pending} | _packages(distribution_name)
@@ -79,12 +79,12 @@ def source_fingerprint(*modules: str, distribution_name: str | None = None, with
 
 @cache
 def framework_fingerprint(*modules: str) -> str:
-    """That of modules of milsurv itself, which do not change while it runs."""
+    """The fingerprint of modules of milsurv itself, which do not change while it runs."""
     return source_fingerprint(*modules)
 
 
 def _packages(distribution_name: str | None) -> set[str]:
-    """Top-level packages and modules that a distribution put into the library folder."""
+    """Top-level packages and modules installed by a distribution."""
     try:
         files = distribution(distribution_name).files if distribution_name else None
     except PackageNotFoundError:
@@ -93,7 +93,7 @@ def _packages(distribution_name: str | None) -> set[str]:
 
 
 def _unit(name: str, inside: Collection[str]) -> _Unit | None:
-    """The unit that a dotted name belongs to; None for a library, and where there is no such module."""
+    """The unit that contains a dotted name; None for libraries and unknown modules."""
     if name.partition(".")[0] == OWN:
         return _own_unit(name)
     parts = name.split(".")
@@ -131,7 +131,7 @@ def _spec(name: str) -> ModuleSpec | None:
 
 
 def _is_library(spec: ModuleSpec, depth: int) -> bool:
-    """Whether a module, whose name has ``depth`` parts, stands in a folder where packages are installed."""
+    """Whether a module, whose name has ``depth`` parts, is in a folder of installed packages."""
     is_package = spec.submodule_search_locations is not None
     folder = Path(str(spec.origin)).parents[depth - (not is_package)]
     return bool(LIBRARY_FOLDERS & set(folder.parts)) or any(folder.glob("*.dist-info"))
@@ -139,7 +139,7 @@ def _is_library(spec: ModuleSpec, depth: int) -> bool:
 
 def _foreign_unit(name: str, spec: ModuleSpec) -> _Unit:
     origin = Path(str(spec.origin))
-    if not origin.is_file():  # within an archive, which is taken as it is
+    if not origin.is_file():  # within an archive, which is hashed as a whole
         archive = next((parent for parent in origin.parents if parent.is_file()), None)
         return _Unit(name, () if archive is None else ((archive.suffix, archive),))
     if spec.submodule_search_locations is not None:
@@ -165,13 +165,13 @@ def _read(path: Path) -> tuple[str, ast.Module | None]:
                 tree = ast.parse(path.read_bytes())
             return hashlib.sha256(repr(_plain(tree)).encode()).hexdigest(), tree
         except (SyntaxError, ValueError, RecursionError):
-            pass  # a template, or nested too deeply: taken as it is
+            pass  # a template, or nested too deeply: hashed as bytes
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest(), None
 
 
 def _plain(node: Any) -> Any:
-    """A syntax tree as nested tuples without what changes no value; empty fields differ between Pythons."""
+    """A syntax tree as nested tuples, without what changes no value; empty fields differ between Python versions."""
     if isinstance(node, ast.AST):
         fields = (
             (name, _plain(value))
@@ -180,19 +180,19 @@ def _plain(node: Any) -> Any:
         )
         return type(node).__name__, *fields
     if isinstance(node, list):
-        return tuple(_plain(item) for item in node if not _says_nothing(item))
+        return tuple(_plain(item) for item in node if not _is_ignored(item))
     return node
 
 
-def _says_nothing(node: Any) -> bool:
-    """Whether a statement is a docstring, another constant, or tells the version."""
+def _is_ignored(node: Any) -> bool:
+    """Whether a statement is a docstring, another constant, or sets the version."""
     if isinstance(node, ast.Assign):
         return any(isinstance(target, ast.Name) and target.id == "__version__" for target in node.targets)
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def _imported(tree: ast.Module, unit: str, inner: str) -> Iterator[str]:
-    """Dotted names that a file imports; of ``from a import b`` both a and a.b, which may be a module."""
+    """Dotted names that a file imports; for ``from a import b`` both a and a.b, which may be a module."""
     package = [*unit.split("."), *Path(inner).parts][:-1]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -12,7 +12,7 @@ from milsurv.plugin.kinds import KINDS, Kind
 
 PROJECT = "milsurv"
 PLUGIN_API = 1
-"""Rises when plugins must change; a plugin module says ``milsurv_api = 1`` for the one that it was built for."""
+"""Incremented when plugins must change. A plugin module declares with ``milsurv_api = 1`` the API it is built for."""
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
@@ -38,26 +38,26 @@ REGISTERING = type("RegisteringHooks", (), {kind.hook: _registering_hook(kind) f
 
 @hookspec
 def milsurv_run_started(config: dict[str, Any], folder: Path) -> None:
-    """Called in the driving process when a run's folder is laid out, before the first fold trains.
+    """Called in the driving process when a run's folder has been created, before training starts.
 
-    ``config`` is the whole resolved configuration, ``folder`` the run's folder.
+    ``config`` is the complete configuration, ``folder`` the run's folder.
     """
 
 
 @hookspec
 def milsurv_epoch_finished(seed: int, fold: int, epoch: int, values: dict[str, float], folder: Path) -> None:
-    """Called in the driving process after each epoch of each fold, with the numbers of its row in ``history.csv``.
+    """Called in the driving process after each epoch of each fold, with the values of its row in ``history.csv``.
 
-    ``folder`` is the fold's. After a kill, an epoch that was saved is not told again, and one that was not is told once
-    more with the same numbers; ``history.csv`` has each once when the fold is finished.
+    ``folder`` is the fold's folder. When a killed run is resumed, epochs that had not been saved are reported again
+    with the same values; ``history.csv`` contains each epoch once when the fold is finished.
     """
 
 
 @hookspec
 def milsurv_fold_finished(seed: int, fold: int, folder: Path) -> None:
-    """Called in the driving process when a fold's model and predictions are whole in ``folder``."""
+    """Called in the driving process when a fold's model and predictions are complete in ``folder``."""
 
 
 @hookspec
 def milsurv_run_finished(folder: Path, metrics: dict[str, Any]) -> None:
-    """Called in the driving process when the report stands; ``metrics`` is what ``metrics.json`` holds."""
+    """Called in the driving process when the report is written; ``metrics`` is the content of ``metrics.json``."""

@@ -1,4 +1,4 @@
-"""Which versions took part in a run: those of its last start, and earlier ones that differ."""
+"""Versions used by a run: those of its last start, and different ones of earlier starts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from milsurv.storage.checksums import CHECKSUMS, read_json, write_checked
 from milsurv.storage.run_files import ENVIRONMENT, PLUGINS
 
 EARLIER = "earlier"
-"""Key of what earlier starts had, oldest first: environments, or versions of a plugin; empty when nothing changed."""
+"""Key of the different environments, or versions of a plugin, of earlier starts, oldest first."""
 PACKAGES = (
     "torch",
     "timm",
@@ -31,27 +31,30 @@ PACKAGES = (
 
 
 def record_versions(
-    folder: Path, registry: Registry, plugins: Mapping[str, str], givers: Sequence[Path] = ()
+    folder: Path, registry: Registry, plugins: Mapping[str, str], earlier_runs: Sequence[Path] = ()
 ) -> None:
     """Write ``environment.json`` and ``plugins.json`` of a start into a run's folder.
 
-    ``plugins`` has the names of those at work by kind. What earlier starts had is kept; so is what the folders
-    ``givers`` tell, of runs whose models were taken over.
+    ``plugins`` are the names of the plugins in use by kind. Versions of earlier starts are kept, and so are those of
+    ``earlier_runs``, folders of runs whose models were reused.
     """
-    folders = [*givers, folder]
+    folders = [*earlier_runs, folder]
     environments = [
         found
-        for told in _read(folders, ENVIRONMENT)
-        for found in (*told.get(EARLIER, ()), {key: value for key, value in told.items() if key != EARLIER})
+        for recorded in _read(folders, ENVIRONMENT)
+        for found in (
+            *recorded.get(EARLIER, ()),
+            {key: value for key, value in recorded.items() if key != EARLIER},
+        )
     ]
     here = _environment()
     write_checked(folder / ENVIRONMENT, json_text({**here, EARLIER: _different(environments, here)}))
     rows = [row for table in _read(folders, PLUGINS) for row in table]
-    told = []
+    recorded = []
     for kind, name in plugins.items():
         info = registry.find(kind, name)
         versions = [v for row in rows if row["kind"] == kind for v in (*row.get(EARLIER, ()), row["version"])]
-        told.append(
+        recorded.append(
             {
                 "kind": kind,
                 "name": name,
@@ -62,17 +65,17 @@ def record_versions(
                 EARLIER: _different(versions, info.version),
             }
         )
-    write_checked(folder / PLUGINS, json_text(told))
+    write_checked(folder / PLUGINS, json_text(recorded))
 
 
 def _read(folders: Sequence[Path], name: str) -> list[Any]:
-    """What the folders tell, of a milsurv that kept checksums."""
+    """The files of that name in the folders, except of versions of milsurv that wrote no checksums."""
     paths = [folder / name for folder in folders if (folder / CHECKSUMS).is_file()]
     return [read_json(path) for path in paths if path.is_file()]
 
 
 def _different(values: Sequence[Any], present: Any) -> list[Any]:
-    """Each value once, but for the present one."""
+    """Each value once, except the present one."""
     kept: list[Any] = []
     for value in values:
         if value != present and value not in kept:

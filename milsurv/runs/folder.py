@@ -210,8 +210,8 @@ class RunFolder:
                 if (giver := job.take_over(list(folders))) is not None:
                     found[job.folder] = folders[giver]
         if found:
-            givers = sorted(set(found.values()))
-            record_versions(self.path, content.session.registry, content.plugins, givers)
+            earlier_runs = sorted(set(found.values()))
+            record_versions(self.path, content.session.registry, content.plugins, earlier_runs)
         return len(found)
 
     def log(self, event: Event) -> None:

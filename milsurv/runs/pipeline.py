@@ -100,7 +100,7 @@ def train(session: Session, jobs: Sequence[FoldJob], folder: RunFolder, life_cyc
         if job.finished:
             job.remove_states()  # left when a run was killed after its last write
     config = session.config.model_dump(mode="json", by_alias=True)
-    life_cycle.tell("milsurv_run_started", config=config, folder=folder.path)
+    life_cycle.call("milsurv_run_started", config=config, folder=folder.path)
     total = sum(len(job.rows) for job in jobs if not job.trained) * session.config.training.epochs
 
     def on_event(unit: Unit, event: Event) -> None:
@@ -117,9 +117,9 @@ def train(session: Session, jobs: Sequence[FoldJob], folder: RunFolder, life_cyc
         fold = {"seed": job.seed, "fold": job.fold, "folder": job.folder}
         if event["event"] == "epoch":
             values = {key: value for key, value in event.items() if isinstance(value, float)}
-            life_cycle.tell("milsurv_epoch_finished", epoch=event["epoch"], values=values, **fold)
+            life_cycle.call("milsurv_epoch_finished", epoch=event["epoch"], values=values, **fold)
         elif event["event"] == "fold finished":
-            life_cycle.tell("milsurv_fold_finished", **fold)
+            life_cycle.call("milsurv_fold_finished", **fold)
 
     plans: set[str] = set()
     with session.progress.stage("training folds", total, "cases") as stage:
@@ -133,5 +133,5 @@ def finish(content: RunContent, folder: RunFolder, metrics: dict[str, Any], life
     session = content.session
     views = views_of_fold(session.config, session.registry, folder.path, predictions, slides)
     report = write_report(folder.path, session.config, views)
-    life_cycle.tell("milsurv_run_finished", folder=folder.path, metrics=metrics)
+    life_cycle.call("milsurv_run_finished", folder=folder.path, metrics=metrics)
     return report

@@ -1,4 +1,4 @@
-"""How everything is written: whole or not at all, and under a name that says what made it."""
+"""Atomic writing of files, and fingerprints of content."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from milsurv.storage.locks import temporary_file
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` to write to; fsynced and renamed to ``path`` when the block ends well.
+    """A temporary path beside ``path`` to write to, which is fsynced and renamed to ``path`` if the block succeeds.
 
-    What has its final name is whole. When the block fails the temporary file is removed; when the process is killed
-    the next run removes it. Raises MilsurvError when the disk is full.
+    A file with its final name is complete. If the block fails, the temporary file is removed; if the process is
+    killed, the next run removes it. Raises MilsurvError if the disk is full.
     """
     with name_file_on_full_disk(path), temporary_file(path.parent) as temporary:
         try:
@@ -42,7 +42,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make ``target`` the file ``source``, unless it is there: linked where the file system can, else copied whole."""
+    """Hard-link ``target`` to ``source``, or copy it if the file system has no hard links, unless it exists."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -54,7 +54,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a text file: all of it, or nothing when the disk is full."""
+    """Append a line to a text file, or nothing if the disk is full."""
     content = f"{line}\n".encode()
     with name_file_on_full_disk(path), path.open("ab", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
@@ -67,7 +67,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def append_event(path: Path, event: Mapping[str, Any]) -> None:
-    """Add a line of JSON with the time to a file of events, which is made with its folder; NaN becomes null."""
+    """Append a line of JSON with the time to a file of events, creating its folder; NaN becomes null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     finite = {
         key: None if isinstance(value, float) and not isfinite(value) else value
@@ -78,11 +78,11 @@ def append_event(path: Path, event: Mapping[str, Any]) -> None:
 
 
 def json_text(data: Any) -> str:
-    """JSON for a file. NaN is refused: what cannot be computed is null with a reason."""
+    """JSON for a file. Raises ValueError for NaN: what cannot be computed is null with a reason."""
     return json.dumps(data, indent=2, allow_nan=False) + "\n"
 
 
 def fingerprint(content: Any) -> str:
-    """12 hexadecimal digits that stand for JSON-able ``content``, independent of the order of keys."""
+    """12 hexadecimal digits of a hash of JSON-serializable ``content``, independent of the order of keys."""
     text = json.dumps(content, sort_keys=True, allow_nan=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

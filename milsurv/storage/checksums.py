@@ -1,4 +1,4 @@
-"""Checksums of the text files that a run's folder keeps, so that a damaged or edited one is refused when it is read."""
+"""Checksums of the text files in a run's folder, so that damaged or edited files are rejected on reading."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from milsurv.storage.atomic import append_line, write_text
 from milsurv.storage.documents import parse_json
 
 CHECKSUMS = "checksums.txt"
-"""Beside the files: a line ``<SHA-256>  <name>`` for each, the last one of a name holds. Lines are only added, so that
-processes which write into the same folder lose none of each other's."""
+"""File beside them with a line ``<SHA-256>  <name>`` for each; the last line of a name counts. Lines are only appended,
+so that concurrent processes do not lose each other's."""
 
 
 def write_checked(path: Path, text: str) -> None:
-    """Write a text file atomically, and its checksum before it: a file with its final name has its checksum."""
+    """Write a text file atomically, after its checksum, so that a complete file always has one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     checksum = hashlib.sha256(text.encode()).hexdigest()
     if _checksums(path.parent).get(path.name) != checksum:
@@ -27,15 +27,15 @@ def write_checked(path: Path, text: str) -> None:
 def read_checked(path: Path) -> str:
     """The text of a file that :func:`write_checked` wrote.
 
-    Raises MilsurvError when it is missing, has no checksum, or is not what was written.
+    Raises MilsurvError if it is missing, has no checksum, or has changed.
     """
     if not path.is_file():
         raise MilsurvError(f"{path} is missing; run the milsurv command again, or copy the whole folder")
     expected = _checksums(path.parent).get(path.name)
     if expected is None:
         raise MilsurvError(
-            f"{path} has no checksum in {CHECKSUMS}: an older milsurv made it, or only a part of its folder was "
-            "copied; run the milsurv command again, or copy the whole folder"
+            f"{path} has no checksum in {CHECKSUMS}: it was written by an older milsurv, or only a part of its "
+            "folder was copied; run the milsurv command again, or copy the whole folder"
         )
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != expected:
@@ -47,7 +47,7 @@ def read_checked(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The data of a JSON file, see :func:`read_checked`. Raises MilsurvError when it cannot be read."""
+    """The data of a JSON file, see :func:`read_checked`. Raises MilsurvError if it cannot be read."""
     return parse_json(read_checked(path), path)
 
 

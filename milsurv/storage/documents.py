@@ -1,4 +1,4 @@
-"""Reading YAML and JSON that anybody may have written: bounded in size and depth, with one line for what is wrong."""
+"""Reading untrusted YAML and JSON, limited in size and depth, with errors of one line."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import yaml
 
 from milsurv.errors import MilsurvError, first_line, size
 
-MOST_BYTES = 1_000_000
-"""Of a YAML file."""
-MOST_NODES = 100_000
-"""Keys and values of a YAML file, each alias counted as all that it stands for."""
+MAX_BYTES = 1_000_000
+"""Size of a YAML file."""
+MAX_NODES = 100_000
+"""Keys and values of a YAML file with its aliases expanded."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -31,7 +31,7 @@ _Loader.add_implicit_resolver(
 
 
 class YAMLError(MilsurvError):
-    """Text is not YAML that is read here; ``line`` says where, if that is known."""
+    """Invalid or unsupported YAML, in ``line`` if known."""
 
     def __init__(self, message: str, line: int | None = None):
         super().__init__(message)
@@ -39,21 +39,21 @@ class YAMLError(MilsurvError):
 
 
 def read_yaml_text(path: Path) -> str:
-    """The text of a YAML file. Raises YAMLError when it is too large or not UTF-8."""
-    if path.stat().st_size > MOST_BYTES:
-        raise YAMLError(f"has {size(path.stat().st_size)}; a YAML file may have {size(MOST_BYTES)}")
+    """The text of a YAML file. Raises YAMLError if it is too large or not UTF-8."""
+    if path.stat().st_size > MAX_BYTES:
+        raise YAMLError(f"has {size(path.stat().st_size)}; a YAML file may have {size(MAX_BYTES)}")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise YAMLError("is not text in UTF-8; save it as UTF-8") from None
+        raise YAMLError("is not UTF-8 text; save it as UTF-8") from None
 
 
 def compose_yaml(text: str) -> yaml.Node | None:
-    """The nodes of a YAML document, whose keys are all plain text; None when it is empty.
+    """The nodes of a YAML document with scalar keys; None if it is empty.
 
-    Raises YAMLError for what is not valid, nests too deep, refers to itself, or stands for too much.
+    Raises YAMLError if it is invalid, nested too deeply, recursive, or too large when its aliases are expanded.
     """
-    with _faults_named():
+    with _yaml_errors():
         root = yaml.compose(text, Loader=_Loader)
         if root is not None:
             _require_plain(root)
@@ -61,13 +61,13 @@ def compose_yaml(text: str) -> yaml.Node | None:
 
 
 def construct_yaml(root: yaml.Node | None) -> Any:
-    """The data of composed nodes, which are used up. Raises YAMLError for a value that cannot be read."""
-    with _faults_named():
+    """The data of composed nodes, which can be constructed once. Raises YAMLError for a value that cannot be read."""
+    with _yaml_errors():
         return None if root is None else _Loader("").construct_document(root)
 
 
 @contextmanager
-def _faults_named() -> Iterator[None]:
+def _yaml_errors() -> Iterator[None]:
     try:
         yield
     except yaml.YAMLError as error:
@@ -75,30 +75,32 @@ def _faults_named() -> Iterator[None]:
         problem = getattr(error, "problem", None) or first_line(error)
         raise YAMLError(f"not valid YAML: {problem}", mark and mark.line + 1) from None
     except RecursionError:
-        raise YAMLError("not valid YAML: it nests too deep") from None
+        raise YAMLError("not valid YAML: it is nested too deeply") from None
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-        # what PyYAML's constructors raise for a date such as 2024-99-99, or a number of 5,000 digits
+        # raised by PyYAML for a date such as 2024-99-99 or a number of 5,000 digits
         raise YAMLError(
-            f"not valid YAML: it holds a value that cannot be read ({first_line(error)})"
+            f"not valid YAML: it contains a value that cannot be read ({first_line(error)})"
         ) from None
 
 
 def _require_plain(root: yaml.Node) -> None:
-    """Raise YAMLError for keys that are no text, and for aliases that stand for too much or for themselves."""
+    """Raise YAMLError for keys that are not scalars, and for recursive aliases or too many nodes."""
     counts: dict[int, int] = {}
-    under_way: set[int] = set()
+    in_progress: set[int] = set()
 
     def count(node: yaml.Node) -> int:
-        if id(node) in under_way:
-            raise YAMLError("not valid YAML here: an alias stands for what it is in", _line(node))
+        if id(node) in in_progress:
+            raise YAMLError("not valid YAML: an alias refers to a node that contains it", _line(node))
         if id(node) not in counts:
-            under_way.add(id(node))
+            in_progress.add(id(node))
             counts[id(node)] = 1 + sum(count(child) for child in _children(node))
-            under_way.remove(id(node))
+            in_progress.remove(id(node))
         return counts[id(node)]
 
-    if (nodes := count(root)) > MOST_NODES:
-        raise YAMLError(f"stands for {nodes:.6g} keys and values; {MOST_NODES:,} are allowed")
+    if (nodes := count(root)) > MAX_NODES:
+        raise YAMLError(
+            f"has {nodes:.6g} keys and values with its aliases expanded; at most {MAX_NODES:,} are allowed"
+        )
 
 
 def _children(node: yaml.Node) -> list[yaml.Node]:
@@ -116,10 +118,8 @@ def _line(node: yaml.Node) -> int:
 
 
 def parse_json(text: str, where: object) -> Any:
-    """JSON's data. Raises MilsurvError naming ``where`` when it is damaged or nests too deep."""
+    """The data of JSON text. Raises MilsurvError naming ``where`` if it is invalid or nested too deeply."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise MilsurvError(
-            f"{where} is damaged: it is not JSON that can be read ({first_line(error)})"
-        ) from None
+        raise MilsurvError(f"{where} is damaged: it is not valid JSON ({first_line(error)})") from None

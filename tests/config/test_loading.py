@@ -230,7 +230,10 @@ def test_imported_features_need_neither_slides_nor_backbone(tmp_path: Path) -> N
         (IMPORT.replace("there", "3"), "2: features.import: must be a folder, or one folder per"),
         (IMPORT.replace("there", "{big: a}"), "2: features.import: keys must be magnifications"),
         (IMPORT.replace("there", "{20: 3}"), "2: features.import: must have one folder per magnification"),
-        (IMPORT.replace("trident", "tridnt"), "2: features.layout: input should be 'trident', 'clam'"),
+        (
+            IMPORT.replace("trident", "tridnt"),
+            "2: features.layout: unknown feature_layout 'tridnt' (did you mean",
+        ),
         (IMPORT.replace("layout", "layuot"), "2: features.layuot: unknown key (did you mean 'layout'?)"),
         (IMPORT.replace("import:", "folders:"), "allowed are: encoder, import, layout"),
     ],
@@ -249,9 +252,9 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (LAUGHS, "stands for .* keys and values; 100,000 are allowed"),
-        ("x: " + "[" * 20_000, "nests too deep"),
-        ("x: &a {b: *a}", "an alias stands for what it is in"),
+        (LAUGHS, "has .* keys and values with its aliases expanded; at most 100,000 are allowed"),
+        ("x: " + "[" * 20_000, "is nested too deeply"),
+        ("x: &a {b: *a}", "an alias refers to a node that contains it"),
         ("? [a]\n: 1", "a key must be text or a number"),
         ("name: 2024-99-99", "a value that cannot be read"),
         (f"seeds: [{'9' * 5000}]", "a value that cannot be read"),

@@ -112,7 +112,7 @@ def _told(folder: Path, hook: str, values: dict[str, Any]) -> None:
         file.write_text(TELLING.format(hook=hook, arguments=", ".join(names)))
         registry = Registry([file])
         failures: list[HookFailure] = []
-        LifeCycle(registry.manager, failures.append).tell(hook, **values)
+        LifeCycle(registry.manager, failures.append).call(hook, **values)
         module: Any = registry.manager.get_plugin(str(file))
         assert module.told == [tuple(values[name] for name in names)]
         assert failures == []
@@ -146,7 +146,7 @@ def test_a_plugin_that_raises_is_switched_off_and_the_others_are_told(tmp_path: 
     failures: list[HookFailure] = []
     life_cycle = LifeCycle(registry.manager, failures.append)
     for fold in (0, 1):
-        life_cycle.tell("milsurv_fold_finished", seed=1, fold=fold, folder=tmp_path)
+        life_cycle.call("milsurv_fold_finished", seed=1, fold=fold, folder=tmp_path)
     assert [(f.plugin, f.hook, f.error) for f in failures] == [
         (str(failing), "milsurv_fold_finished", "SystemExit: 0")
     ]
@@ -162,7 +162,7 @@ def test_plugins_are_told_in_the_order_that_pluggy_keeps(tmp_path: Path) -> None
         marked = hookimpl(tryfirst=name == "first", trylast=name == "last")
         module.milsurv_fold_finished = marked(_appending(order, name))  # type: ignore[attr-defined]
         registry.manager.register(module, name)
-    LifeCycle(registry.manager, lambda _failure: None).tell(
+    LifeCycle(registry.manager, lambda _failure: None).call(
         "milsurv_fold_finished", seed=1, fold=0, folder=tmp_path
     )
     assert order == ["first", "middle", "last"]

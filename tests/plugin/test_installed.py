@@ -50,13 +50,13 @@ REASONS = {
     "raising-mil": "RuntimeError: no luck",
     "exiting-mil": "SystemExit: 3",
     "needy-mil": "ModuleNotFoundError: No module named 'a_module_that_nobody_installed'",
-    "second-mil": "aggregator 'twice' is registered by first-mil too",
-    "taking-mil": "aggregator 'abmil' is registered by milsurv too",
+    "second-mil": "aggregator 'twice' is also registered by first-mil",
+    "taking-mil": "aggregator 'abmil' is also registered by milsurv",
     "misspelling-mil": "there is no hook 'milsurv_register_agregators' "
     "(did you mean 'milsurv_register_aggregators'?)",
     "unmarked-mil": "the function 'milsurv_register_aggregators' is not marked with @milsurv.hookimpl",
-    "future-mil": f"built for plugin API 2, but milsurv {__version__} has plugin API 1; install a version of the "
-    "plugin, or of milsurv, that fits the other",
+    "future-mil": f"built for plugin API 2, but milsurv {__version__} has plugin API 1; "
+    "install compatible versions of the plugin and of milsurv",
     "half-mil": "ValueError: half way",
 }
 

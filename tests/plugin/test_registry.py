@@ -61,9 +61,9 @@ def test_a_local_file_registers_and_its_origin_is_that_of_what_was_imported(tmp_
     registry.require_unchanged()
     copy.write_text(COLOUR_BACKBONE.read_text().replace("colour", "colour ") + "\nCHANGED = True\n")
     assert registry.origin("backbone", "colour") == before, "Python has the old code, too"
-    with pytest.raises(PluginError, match=r"'colour' of .*my_backbone\.py changed .* restart Python"):
+    with pytest.raises(PluginError, match=r"'colour' of .*my_backbone\.py has changed .* restart Python"):
         registry.require_unchanged()
-    with pytest.raises(PluginError, match=r"changed while the run was under way; start the run again"):
+    with pytest.raises(PluginError, match=r"changed during the run; run the command again"):
         registry.require_origins({("backbone", "colour"): "another"})
 
 
@@ -82,7 +82,7 @@ def test_a_local_file_registers_and_its_origin_is_that_of_what_was_imported(tmp_
         ),
         (
             "milsurv_api = 2",
-            f"built for plugin API 2, but milsurv {__version__} has plugin API 1; install a version",
+            f"built for plugin API 2, but milsurv {__version__} has plugin API 1; install compatible versions",
         ),
         (
             REGISTER.format(kind="losses", name="x", target="no_colon"),

@@ -13,8 +13,8 @@ from milsurv.storage.checksums import write_checked
 from milsurv.storage.run_files import ENVIRONMENT, PLUGINS
 
 
-def _record(folder: Path, *givers: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    record_versions(folder, get_registry(), {"aggregator": "abmil", "loss": "cox"}, givers)
+def _record(folder: Path, *earlier_runs: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    record_versions(folder, get_registry(), {"aggregator": "abmil", "loss": "cox"}, earlier_runs)
     environment, plugins = (json.loads((folder / name).read_text()) for name in (ENVIRONMENT, PLUGINS))
     return environment, {row["kind"]: row for row in plugins}
 

@@ -45,5 +45,7 @@ def test_what_is_missing_or_has_no_checksum_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MilsurvError, match=r"metrics\.json is missing"):
         read_checked(path)
     path.write_text("{}")
-    with pytest.raises(MilsurvError, match=r"has no checksum in checksums\.txt: an older milsurv made it"):
+    with pytest.raises(
+        MilsurvError, match=r"has no checksum in checksums\.txt: it was written by an older milsurv"
+    ):
         read_checked(path)

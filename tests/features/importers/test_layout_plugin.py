@@ -69,5 +69,5 @@ def test_an_unknown_layout_lists_the_known_ones(tmp_path: Path) -> None:
         load_config(str(_config(tmp_path, layout="npz")))
     (problem,) = caught.value.problems
     assert "features.layout: unknown feature_layout 'npz' (did you mean 'npy'?)" in problem
-    assert "there are: authors, clam, npy, stamp, trident" in problem
+    assert "available: authors, clam, npy, stamp, trident" in problem
     assert "npy.yaml:" in problem

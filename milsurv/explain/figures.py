@@ -34,10 +34,8 @@ PANEL_INCHES = 4.4
 MAX_PANEL_INCHES = 9.0
 AROUND_PANEL = 1.1
 """Inches of title and colour bar above and below a panel."""
-TARGET_ASPECT = 1.5
+TARGET_ASPECT = 2.0
 """Width by height of the figure for which the number of columns is chosen."""
-GAP_COST = 0.2
-"""Cost of an empty place in the last row, in logarithms of that ratio."""
 BAR_INCHES = 0.14
 MAX_TICKS = 4
 LETTERS_PER_INCH = 9.5
@@ -94,9 +92,12 @@ def _panel_figure(view: SlideView, panels: Sequence[Panel], title: Sequence[str]
     height, width = panels[0].picture.shape[:2]
     panel_width = min(PANEL_INCHES * max(1.0, math.sqrt(width / height)), MAX_PANEL_INCHES)
     picture_height = panel_width * height / width
-    columns, rows = _arrangement(len(panels), panel_width, picture_height + AROUND_PANEL)
+    panel_height = picture_height + AROUND_PANEL
+    wanted = math.sqrt(TARGET_ASPECT * len(panels) * panel_height / panel_width)
+    rows = math.ceil(len(panels) / max(1, round(wanted)))
+    columns = math.ceil(len(panels) / rows)
     text = _wrapped(title, columns * panel_width)
-    size = (columns * panel_width, rows * (picture_height + AROUND_PANEL) + 0.25 * text.count("\n"))
+    size = (columns * panel_width, rows * panel_height + 0.25 * text.count("\n"))
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.1))
     figure.suptitle(text, parse_math=False, fontsize=12)
     for number, panel in enumerate(panels):
@@ -115,18 +116,6 @@ def _panel_figure(view: SlideView, panels: Sequence[Panel], title: Sequence[str]
             bar.locator = MaxNLocator(MAX_TICKS, steps=[1, 2, 5, 10])
             bar.set_label(panel.label)
     return figure
-
-
-def _arrangement(count: int, width: float, height: float) -> tuple[int, int]:
-    """Columns and rows of ``count`` panels of this size, near :data:`TARGET_ASPECT` and with few gaps."""
-
-    def cost(columns: int) -> float:
-        rows = -(-count // columns)
-        aspect = columns * width / (rows * height)
-        return abs(math.log(aspect / TARGET_ASPECT)) + GAP_COST * (columns * rows - count)
-
-    columns = min(range(1, count + 1), key=cost)
-    return columns, -(-count // columns)
 
 
 def _wrapped(lines: Sequence[str], inches: float) -> str:

@@ -28,13 +28,6 @@ MAX_PASSES = 400
 """Forward passes of occlusion over all models, unless :data:`MIN_BLOCKS` needs more."""
 MIN_BLOCKS = 32
 """Blocks that each model may leave out at least."""
-NEARLY_UNIFORM = 0.1
-"""Attention within 1 ± this at every patch is called nearly uniform."""
-
-
-def nearly_uniform(relative: NDArray[np.float64]) -> bool:
-    """Whether attention ``(n,)``, in multiples of uniform, is within 10 % of uniform at every patch."""
-    return bool(np.abs(relative - 1).max() <= NEARLY_UNIFORM + 1e-9)
 
 
 @dataclass(frozen=True)
@@ -46,6 +39,13 @@ class Blocks:
     count: int
     side: int
     """Side of a block, in patches of the coarsest of these magnifications."""
+
+    def describe(self) -> str:
+        """``squares of 2 × 2 5x patches, with all finer patches in them``."""
+        coarsest = min(self.index)
+        squares = f"squares of {self.side} × {self.side}" if self.side > 1 else "single"
+        finer = ", with all finer patches in them" if len(self.index) > 1 else ""
+        return f"{squares} {coarsest}x patches{finer}"
 
 
 @dataclass(frozen=True)

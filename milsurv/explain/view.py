@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from milsurv.config.run import RunConfig
 from milsurv.errors import MilsurvError
-from milsurv.explain.importance import Explainer, Importance, Kind, nearly_uniform
+from milsurv.explain.importance import Explainer, Importance, Kind
 from milsurv.features.bag import Bag
 from milsurv.features.store import patch_sides, read_bag
 from milsurv.plugin.registry import Registry
@@ -26,6 +26,8 @@ REPORT_PX = 900
 """Longer side of the thumbnails in the report."""
 MAX_BAR_SHARE = 0.3
 FUSED = "fused"
+NEARLY_UNIFORM = 0.1
+"""Attention is nearly uniform if it is within 1 ± this at every patch."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class PatchMap:
     @property
     def nearly_uniform(self) -> bool:
         """Whether this is attention within 10 % of uniform at every patch."""
-        return self.kind == "attention" and nearly_uniform(self.values)
+        return self.kind == "attention" and bool(np.abs(self.values - 1).max() <= NEARLY_UNIFORM + 1e-9)
 
 
 @dataclass(frozen=True)
@@ -81,25 +83,18 @@ class SlideView:
         if found is None:
             return ()
         if found.kind == "occlusion":
+            coarsest = {min(blocks.index): blocks for blocks in found.blocks}
             return tuple(
-                PatchMap(
-                    f"{m}x",
-                    _blocks_title(blocks.side, m, len(blocks.index) > 1),
-                    found.kind,
-                    m,
-                    found.values[m],
-                )
-                for blocks in found.blocks
-                for m in (min(blocks.index),)
+                PatchMap(f"{m}x", f"removed: {blocks.describe()}", "occlusion", m, found.values[m])
+                for m, blocks in coarsest.items()
             )
         maps = [
-            PatchMap(f"{m}x", self.title(m), found.kind, m, found.values[m])
-            for m in sorted(found.values, reverse=True)
+            PatchMap(f"{m}x", self.title(m), "attention", m, found.values[m])
+            for m in sorted(found.values)[::-1]
         ]
         if found.fused is not None and len(maps) > 1:
-            maps.append(
-                PatchMap(FUSED, "fused: mean over magnifications", found.kind, max(found.values), found.fused)
-            )
+            title = "fused: mean over magnifications"
+            maps.append(PatchMap(FUSED, title, "attention", max(found.values), found.fused))
         return tuple(maps)
 
     def title(self, magnification: int) -> str:
@@ -129,15 +124,6 @@ class SlideView:
         decade = 10.0 ** np.floor(np.log10(longest))
         length = float(f"{max(step * decade for step in (1, 2, 5) if step * decade <= longest):.1g}")
         return length, length / width
-
-
-def _blocks_title(side: int, magnification: int, includes_finer: bool) -> str:
-    block = (
-        f"squares of {side} × {side} {magnification}x patches"
-        if side > 1
-        else f"single {magnification}x patches"
-    )
-    return f"removed: {block}{', with all finer patches in them' if includes_finer else ''}"
 
 
 @dataclass(frozen=True)

@@ -92,12 +92,10 @@ def find_slide(session: Session, trained: TrainedModel, given: str, mpp: float |
 def _path_of_id(trained: TrainedModel, slide_id: str) -> Path:
     row = trained.slides.get(slide_id)
     if row is None:
-        where = (
-            f"not an id in {trained.folder}/slides.csv"
-            if trained.slides
-            else f"{trained.folder} lists no slides"
+        listed = f"the {len(trained.slides)} slides listed in {trained.folder}"
+        problem = (
+            f"not a file, and not among {listed}{nearest(slide_id, trained.slides)}; give the slide's file"
         )
-        problem = f"not a file, and {where}{nearest(slide_id, trained.slides)}; give the slide's file"
     elif row["status"] != "used":
         problem = f"excluded from the run ({row['reason']}); correct that, and give its file"
     elif not trained.config.reads_slides:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from milsurv.backbones.base import Backbone, FoundWeights, PatchEncoder
     from milsurv.backbones.hub import fetch_weights, find_weights
     from milsurv.backbones.weights import file_id, fill_network, read_state
+    from milsurv.evaluation.intervals import NotComputableError
+    from milsurv.evaluation.metrics import MetricSpec, bootstrapped
+    from milsurv.evaluation.strata import Stratum
     from milsurv.features.bag import Bag
     from milsurv.features.importers.base import FeatureLayout, ImportedPatches
     from milsurv.losses.base import Loss
@@ -35,12 +38,16 @@ _LAZY = {
     "FoundWeights": "milsurv.backbones.base",
     "ImportedPatches": "milsurv.features.importers.base",
     "Loss": "milsurv.losses.base",
+    "MetricSpec": "milsurv.evaluation.metrics",
+    "NotComputableError": "milsurv.evaluation.intervals",
     "PatchEncoder": "milsurv.backbones.base",
     "PluginConfig": "milsurv.plugin.base",
     "Reader": "milsurv.slides.reader",
     "Slide": "milsurv.slides.reader",
+    "Stratum": "milsurv.evaluation.strata",
     "TissueMask": "milsurv.slides.tissue",
     "TissueSegmenter": "milsurv.slides.tissue",
+    "bootstrapped": "milsurv.evaluation.metrics",
     "fetch_weights": "milsurv.backbones.hub",
     "file_id": "milsurv.backbones.weights",
     "fill_network": "milsurv.backbones.weights",
@@ -59,17 +66,21 @@ __all__ = [
     "FoundWeights",
     "ImportedPatches",
     "Loss",
+    "MetricSpec",
     "MilsurvError",
+    "NotComputableError",
     "PatchEncoder",
     "PluginConfig",
     "Reader",
     "Register",
     "Slide",
     "SlideError",
+    "Stratum",
     "TissueMask",
     "TissueSegmenter",
     "WeightsError",
     "__version__",
+    "bootstrapped",
     "executors",
     "fetch_weights",
     "file_id",

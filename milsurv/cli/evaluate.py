@@ -23,7 +23,9 @@ def evaluate_command(
         result = evaluate_external(session, trained)
     about = result.metrics["cohort"]
     progress.say(f"{about['cases']} cases, {about['events']} events, {about['slides']} slides used")
-    print_account("ensemble of the models, nothing fitted anew", result.metrics["pooled"][0], progress)
+    print_account(
+        "ensemble of the models, nothing fitted anew", result.metrics["pooled"][0], result.metrics, progress
+    )
     if trained.cohort["synthetic"]:
         progress.say("The model was trained on a synthetic cohort: the numbers say nothing about patients.")
     progress.say(f"Report: {result.report}")

@@ -33,11 +33,12 @@ def compare(
     figure: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a forest plot: .svg, .pdf or .png.")
     ] = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Compare runs on the same cases and folds: difference in Harrell's C, interval, p, Holm's correction."""
     from milsurv.cli.compare import compare_command
 
-    raise typer.Exit(compare_command(runs, bootstraps, seed, as_json, figure))
+    raise typer.Exit(compare_command(runs, bootstraps, seed, as_json, figure, plugin or []))
 
 
 @app.command()

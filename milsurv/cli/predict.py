@@ -14,7 +14,7 @@ from milsurv.models.heatmap import HEATMAPS, DrawnSlide, draw_heatmap
 from milsurv.models.prediction import SlidePrediction, predict_slides
 from milsurv.models.trained import TrainedModel, load_trained
 from milsurv.progress import PlainConsole, RunProgress
-from milsurv.report.wording import DASH, time
+from milsurv.report.formatting import DASH, time
 from milsurv.runs.session import Session, open_session
 from milsurv.storage.atomic import write_text
 

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from milsurv._version import __version__
 from milsurv.config.loading import load_config
 from milsurv.config.run import Splits
 from milsurv.errors import MilsurvError
+from milsurv.evaluation.intervals import Metric
+from milsurv.evaluation.metrics import HARRELL, read_definitions
+from milsurv.evaluation.schema import EvaluationResults, PooledAccount, RunMetrics
 from milsurv.interrupts import Interrupted
 from milsurv.progress import RunProgress
 from milsurv.runs.pipeline import RunResult, run
 from milsurv.runs.session import Session, open_session
-
-TITLES = {
-    "harrell_c_index": "Harrell's C",
-    "uno_c_index": "Uno's C",
-    "integrated_brier_score": "Integrated Brier score",
-    "integrated_brier_score_kaplan_meier": "  of Kaplan-Meier alone",
-}
-"""Metrics on the screen, in order."""
 
 
 def run_command(
@@ -97,18 +91,20 @@ def _print_result(result: RunResult, progress: RunProgress) -> None:
     optimistic = ", optimistic: the reported cases chose the epoch"
     mark = optimistic if cohort["selection"] == "reported_fold" else ""
     for pooled in metrics["pooled"]:
-        print_account(f"seed {pooled['seed']}, {_folds(metrics, pooled['seed'])}{mark}", pooled, progress)
+        print_account(
+            f"seed {pooled['seed']}, {_folds(metrics, pooled['seed'])}{mark}", pooled, metrics, progress
+        )
     if metrics["ensemble"]:
-        print_account(f"ensemble of the seeds{mark}", metrics["ensemble"], progress)
+        print_account(f"ensemble of the seeds{mark}", metrics["ensemble"], metrics, progress)
     for pooled in metrics["optimistic"]["pooled"] if metrics["optimistic"] else ():
-        print_account(f"seed {pooled['seed']}{optimistic}", pooled, progress)
-    summary = metrics["summary"]["harrell_c_index"]
+        print_account(f"seed {pooled['seed']}{optimistic}", pooled, metrics, progress)
+    summary = metrics["summary"][HARRELL.name]
     if summary["mean"] is not None:
         spread = "" if summary["standard_deviation"] is None else f", SD {summary['standard_deviation']:.3f}"
-        progress.say(f"Harrell's C, mean of {summary['folds']} trained folds: {summary['mean']:.3f}{spread}")
-    bound = (metrics["true_risk"] or {}).get("harrell_c_index", {}).get("mean")
+        progress.say(f"{HARRELL.label}, mean of {summary['folds']} folds: {summary['mean']:.3f}{spread}")
+    bound = metrics["true_risk"] and metrics["true_risk"]["harrell_c_index"]["mean"]
     if bound is not None:
-        progress.say(f"Harrell's C of the true risk, mean over folds: {bound:.3f} (the bound)")
+        progress.say(f"{HARRELL.label} of the true risk, mean over folds: {bound:.3f} (upper bound)")
     if cohort["synthetic"]:
         progress.say("This cohort is synthetic: the numbers say nothing about patients.")
     if result.slides_left_out:
@@ -120,19 +116,22 @@ def _print_result(result: RunResult, progress: RunProgress) -> None:
     )
 
 
-def print_account(title: str, account: dict[str, Any], progress: RunProgress) -> None:
-    """The main metrics with their intervals, or why there are none."""
+def print_account(
+    title: str, account: PooledAccount, metrics: EvaluationResults, progress: RunProgress
+) -> None:
+    """The metrics that are shown on the terminal, with their intervals or the reasons for missing values."""
     progress.say(f"{title}:")
-    for name, metric in TITLES.items():
-        progress.say(f"  {metric:<24}{_estimate(account['metrics'][name])}")
+    for name, info in read_definitions(metrics).items():
+        if "screen" in info.shown and name in account["metrics"]:
+            progress.say(f"  {info.label or info.title:<24}{_estimate(account['metrics'][name])}")
 
 
-def _folds(metrics: dict[str, Any], seed: int) -> str:
+def _folds(metrics: RunMetrics, seed: int) -> str:
     count = sum(fold["seed"] == seed for fold in metrics["folds"])
-    return "1 fold" if count == 1 else f"pooled within {count} folds"
+    return "1 fold" if count == 1 else f"pooled over {count} folds"
 
 
-def _estimate(metric: dict[str, Any]) -> str:
+def _estimate(metric: Metric) -> str:
     if metric["value"] is None:
         return f"not computed: {metric['reason']}"
     text = f"{metric['value']:.3f}"

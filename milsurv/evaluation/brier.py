@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from milsurv.evaluation.metric import BoolArray, FloatArray, NotComputableError
+from milsurv.evaluation.intervals import BoolArray, FloatArray, NotComputableError
 from milsurv.evaluation.strata import (
     Stratum,
     named,
@@ -23,49 +23,40 @@ from milsurv.evaluation.strata import (
 )
 
 
-def brier_score(strata: Sequence[Stratum], t: float) -> FloatArray:
-    """Brier score at ``t``: Graf et al., Statistics in Medicine 18 (1999) 2529.
+def brier_score(strata: Sequence[Stratum], times: float | Sequence[float]) -> FloatArray:
+    """Brier score at a time: Graf et al., Statistics in Medicine 18 (1999) 2529; or integrated over ``times``.
 
     The mean over cases of ``S(t)² / G(time)`` for an event by ``t``, ``(1 - S(t))² / G(t)`` for a case
     followed beyond ``t``, and 0 for one censored before; G is the censoring distribution of the fold's
-    training cases.
+    training cases. Integrated: its mean over the span of ``times`` (ascending), by the trapezoidal rule.
     """
-    return _averaged(strata, [t], _predicted)
-
-
-def brier_score_kaplan_meier(strata: Sequence[Stratum], t: float) -> FloatArray:
-    """The same for a reference: every case gets the Kaplan-Meier survival of its fold's training cases."""
-    return _averaged(strata, [t], _kaplan_meier)
-
-
-def integrated_brier_score(strata: Sequence[Stratum], times: Sequence[float]) -> FloatArray:
-    """Mean of the Brier score over the span of ``times`` (ascending), by the trapezoidal rule."""
     return _averaged(strata, times, _predicted)
 
 
-def integrated_brier_score_kaplan_meier(strata: Sequence[Stratum], times: Sequence[float]) -> FloatArray:
-    """The same for the reference of :func:`brier_score_kaplan_meier`."""
+def brier_score_kaplan_meier(strata: Sequence[Stratum], times: float | Sequence[float]) -> FloatArray:
+    """:func:`brier_score` of a reference: the Kaplan-Meier survival of the fold's training cases for every case."""
     return _averaged(strata, times, _kaplan_meier)
 
 
-def index_of_prediction_accuracy(strata: Sequence[Stratum], times: Sequence[float]) -> FloatArray:
+def index_of_prediction_accuracy(strata: Sequence[Stratum], times: float | Sequence[float]) -> FloatArray:
     """``1 - Brier / Brier of Kaplan-Meier``: 1 is perfect, 0 no better than the same curve for all, below 0 worse.
 
-    Kattan and Gerds, Diagnostic and Prognostic Research 2 (2018) 7. For one time or, for several (ascending),
-    of the integrated scores. Both scores are of the same resample. Raises :class:`NotComputableError` when
-    the reference makes no error.
+    Kattan and Gerds, Diagnostic and Prognostic Research 2 (2018) 7. At one time or, for several (ascending),
+    of the integrated scores. Both scores are those of the same resample. Raises :class:`NotComputableError` when
+    the Brier score of the reference is 0.
     """
     model, reference = _averaged(strata, times, _predicted), _averaged(strata, times, _kaplan_meier)
     if reference[0] == 0:
-        raise NotComputableError("the Brier score of Kaplan-Meier is 0, so nothing can be gained on it")
+        raise NotComputableError("the Brier score of Kaplan-Meier is 0 and cannot be improved")
     return 1 - np.divide(model, reference, out=np.full_like(model, np.nan), where=reference > 0)
 
 
 def _averaged(
     strata: Sequence[Stratum],
-    times: Sequence[float],
+    times: float | Sequence[float],
     survival: Callable[[Stratum, Sequence[float]], FloatArray],
 ) -> FloatArray:
+    times = times if isinstance(times, Sequence) else (times,)
     require_events(strata)
     require_followed_beyond(strata, times[-1])
     total = np.zeros(len(strata[0].counts))

@@ -1,24 +1,24 @@
-"""Calibration at a time: whether as many cases live beyond it as the predictions say."""
+"""Calibration at a time: predicted against observed survival."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 from lifelines import KaplanMeierFitter
 
 from milsurv.evaluation.brier import censoring_weighted
-from milsurv.evaluation.metric import (
+from milsurv.evaluation.intervals import (
     CONFIDENCE,
     BoolArray,
     FloatArray,
     Metric,
     NotComputableError,
-    measured,
     metric,
+    with_interval,
 )
+from milsurv.evaluation.schema import CalibrationAt, CalibrationGroup
 from milsurv.evaluation.strata import (
     Stratum,
     named,
@@ -29,23 +29,22 @@ from milsurv.evaluation.strata import (
 )
 
 GROUPS = 5
-FEWEST_IN_GROUP = 10
-FEWEST_EVENTS = 10
-"""Events by the time, and cases known to live beyond it, below which a line has no slope to speak of."""
+MIN_PER_GROUP = 10
+MIN_EVENTS = 10
+"""Events by the time, and cases followed beyond it, that a slope requires."""
 STEPS = 50
 ETA_RANGE = (-30.0, 4.0)
 """Beyond it the probability of death is 0 or 1 in double precision."""
 
 
-def calibration_at(strata: Sequence[Stratum], t: float) -> dict[str, Any]:
-    """``{"time", "slope": metric, "groups": […], "groups_reason"}``: the numbers of a calibration plot at ``t``.
+def calibration_at(strata: Sequence[Stratum], t: float) -> CalibrationAt:
+    """Calibration slope, and the points of a calibration plot, at ``t``.
 
-    Groups are by quantile of predicted survival, up to five of at least ten cases, the lowest survival
-    first: ``{"cases", "events" by t, "predicted" (mean survival), "observed": metric}``, observed being the
-    group's Kaplan-Meier survival at ``t`` with its 95 % interval (log-log, Greenwood). Folds are pooled:
-    probabilities of different models are on one scale.
+    Groups are quantiles of predicted survival, up to five of at least ten cases, the lowest survival first.
+    ``predicted`` is the group's mean predicted survival, ``observed`` its Kaplan-Meier survival at ``t`` with a 95 %
+    interval (log-log, Greenwood). Folds are pooled, since probabilities of different models are on one scale.
     """
-    slope = measured(partial(calibration_slope, strata, t))
+    slope = with_interval(partial(calibration_slope, strata, t))
     try:
         return {"time": t, "slope": slope, "groups": _groups(strata, t), "groups_reason": None}
     except NotComputableError as reason:
@@ -78,8 +77,8 @@ def calibration_slope(strata: Sequence[Stratum], t: float) -> FloatArray:
         (dead.sum(), f"events by {t:g}"),
         ((~dead & (weight > 0)).sum(), f"cases followed beyond {t:g}"),
     ):
-        if count < FEWEST_EVENTS:
-            raise NotComputableError(f"too few {what}: {count}, where a slope takes {FEWEST_EVENTS}")
+        if count < MIN_EVENTS:
+            raise NotComputableError(f"too few {what}: {count}, at least {MIN_EVENTS} required")
     if np.ptp(survival) == 0:
         raise NotComputableError("all cases have the same predicted survival")
     slopes = _weighted_regression(
@@ -117,14 +116,14 @@ def _weighted_regression(x: FloatArray, dead: BoolArray, weight: FloatArray) -> 
     return np.where((np.abs(step) <= 1e-9).all(axis=0), b, np.nan)
 
 
-def _groups(strata: Sequence[Stratum], t: float) -> list[dict[str, Any]]:
+def _groups(strata: Sequence[Stratum], t: float) -> list[CalibrationGroup]:
     survival = np.concatenate([s.survival[t] for s in strata])
     require_probabilities(survival[:, None])
     time, event = (np.concatenate([getattr(s, name) for s in strata]) for name in ("time", "event"))
-    groups = min(GROUPS, len(survival) // FEWEST_IN_GROUP)
+    groups = min(GROUPS, len(survival) // MIN_PER_GROUP)
     if groups < 2:
         raise NotComputableError(
-            f"too few cases: {len(survival)}, where two groups take {2 * FEWEST_IN_GROUP}"
+            f"too few cases: {len(survival)}, at least {2 * MIN_PER_GROUP} required for two groups"
         )
     edges = np.quantile(survival, np.arange(1, groups) / groups)
     group = np.searchsorted(edges, survival, side="left")

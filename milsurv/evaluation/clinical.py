@@ -1,15 +1,14 @@
 """What the image adds to clinical variables: Cox models of each alone and of both, on the same folds and cases.
 
-The models that predict are fitted on each fold's training cases and measured on its reported cases. Whether the
-image risk adds anything is tested on the reported cases, which took no part in it: on training cases, to which
-the network was fitted, it would always seem to.
+The predicting models are fitted on each fold's training cases and evaluated on its test cases. Whether the image risk
+adds information is tested on the test cases: on training cases, to which the network was fitted, it always would.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,13 +23,22 @@ from milsurv.cohort.cases import Cohort, Split
 from milsurv.config.run import Evaluation
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.concordance import harrell_c_index
-from milsurv.evaluation.high_against_low import hazard_ratio_of
-from milsurv.evaluation.metric import CONFIDENCE, FloatArray, Metric, NotComputableError, measured, metric
+from milsurv.evaluation.intervals import (
+    CONFIDENCE,
+    FloatArray,
+    NotComputableError,
+    difference,
+    metric,
+    once,
+    with_interval,
+)
+from milsurv.evaluation.risk_groups import hazard_ratio_of
+from milsurv.evaluation.schema import ClinicalComparison, ImageEffect
 from milsurv.evaluation.strata import TrainingFollowUp, strata_of_seed
-from milsurv.evaluation.subgroups import MOST_VALUES, numbers
+from milsurv.evaluation.subgroups import MAX_VALUES, numbers
 
 EVENTS_PER_COEFFICIENT = 5
-"""Fewer do not support a Cox model: Vittinghoff and McCulloch, American Journal of Epidemiology 165 (2007) 710."""
+"""Minimum for a Cox model: Vittinghoff and McCulloch, American Journal of Epidemiology 165 (2007) 710."""
 IMAGE = "image risk"
 MODELS = ("clinical", "image", "both")
 DIFFERENCES = (("image", "clinical"), ("both", "clinical"), ("both", "image"))
@@ -38,7 +46,7 @@ DIFFERENCES = (("image", "clinical"), ("both", "clinical"), ("both", "image"))
 
 @dataclass(frozen=True)
 class ClinicalData:
-    """What the comparison takes beside predictions."""
+    """Input of the comparison beside the predictions."""
 
     columns: tuple[str, ...]
     """Columns of the cohort table."""
@@ -49,7 +57,7 @@ class ClinicalData:
     training: Mapping[int, Sequence[str]]
     """Fold -> ids of its training cases, those of inner validation too."""
     risks: Mapping[tuple[int, int], pd.DataFrame]
-    """Seed and fold -> ``case_id, risk`` of training cases, where the run has them."""
+    """Seed and fold -> ``case_id, risk`` of training cases, where available."""
 
     @classmethod
     def of(
@@ -59,7 +67,7 @@ class ClinicalData:
         columns: tuple[str, ...],
         risks: Mapping[tuple[int, int], pd.DataFrame],
     ) -> ClinicalData:
-        """From the cohort's usable cases, which have the columns among their attributes."""
+        """From the cohort's usable cases, whose attributes include the columns."""
         rows = [(case.time, case.event) for case in cohort.cases]
         follow_up = pd.DataFrame(rows, [case.case_id for case in cohort.cases], ["time", "event"])
         training = {split.fold: split.train + split.validation for split in splits}
@@ -73,10 +81,10 @@ def attribute_table(cohort: Cohort, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def variables(texts: pd.DataFrame) -> pd.DataFrame:
-    """Covariates ``(cases, k)`` from columns of text, of the cases without an empty cell.
+    """Covariates ``(cases, k)`` from columns of text, for the cases without an empty cell.
 
-    Numbers stay as they are; of words, each value but the most frequent has a column of 0 and 1. Raises
-    `MilsurvError` for a column of more than ten values that are not numbers.
+    Numeric columns are used as they are; categorical columns are one-hot encoded without the most frequent value.
+    Raises `MilsurvError` when a column has more than ten distinct values that are not numbers.
     """
     complete = texts[(texts != "").all(axis=1)]
     made: dict[str, Any] = {}
@@ -87,58 +95,64 @@ def variables(texts: pd.DataFrame) -> pd.DataFrame:
             made[f"{column} (number)"] = pd.Series(known, dtype=float)
             continue
         by_count = Counter(values.sort_values()).most_common()
-        if len(by_count) > MOST_VALUES:
+        if len(by_count) > MAX_VALUES:
             raise MilsurvError(
-                f"evaluation.clinical: column {column!r} has {len(by_count)} different values that are not numbers; "
-                f"allowed: at most {MOST_VALUES}; merge values in the table, or leave it out"
+                f"evaluation.clinical: column {column!r} has {len(by_count)} distinct values that are not numbers; "
+                f"allowed: at most {MAX_VALUES}; merge values in the table or remove the column"
             )
         for value, _ in by_count[1:]:
             made[f"{column}: {value}"] = (values == value).astype(float)
     return pd.DataFrame(made, index=complete.index, dtype=float)
 
 
-def against_clinical(
+def compare_with_clinical(
     predictions: pd.DataFrame,
     training: Mapping[int, TrainingFollowUp],
     data: ClinicalData,
     settings: Evaluation,
-) -> dict[str, Any]:
-    """The comparison under one seed, over the reported cases of which every clinical variable is known.
+) -> ClinicalComparison:
+    """The comparison under one seed, over the test cases without missing clinical variables.
 
-    ``{"columns", "cases", "events", "left_out", "harrell_c_index": {"clinical", "image", "both"}, "differences",
-    "likelihood_ratio_p_value", "hazard_ratio"}``. Harrell's C of each model, and the differences between them
-    (``image_less_clinical``, …), are pooled over folds, with intervals from the same resamples. The last two
-    are of :func:`added_by_image`. The model of both needs the image risk of training cases, and is None with a
-    reason where a fold has none.
+    Harrell's C of each model, and the differences between them (``image_less_clinical``, …), are pooled over folds,
+    with intervals from the same resamples. ``left_out`` counts the test cases with missing variables. The model of both
+    needs the image risk of training cases, and has no C where a fold lacks them. The likelihood-ratio test and the
+    hazard ratio are those of :func:`added_by_image`.
     """
     known = predictions[predictions["case_id"].isin(data.variables.index)]
-    values = {name: _kept(partial(_c_index, name, known, training, data, settings)) for name in MODELS}
+
+    def c_index(model: str) -> FloatArray:
+        if known.empty:
+            raise NotComputableError("no test case has all clinical variables")
+        rows = known if model == "image" else known.assign(risk=_predicted(model, known, data))
+        return harrell_c_index(strata_of_seed(rows, training, (), settings))
+
+    values = {name: once(partial(c_index, name)) for name in MODELS}
     return {
+        "seed": int(predictions["seed"].iloc[0]),
         "columns": list(data.columns),
         "cases": len(known),
         "events": int((known["event"] == 1).sum()),
         "left_out": len(predictions) - len(known),
-        "harrell_c_index": {name: measured(values[name]) for name in MODELS},
+        "harrell_c_index": {name: with_interval(values[name]) for name in MODELS},
         "differences": {
-            f"{one}_less_{other}": measured(partial(_difference, values[one], values[other]))
+            f"{one}_less_{other}": with_interval(difference(values[one], values[other]))
             for one, other in DIFFERENCES
         },
         **added_by_image(known, data.variables),
     }
 
 
-def added_by_image(known: pd.DataFrame, covariates: pd.DataFrame) -> dict[str, Metric]:
-    """``{"likelihood_ratio_p_value", "hazard_ratio"}`` of the image risk beside clinical variables.
+def added_by_image(known: pd.DataFrame, covariates: pd.DataFrame) -> ImageEffect:
+    """The image risk as a covariate beside clinical variables.
 
-    Cox models of the reported cases (Efron's ties), stratified by fold, of the clinical variables with and
-    without the image risk in standard deviations of its fold: twice the difference of their log partial
-    likelihoods is chi-square with one degree of freedom (Cox, JRSS B 34 (1972) 187). The ratio is that of one
-    standard deviation, with its 95 % Wald interval.
+    Cox models of the test cases (Efron's ties), stratified by fold, of the clinical variables with and without the
+    image risk, standardised within its fold: twice the difference of their log partial likelihoods is chi-square with
+    one degree of freedom (Cox, JRSS B 34 (1972) 187). The hazard ratio is per standard deviation, with its 95 % Wald
+    interval.
     """
     try:
-        risk = known.groupby("fold")["risk"].transform(_standardised)
         table = covariates.loc[known["case_id"]].reset_index(drop=True)
-        table[IMAGE] = risk.to_numpy()
+        table[IMAGE] = known.groupby("fold")["risk"].transform(_standardised).to_numpy()
         follow_up = known[["time", "event", "fold"]].reset_index(drop=True)
         if not np.isfinite(table[IMAGE]).all():
             raise NotComputableError("a risk is not a finite number")
@@ -151,7 +165,7 @@ def added_by_image(known: pd.DataFrame, covariates: pd.DataFrame) -> dict[str, M
         return {"likelihood_ratio_p_value": none, "hazard_ratio": none}
     statistic = max(0.0, 2 * float(full.log_likelihood_ - null.log_likelihood_))
     return {
-        "likelihood_ratio_p_value": metric(float(chi2.sf(statistic, 1)), statistic=statistic),
+        "likelihood_ratio_p_value": {**metric(float(chi2.sf(statistic, 1))), "statistic": statistic},
         "hazard_ratio": hazard_ratio_of(IMAGE, full),
     }
 
@@ -161,72 +175,46 @@ def _standardised(risk: pd.Series[float]) -> pd.Series[float]:
     return risk * 0 if spread == 0 else (risk - risk.mean()) / spread
 
 
-def _kept(compute: Callable[[], FloatArray]) -> Callable[[], FloatArray]:
-    """``compute``, done once: what it gave or why it could not."""
-    try:
-        values = compute()
-    except NotComputableError as error:
-        reason = error
-
-        def fail() -> FloatArray:
-            raise reason
-
-        return fail
-    return lambda: values
+def _predicted(model: str, known: pd.DataFrame, data: ClinicalData) -> pd.Series[float]:
+    """Log partial hazards of the test cases, by a Cox model of each fold's training cases."""
+    folds = known.groupby("fold")
+    predicted = []
+    for fold, rows in folds:
+        try:
+            predicted.append(_predicted_fold(model, rows, data))
+        except NotComputableError as reason:
+            raise NotComputableError(f"fold {fold}: {reason}" if len(folds) > 1 else str(reason)) from None
+    return pd.concat(predicted)
 
 
-def _difference(one: Callable[[], FloatArray], other: Callable[[], FloatArray]) -> FloatArray:
-    return one() - other()
-
-
-def _c_index(
-    model: str,
-    known: pd.DataFrame,
-    training: Mapping[int, TrainingFollowUp],
-    data: ClinicalData,
-    settings: Evaluation,
-) -> FloatArray:
-    if known.empty:
-        raise NotComputableError("no reported case has all clinical variables")
-    if model != "image":
-        folds = known.groupby("fold")
-        risk = pd.concat([_predicted(model, rows, data, named=len(folds) > 1) for _, rows in folds])
-        known = known.assign(risk=risk)
-    return harrell_c_index(strata_of_seed(known, training, (), settings))
-
-
-def _predicted(model: str, rows: pd.DataFrame, data: ClinicalData, named: bool) -> pd.Series[float]:
-    """Log partial hazards of one fold's reported cases, by a model of its training cases."""
+def _predicted_fold(model: str, rows: pd.DataFrame, data: ClinicalData) -> pd.Series[float]:
     seed, fold = int(rows["seed"].iloc[0]), int(rows["fold"].iloc[0])
     ids = data.variables.index.intersection(list(data.training[fold]), sort=False)
     table, new = data.variables.loc[ids], data.variables.loc[rows["case_id"]]
-    try:
-        if model == "both":
-            if (seed, fold) not in data.risks:
-                raise NotComputableError("the run has no image risk of its training cases")
-            risks = data.risks[seed, fold].set_index("case_id")["risk"].rename(IMAGE)
-            table, new = table.join(risks, how="inner"), new.assign(**{IMAGE: rows["risk"].to_numpy()})
-        fitted = _cox(table, data.follow_up.loc[table.index])
-        if not len(fitted.params_):
-            raise NotComputableError("no clinical variable differs among the training cases")
-    except NotComputableError as reason:
-        raise NotComputableError(f"fold {fold}: {reason}" if named else str(reason)) from None
+    if model == "both":
+        if (seed, fold) not in data.risks:
+            raise NotComputableError("the run has no image risk of its training cases")
+        risks = data.risks[seed, fold].set_index("case_id")["risk"].rename(IMAGE)
+        table, new = table.join(risks, how="inner"), new.assign(**{IMAGE: rows["risk"].to_numpy()})
+    fitted = _cox(table, data.follow_up.loc[table.index])
+    if not len(fitted.params_):
+        raise NotComputableError("no clinical variable differs among the training cases")
     return pd.Series(new[fitted.params_.index].to_numpy() @ fitted.params_.to_numpy(), rows.index)
 
 
 def _cox(covariates: pd.DataFrame, follow_up: pd.DataFrame, strata: Sequence[str] = ()) -> CoxPHFitter:
     """The Cox model of those ``covariates (n, k)`` that differ among the cases.
 
-    A value whose cases all live on gives no finite hazard ratio; it gets a very low one, which ranks the same.
-    Raises :class:`NotComputableError` when there are fewer than five events for each coefficient, and when the
-    fit does not converge.
+    A value whose cases all survive has no finite hazard ratio; it gets a very low one, which ranks the same.
+    Raises :class:`NotComputableError` when there are fewer than five events per coefficient, and when the fit does not
+    converge.
     """
     varying = covariates.loc[:, covariates.nunique() > 1]
     events, coefficients = int(follow_up["event"].sum()), varying.shape[1]
     if events < EVENTS_PER_COEFFICIENT * coefficients:
         raise NotComputableError(
-            f"too few events: {events}, where {coefficients} coefficients take "
-            f"{EVENTS_PER_COEFFICIENT * coefficients}"
+            f"too few events: {events}, at least {EVENTS_PER_COEFFICIENT * coefficients} required for "
+            f"{coefficients} coefficients"
         )
     table = pd.concat([varying, follow_up.astype({"time": float})], axis=1)
     with warnings.catch_warnings():
@@ -235,5 +223,5 @@ def _cox(covariates: pd.DataFrame, follow_up: pd.DataFrame, strata: Sequence[str
             return CoxPHFitter(alpha=1 - CONFIDENCE).fit(table, "time", "event", strata=list(strata) or None)
         except ConvergenceError:
             raise NotComputableError(
-                "the Cox model does not converge: variables may say the same, or separate the cases"
+                "the Cox model does not converge: variables may be collinear, or separate the cases"
             ) from None

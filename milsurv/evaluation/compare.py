@@ -1,8 +1,8 @@
-"""Compare the predictions of several runs for the same cases in the same folds."""
+"""Compares the predictions of several runs for the same cases in the same folds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -10,87 +10,106 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from milsurv.evaluation.metric import (
+from milsurv.config.run import Evaluation
+from milsurv.evaluation.intervals import (
     FloatArray,
     Metric,
-    NotComputableError,
-    measured,
+    difference,
     metric,
+    once,
     too_few_for_intervals,
+    with_interval,
     without_interval,
 )
-from milsurv.evaluation.pairs import concordance_sums, exit_order
-from milsurv.evaluation.strata import resample_counts
+from milsurv.evaluation.metrics import METRICS, MetricSpec, definitions
+from milsurv.evaluation.schema import ComparedPair, Comparison
+from milsurv.evaluation.strata import TrainingFollowUp, strata_of_seed
+
+NO_TRAINING = TrainingFollowUp(np.empty(0), np.empty(0))
 
 
-def compare(predictions: Mapping[str, pd.DataFrame], bootstraps: int, seed: int) -> dict[str, Any]:
-    """Harrell's C of each run within folds, and the paired difference of each two of them; ready for JSON.
+def compare(
+    predictions: Mapping[str, pd.DataFrame],
+    bootstraps: int,
+    seed: int,
+    metrics: Sequence[MetricSpec] = METRICS,
+) -> Comparison:
+    """Each run's value of the metrics that are shown in comparisons, and the paired difference of each two runs.
 
-    ``predictions`` maps a run's name to its ``case_id``, ``fold``, ``time``, ``event`` and ``risk``, a row for each
-    case and fold, all but the risk the same in each run. Every bootstrap resample draws cases within folds, the same
-    ones for all runs, so that a difference is one of models and not of cases. Its interval is the 95 % percentile
-    interval; its p, ``2 · (1 + min(#{d ≤ 0}, #{d ≥ 0})) / (1 + resamples)`` and at most 1, is the level at which such
-    an interval would just reach 0; ``holm_p_value`` is corrected for the number of pairs. Fewer than five events have
-    neither.
+    ``predictions`` maps a run's name to ``case_id``, ``fold``, ``time``, ``event`` and ``risk``, a row per case and
+    fold, equal in all runs but for the risk. A compared metric can use nothing else: predicted survival and the
+    follow-up of training cases are not available. Every bootstrap resample draws the same cases, within folds, for all
+    runs, so the interval of a difference reflects models and not cases. Intervals are 95 % percentile intervals. The
+    p-value, ``2 · (1 + min(#{d ≤ 0}, #{d ≥ 0})) / (1 + resamples)`` and at most 1, is the level at which such an
+    interval would just include 0; ``holm_p_value`` is corrected for the number of pairs. There are neither intervals
+    nor p-values below five events.
     """
-    values = {name: _c_indices(rows, bootstraps, seed) for name, rows in predictions.items()}
     first = next(iter(predictions.values()))
     events = int((first["event"] == 1).sum())
-    few = too_few_for_intervals(events)
-    pairs = [
-        {"first": one, "second": other, **_difference(values[one], values[other], few)}
-        for one, other in combinations(values, 2)
-    ]
-    known = [pair for pair in pairs if pair["p_value"]["value"] is not None]
-    corrected = iter(holm([pair["p_value"]["value"] for pair in known]))
-    for pair in pairs:
-        reason = pair["p_value"]["reason"]
-        pair["holm_p_value"] = metric(None if reason else next(corrected), reason=reason)
+    too_few = too_few_for_intervals(events)
+    settings = Evaluation(bootstraps=bootstraps, seed=seed)
+    runs: list[dict[str, Any]] = [{"name": name} for name in predictions]
+    pairs: list[ComparedPair] = []
+    compared = [spec for spec in metrics if "compare" in spec.shown and spec.over == "follow_up"]
+    for spec in compared:
+        values = {name: once(partial(_values, spec, rows, settings)) for name, rows in predictions.items()}
+        for run in runs:
+            run[spec.name] = _estimate(values[run["name"]], too_few)
+        pairs += _pairs(spec.name, values, too_few)
     return {
         "cases": len(first),
         "events": events,
         "bootstraps": bootstraps,
-        "runs": [{"name": name, "harrell_c_index": _measured(found, few)} for name, found in values.items()],
+        "definitions": definitions(compared, ()),
+        "runs": runs,
         "pairs": pairs,
     }
 
 
-def _c_indices(rows: pd.DataFrame, bootstraps: int, seed: int) -> FloatArray:
-    """Harrell's C over folds, ``(1 + bootstraps,)``: observed, then of each resample; NaN without comparable pairs."""
-    sums = np.zeros((2, 1 + bootstraps))
-    for fold, cases in rows.sort_values("case_id").groupby("fold"):
-        counts = resample_counts(len(cases), bootstraps, np.random.default_rng([seed, int(str(fold))]))
-        event = cases["event"].to_numpy() == 1
-        exits = exit_order(cases["time"].to_numpy(dtype=float), event)
-        risk = cases["risk"].to_numpy(dtype=float)
-        sums += concordance_sums(risk, exits, exits, event.astype(float), counts)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(sums[0] / sums[1])
+def _values(spec: MetricSpec, rows: pd.DataFrame, settings: Evaluation) -> FloatArray:
+    training = dict.fromkeys((int(fold) for fold in rows["fold"].unique()), NO_TRAINING)
+    return spec.function(strata_of_seed(rows, training, (), settings))
 
 
-def _given(values: FloatArray) -> FloatArray:
-    if not np.isfinite(values[0]):
-        raise NotComputableError("no comparable pairs")
-    return values
+def _estimate(values: Callable[[], FloatArray], too_few: str | None) -> Metric:
+    found = with_interval(values)
+    return found if too_few is None else without_interval(found, too_few)
 
 
-def _measured(values: FloatArray, few: str | None) -> Metric:
-    found = measured(partial(_given, values))
-    return found if few is None else without_interval(found, few)
+def _pairs(
+    name: str, values: Mapping[str, Callable[[], FloatArray]], too_few: str | None
+) -> list[ComparedPair]:
+    """The difference of each two runs in the metric ``name``, with p-values corrected for their number."""
+    pairs: list[ComparedPair] = []
+    for first, second in combinations(values, 2):
+        resampled = difference(values[first], values[second])
+        found = _estimate(resampled, too_few)
+        p = _p_value(resampled()[1:]) if found["interval"] else metric(None, reason=found["reason"])
+        pairs.append(
+            {
+                "metric": name,
+                "first": first,
+                "second": second,
+                "difference": found,
+                "p_value": p,
+                "holm_p_value": p,
+            }
+        )
+    known = [pair for pair in pairs if pair["p_value"]["value"] is not None]
+    corrected = holm([pair["p_value"]["value"] or 0.0 for pair in known])
+    for pair, holm_p_value in zip(known, corrected, strict=True):
+        pair["holm_p_value"] = metric(holm_p_value)
+    return pairs
 
 
-def _difference(one: FloatArray, other: FloatArray, few: str | None) -> dict[str, Any]:
-    difference = one - other
-    found = _measured(difference, few)
-    usable = difference[1:][np.isfinite(difference[1:])]
-    if found["interval"] is None:
-        return {"difference": found, "p_value": metric(None, reason=found["reason"])}
+def _p_value(differences: FloatArray) -> Metric:
+    usable = differences[np.isfinite(differences)]
     beyond = min(int((usable <= 0).sum()), int((usable >= 0).sum()))
-    return {"difference": found, "p_value": metric(min(1.0, 2 * (1 + beyond) / (1 + len(usable))))}
+    return metric(min(1.0, 2 * (1 + beyond) / (1 + len(usable))))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected for their number by Holm's step-down method, in their order (Holm 1979)."""
+    """The p-values corrected for their number by Holm's step-down method, in the same order (Holm 1979)."""
     order = np.argsort(p_values, kind="stable")
     corrected = np.empty(len(p_values))
     scaled = np.asarray(p_values, dtype=float)[order] * np.arange(len(p_values), 0, -1)

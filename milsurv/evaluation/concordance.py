@@ -10,10 +10,11 @@ Each metric is ``(1 + resamples,)``, the observed value first, NaN for a resampl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from milsurv.evaluation.metric import FloatArray, NotComputableError
+from milsurv.evaluation.intervals import FloatArray, NotComputableError
 from milsurv.evaluation.pairs import concordance_sums, exit_order
 from milsurv.evaluation.strata import (
     Stratum,
@@ -78,6 +79,19 @@ def truncation(stratum: Stratum) -> float:
     if stratum.truncation is not None:
         return stratum.truncation
     return float(np.quantile(event_times, TRUNCATION_SHARE_OF_EVENTS))
+
+
+def truncations(strata: Sequence[Stratum]) -> dict[str, Any]:
+    """``truncated_at``, the truncation time of Uno's C; or ``truncated_at_by_fold`` when there are several folds."""
+
+    def time_or_none(s: Stratum) -> float | None:
+        try:
+            return truncation(s)
+        except NotComputableError:
+            return None
+
+    by_fold = {str(s.fold): time_or_none(s) for s in strata}
+    return {"truncated_at_by_fold": by_fold} if len(strata) > 1 else {"truncated_at": time_or_none(strata[0])}
 
 
 def area_under_roc(strata: Sequence[Stratum], t: float) -> FloatArray:

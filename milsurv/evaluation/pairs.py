@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from milsurv.evaluation.metric import BoolArray, FloatArray
+from milsurv.evaluation.intervals import BoolArray, FloatArray
 
 ROWS_AT_ONCE = 512
 

@@ -19,7 +19,7 @@ import torch
 from lifelines import KaplanMeierFitter
 
 from milsurv.config.run import Evaluation
-from milsurv.evaluation.metric import BoolArray, FloatArray, NotComputableError
+from milsurv.evaluation.intervals import BoolArray, FloatArray, NotComputableError
 from milsurv.evaluation.times import survival_column
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,12 +11,12 @@ import pandas as pd
 from milsurv.cohort.cases import Cohort
 from milsurv.errors import MilsurvError
 
-MOST_VALUES = 10
-"""A column with more different values is split in two at its median, if they are numbers."""
+MAX_VALUES = 10
+"""A column with more distinct values is split at its median if they are numbers."""
 MISSING = "missing"
 
 Subgroups = Mapping[str, Mapping[str, Sequence[str]]]
-"""Column -> value -> ids of the cases that have it, in the order in which values are to be shown."""
+"""Column -> value -> ids of the cases with it, in display order."""
 
 
 def attributes_of(cohort: Cohort) -> dict[str, dict[str, str]]:
@@ -26,11 +25,11 @@ def attributes_of(cohort: Cohort) -> dict[str, dict[str, str]]:
 
 
 def subgroups(attributes: Mapping[str, Mapping[str, str]], columns: Iterable[str]) -> Subgroups:
-    """The subgroups that each of ``columns`` makes of the cases (case id -> column -> text).
+    """The subgroups that each of ``columns`` defines; ``attributes`` maps case id -> column -> text.
 
-    A value is a subgroup; cases without one are the subgroup "missing". Numbers of more than ten values make
-    two, up to and above their median over all cases. Raises `MilsurvError` for a column of more than ten
-    values that are not numbers.
+    Each value is a subgroup; cases without a value form the subgroup "missing". A numeric column with more than ten
+    distinct values is split at its median over all cases. Raises `MilsurvError` when a column has more than ten
+    distinct values that are not numbers.
     """
     made: dict[str, dict[str, list[str]]] = {}
     for column in columns:
@@ -41,17 +40,17 @@ def subgroups(attributes: Mapping[str, Mapping[str, str]], columns: Iterable[str
     return made
 
 
-def members(rows: pd.DataFrame, groups: Subgroups) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """``{"column", "value"}`` of each subgroup and its rows by column ``case_id``; those without rows are left out."""
+def members(rows: pd.DataFrame, groups: Subgroups) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Column, value and rows (by ``case_id``) of each subgroup that has any."""
     for column, values in groups.items():
         for value, ids in values.items():
             of_group = rows[rows["case_id"].isin(ids)]
             if len(of_group):
-                yield {"column": column, "value": value}, of_group
+                yield column, value, of_group
 
 
 def numbers(texts: Mapping[str, str]) -> dict[str, float] | None:
-    """Case id -> number, without the cases whose text is empty; None when one is not a finite number."""
+    """Case id -> number, without empty cells; None when a cell is not a finite number."""
     try:
         found = {case_id: float(text.replace("_", "?")) for case_id, text in texts.items() if text}
     except ValueError:
@@ -62,13 +61,13 @@ def numbers(texts: Mapping[str, str]) -> dict[str, float] | None:
 def _named(column: str, texts: Mapping[str, str]) -> dict[str, str]:
     """Case id -> name of its subgroup."""
     values = {text for text in texts.values() if text}
-    if len(values) <= MOST_VALUES:
+    if len(values) <= MAX_VALUES:
         return {case_id: text or MISSING for case_id, text in texts.items()}
     known = numbers(texts)
     if known is None:
         raise MilsurvError(
-            f"evaluation.subgroups: column {column!r} has {len(values)} different values; allowed: at most "
-            f"{MOST_VALUES}, or numbers, which are split at their median; merge values in the table, or leave it out"
+            f"evaluation.subgroups: column {column!r} has {len(values)} distinct values; allowed: at most "
+            f"{MAX_VALUES}, or numbers, which are split at their median; merge values in the table or remove the column"
         )
     cut = float(np.median(list(known.values())))
     if cut == max(known.values()):
@@ -80,7 +79,7 @@ def _named(column: str, texts: Mapping[str, str]) -> dict[str, str]:
 
 
 def _order(value: str) -> tuple[bool, bool, float, str]:
-    """Numbers by size, then words, then what is missing; ≤ before >."""
+    """Sort key: numbers, then words, then missing; ≤ before >."""
     known = numbers({"": value})
     upper = value[:1] in ">≥"
     return value == MISSING, not known, known[""] if known else float(upper), value

@@ -13,11 +13,13 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from milsurv.errors import MilsurvError, PluginError
+from milsurv.evaluation.metrics import HARRELL
 from milsurv.models.trained import TrainedModel, load_trained
 from milsurv.plugin.kinds import SECTIONS
 from milsurv.plugin.registry import LOCAL
+from milsurv.report.formatting import with_interval
+from milsurv.report.rendering import line, lines
 from milsurv.report.results import RunResults
-from milsurv.report.wording import headline, limits, magnifications, metric_name, with_interval
 from milsurv.storage.atomic import json_text
 from milsurv.storage.checksums import read_checked, read_json, write_checked
 from milsurv.storage.run_files import (
@@ -113,8 +115,7 @@ def model_card(trained: TrainedModel, results: RunResults) -> str:
     """A model card in the layout of the Hugging Face hub: front matter with results, then what it is and is not."""
     config = trained.config
     account = results.metrics["ensemble"] or results.metrics["pooled"][0]
-    unit = trained.cohort["time_unit"]
-    c_index = account["metrics"]["harrell_c_index"]["value"]
+    c_index = account["metrics"][HARRELL.name]["value"]
     measured = [] if c_index is None else [_result(trained, c_index)]
     data = ModelCardData(
         library_name="milsurv",
@@ -138,13 +139,13 @@ def model_card(trained: TrainedModel, results: RunResults) -> str:
         name=config.name,
         config=config,
         cohort=trained.cohort,
-        headline=headline(results),
+        headline=line("summary.txt", "headline", results=results),
         metrics=[
-            (metric_name(name, unit), with_interval(metric)) for name, metric in account["metrics"].items()
+            (results.heading(name), with_interval(metric)) for name, metric in account["metrics"].items()
         ],
-        limits=limits(results, 0),
+        limits=lines("summary.txt", "limits", results=results, views=0),
         models=len(trained.models),
-        magnifications=magnifications(config.tiling.magnifications),
+        magnifications=", ".join(f"{m}x" for m in config.tiling.magnifications),
         licence=_licence(trained),
         plugins=results.plugins,
         local=LOCAL,
@@ -163,7 +164,7 @@ def _result(trained: TrainedModel, c_index: float) -> EvalResult:
         else f"{trained.cohort['cases']} cases",
         metric_type="c-index",
         metric_value=round(c_index, 4),
-        metric_name="Harrell's C-index, cross-validated" + ", optimistic" * optimistic,
+        metric_name=f"{HARRELL.title}, cross-validated" + ", optimistic" * optimistic,
     )
 
 

@@ -16,6 +16,8 @@ from milsurv.cohort.ids import shorten
 from milsurv.config.cohort import TableCohort
 from milsurv.errors import CohortError, MilsurvError
 from milsurv.evaluation.evaluate import evaluate
+from milsurv.evaluation.metrics import all_metrics
+from milsurv.evaluation.schema import RunMetrics
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.subgroups import attributes_of, subgroups
 from milsurv.evaluation.times import EvaluationTimes, evaluation_times
@@ -25,7 +27,7 @@ from milsurv.features.source import SlideOutcome
 from milsurv.models.prediction import predict_cases
 from milsurv.models.trained import TrainedModel, load_trained, read_settings
 from milsurv.report.html import write_report
-from milsurv.runs.folder import RunContent, describe, find_run
+from milsurv.runs.folder import RunContent, describe, find_run, metric_origins
 from milsurv.runs.inputs import (
     feature_source,
     make_features,
@@ -109,8 +111,15 @@ def evaluate_external(session: Session, trained: TrainedModel) -> RunResult:
     predictions = _as_predictions(predicted, usable)
     follow_up = TrainingFollowUp(predictions["time"].to_numpy(), predictions["event"].to_numpy())
     groups = subgroups(attributes_of(usable), config.evaluation.subgroups)
-    found = evaluate(predictions, {ONE_FOLD: follow_up}, times, config.evaluation, groups)
-    metrics = {"cohort": content.summary, **found, "optimistic": None}
+    found = evaluate(
+        predictions,
+        {ONE_FOLD: follow_up},
+        times,
+        config.evaluation,
+        groups,
+        metrics=all_metrics(session.registry),
+    )
+    metrics: RunMetrics = {"cohort": content.summary, **found, "optimistic": None}
     write_checked(folder / PREDICTIONS, predictions.to_csv(index=False))
     write_checked(folder / METRICS, json_text(metrics))
     report = write_report(folder, config, _views(trained, predictions, folds, content.slides()))
@@ -203,4 +212,12 @@ def _fingerprint(trained: TrainedModel, content: RunContent, times: EvaluationTi
         for case in content.usable.cases
     ]
     evaluation = content.config.evaluation.model_dump(mode="json")
-    return fingerprint({"models": models, "cases": cases, "times": times.all, "evaluation": evaluation})
+    return fingerprint(
+        {
+            "models": models,
+            "cases": cases,
+            "times": times.all,
+            "evaluation": evaluation,
+            **metric_origins(content.session.registry),
+        }
+    )

@@ -108,6 +108,12 @@ _ALL = (
         is_section=True,
     ),
     Kind(
+        "metric",
+        "milsurv_register_metrics",
+        "metrics beside the built-in ones (see ``milsurv.MetricSpec``)",
+        contract="milsurv.evaluation.metrics:MetricSpec",
+    ),
+    Kind(
         "command",
         "milsurv_register_commands",
         "commands: ``milsurv NAME`` runs the typer app or click command",

@@ -108,6 +108,10 @@ class Registry:
             info = replace(info, status="broken", reason=reason)
         self.plugins.append(info)
 
+    def names(self, kind: str) -> list[str]:
+        """The names of the usable plugins of a kind, in alphabetical order."""
+        return sorted(info.name for info in self.plugins if info.kind == kind and info.status == "ok")
+
     def find(self, kind: str, name: str) -> PluginInfo:
         """The plugin of that kind and name. Raises PluginError if it is unknown, ambiguous or broken."""
         matches = [info for info in self.plugins if (info.kind, info.name) == (kind, name)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,11 @@ PACKAGES = (
 
 
 def record_versions(
-    folder: Path, registry: Registry, plugins: Mapping[str, str], earlier_runs: Sequence[Path] = ()
+    folder: Path, registry: Registry, plugins: Iterable[tuple[str, str]], earlier_runs: Sequence[Path] = ()
 ) -> None:
     """Write ``environment.json`` and ``plugins.json`` of a start into a run's folder.
 
-    ``plugins`` are the names of the plugins in use by kind. Versions of earlier starts are kept, and so are those of
+    ``plugins`` are the kind and name of the plugins in use. Versions of earlier starts are kept, and so are those of
     ``earlier_runs``, folders of runs whose models were reused.
     """
     folders = [*earlier_runs, folder]
@@ -51,9 +51,10 @@ def record_versions(
     write_checked(folder / ENVIRONMENT, json_text({**here, EARLIER: _different(environments, here)}))
     rows = [row for table in _read(folders, PLUGINS) for row in table]
     recorded = []
-    for kind, name in plugins.items():
+    for kind, name in plugins:
         info = registry.find(kind, name)
-        versions = [v for row in rows if row["kind"] == kind for v in (*row.get(EARLIER, ()), row["version"])]
+        same = [row for row in rows if (row["kind"], row["name"]) == (kind, name)]
+        versions = [version for row in same for version in (*row.get(EARLIER, ()), row["version"])]
         recorded.append(
             {
                 "kind": kind,

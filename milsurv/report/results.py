@@ -1,9 +1,10 @@
-"""What the report tells of, read from a finished run's folder."""
+"""The content of a finished run's folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pandas as pd
 
 from milsurv.errors import MilsurvError
+from milsurv.evaluation.metrics import HARRELL, MetricInfo, heading, read_definitions
+from milsurv.evaluation.schema import PooledAccount, RunMetrics
 from milsurv.plugin.versions import EARLIER
 from milsurv.storage.checksums import read_checked, read_json
 from milsurv.storage.run_files import PREDICTIONS
@@ -37,7 +40,7 @@ class RunResults:
     environment: dict[str, Any]
     plugins: list[dict[str, Any]]
     cohort: dict[str, Any]
-    metrics: dict[str, Any]
+    metrics: RunMetrics
     splits: pd.DataFrame
     """Empty when the folder has no ``splits.csv``."""
     slides: pd.DataFrame
@@ -72,34 +75,63 @@ class RunResults:
 
     @property
     def environments(self) -> list[dict[str, Any]]:
-        """What the last start of the run had, then what earlier ones had that differs, the latest first."""
+        """That of the run's last start, then those of earlier starts that differ, the latest first."""
         return [self.environment, *reversed(self.environment.get(EARLIER, []))]
 
     def versions(self, package: str) -> str:
-        """The versions of a package that took part; nothing when there is none."""
+        """The versions of a package that the run used; empty when there are none."""
         found = [environment["packages"].get(package) for environment in self.environments]
         return with_earlier(version for version in found if version is not None)
 
     @property
     def external(self) -> bool:
-        """Whether a model made elsewhere was applied to this cohort, and nothing was trained on it."""
+        """Whether this is the external validation of a model that was trained on another cohort."""
         return bool(self.cohort.get("external", False))
 
     @property
     def reference_cases(self) -> str:
-        """Whose follow-up gives censoring weights and the Kaplan-Meier reference, in words."""
-        return "the reported cases" if self.external else "the training cases"
+        """The cases to which censoring weights and the Kaplan-Meier reference are fitted, in words."""
+        return "the test cases" if self.external else "the training cases"
 
     @property
     def optimistic(self) -> bool:
-        """Whether the reported cases chose the epoch, so that every number says so."""
+        """Whether the epoch was selected on the test cases; then every table and figure is marked as optimistic."""
         return bool(self.cohort.get("selection") == "reported_fold")
 
+    @cached_property
+    def definitions(self) -> dict[str, MetricInfo]:
+        """Name of each metric -> how it is presented."""
+        return read_definitions(self.metrics)
+
     @property
-    def first_seed(self) -> dict[str, Any]:
-        """What is measured of the first seed, pooled over folds: what the figures show."""
-        pooled: dict[str, Any] = self.metrics["pooled"][0]
-        return pooled
+    def curves(self) -> list[MetricInfo]:
+        """The metrics that are drawn over time."""
+        return [info for info in self.definitions.values() if "curve" in info.shown and info.over == "times"]
+
+    @property
+    def primary(self) -> MetricInfo:
+        """The metric of the headline."""
+        return self.definitions[HARRELL.name]
+
+    def heading(self, name: str) -> str:
+        """The heading of a metric of ``metrics.json``."""
+        return heading(self.definitions, name, self.cohort["time_unit"])
+
+    @property
+    def accounts(self) -> list[PooledAccount]:
+        """The metrics of each seed, pooled over folds, and of the ensemble of several seeds."""
+        ensemble = self.metrics["ensemble"]
+        return [*self.metrics["pooled"], *([ensemble] if ensemble else [])]
+
+    @property
+    def over_folds(self) -> str:
+        """The end of a caption: that folds are pooled, when there are several."""
+        return ", pooled over folds" if len(self.folds) > 1 else ""
+
+    @property
+    def first_seed(self) -> PooledAccount:
+        """The metrics of the first seed, pooled over folds, which the figures show."""
+        return self.metrics["pooled"][0]
 
     @property
     def first_predictions(self) -> pd.DataFrame:
@@ -108,12 +140,12 @@ class RunResults:
 
     @property
     def folds(self) -> list[int]:
-        """The folds that are reported."""
+        """The folds that were tested."""
         return sorted({int(fold["fold"]) for fold in self.metrics["folds"]})
 
     @property
     def left_out(self) -> pd.DataFrame:
-        """The slides that could not be used, with their reasons."""
+        """The excluded slides, with the reasons."""
         return self.slides[self.slides["status"] != "used"]
 
     @property
@@ -121,9 +153,25 @@ class RunResults:
         """The slides that have features."""
         return self.slides[self.slides["status"] == "used"]
 
+    @property
+    def patches(self) -> dict[str, int]:
+        """Magnification (``20x``) -> patches of all used slides."""
+        columns = [column for column in self.used.columns if column.startswith("patches_")]
+        return {column.removeprefix("patches_"): int(self.used[column].sum()) for column in columns}
+
+    @property
+    def resolution_sources(self) -> dict[str, int]:
+        """Where the resolution is known from -> used slides."""
+        return dict(self.used["mpp_source"].value_counts(sort=False).sort_index())
+
+    @property
+    def milsurv_versions(self) -> list[str]:
+        """The versions of milsurv and Python of each of `environments`."""
+        return [f"version {e['milsurv']} on Python {e['python']}" for e in self.environments]
+
 
 def with_earlier(values: Iterable[str]) -> str:
-    """What the last start of a run had, with what earlier ones had that differs, the latest first."""
+    """The value of a run's last start, with those of earlier starts that differ, the latest first."""
     last, *earlier = dict.fromkeys(values) or [""]
     return f"{last} (earlier {', '.join(earlier)})" if earlier else last
 

@@ -1,10 +1,9 @@
-"""Finished runs side by side: the same cases in the same folds, or a line that says which differ."""
+"""Compares finished runs that were tested on the same cases in the same folds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -12,6 +11,8 @@ from milsurv.cohort.ids import shorten
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.compare import compare
 from milsurv.evaluation.ensemble import ensemble
+from milsurv.evaluation.metrics import METRICS, MetricSpec
+from milsurv.evaluation.schema import Comparison
 from milsurv.runs.folder import find_run
 from milsurv.storage.checksums import read_json
 from milsurv.storage.run_files import COHORT, PREDICTIONS
@@ -20,10 +21,12 @@ from milsurv.training.results import read_predictions
 KEYS = ["case_id", "fold"]
 
 
-def compare_runs(paths: Sequence[Path], bootstraps: int, seed: int) -> dict[str, Any]:
-    """What :func:`milsurv.evaluation.compare.compare` says of the runs.
+def compare_runs(
+    paths: Sequence[Path], bootstraps: int, seed: int, metrics: Sequence[MetricSpec] = METRICS
+) -> Comparison:
+    """Compare finished runs with :func:`milsurv.evaluation.compare.compare`.
 
-    Several seeds of a run are taken as their ensemble; ``selection`` says of each how its epoch was chosen. Raises
+    Several seeds of a run are compared as their ensemble; ``selection`` is how a run's epoch was chosen. Raises
     MilsurvError when a run is not finished, or when two differ in their cases, folds or follow-up.
     """
     folders = [find_run(path) for path in paths]
@@ -32,7 +35,7 @@ def compare_runs(paths: Sequence[Path], bootstraps: int, seed: int) -> dict[str,
     first = names[0]
     for other in names[1:]:
         _require_same(first, predictions[first], other, predictions[other])
-    found = compare(predictions, bootstraps, seed)
+    found = compare(predictions, bootstraps, seed, metrics)
     for run, folder in zip(found["runs"], folders, strict=True):
         cohort = read_json(folder / COHORT)
         run["selection"] = cohort.get("selection", "external")
@@ -41,12 +44,12 @@ def compare_runs(paths: Sequence[Path], bootstraps: int, seed: int) -> dict[str,
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The runs' own names; with their fingerprints where two have the same."""
+    """The runs' names, with their fingerprints when two have the same name."""
     names = [folder.parent.name for folder in folders]
     if len(set(names)) < len(names):
         names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
     if len(set(names)) < len(names):
-        raise MilsurvError(f"{shorten(names)}: a run is named twice; name different ones")
+        raise MilsurvError(f"{shorten(names)}: the same run is given twice; give different runs")
     return names
 
 
@@ -56,7 +59,8 @@ def _predictions(folder: Path) -> pd.DataFrame:
         return predictions
     if "standardized_risk" not in predictions:
         raise MilsurvError(
-            f"{folder}: an older milsurv made this run, without what puts several seeds together; run it again"
+            f"{folder}: the predictions of this run lack standardized_risk, which the ensemble of its seeds "
+            "requires; run it again with this version of milsurv"
         )
     return ensemble(predictions)
 
@@ -66,19 +70,19 @@ def _require_same(first: str, one: pd.DataFrame, second: str, other: pd.DataFram
     alone = joined[joined["_merge"] != "both"]
     if len(alone):
         only = [
-            f"{len(rows)} are in {name} alone ({shorten(_in_words(rows))})"
+            f"{len(rows)} are only in {name} ({shorten(_in_words(rows))})"
             for side, name in (("left_only", first), ("right_only", second))
             if len(rows := alone[alone["_merge"] == side])
         ]
         raise MilsurvError(
-            f"{first} and {second} do not report the same cases in the same folds: {'; '.join(only)}; runs with the "
-            "same cohort and splits can be compared"
+            f"{first} and {second} were not tested on the same cases in the same folds: {'; '.join(only)}; compare "
+            "runs with the same cohort and splits"
         )
     different = joined[(joined["time"] != joined["time_other"]) | (joined["event"] != joined["event_other"])]
     if len(different):
         raise MilsurvError(
             f"{first} and {second} have different follow-up of {len(different)} cases: "
-            f"{shorten(different['case_id'].tolist())}; runs with the same cohort can be compared"
+            f"{shorten(different['case_id'].tolist())}; compare runs with the same cohort"
         )
 
 

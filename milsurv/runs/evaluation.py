@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,8 @@ import pandas as pd
 from milsurv.cohort.cases import Case, Split
 from milsurv.evaluation.clinical import ClinicalData
 from milsurv.evaluation.evaluate import evaluate
+from milsurv.evaluation.metrics import all_metrics
+from milsurv.evaluation.schema import RunMetrics
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.subgroups import attributes_of, subgroups
 from milsurv.evaluation.times import EvaluationTimes
@@ -24,7 +25,7 @@ from milsurv.training.results import read_predictions
 
 def measure(
     jobs: Sequence[FoldJob], content: RunContent, times: EvaluationTimes, folder: RunFolder
-) -> dict[str, Any]:
+) -> RunMetrics:
     """Metrics of the folds that are finished; all of them also give the run's ``predictions.csv``."""
     finished = [job for job in jobs if job.finished]
     true_risk = {case.case_id: case.true_risk for case in content.usable.cases if case.true_risk is not None}
@@ -33,6 +34,7 @@ def measure(
     settings = content.config.evaluation
     groups = subgroups(attributes_of(content.usable), settings.subgroups)
     clinical = _clinical_data(content, finished) if settings.clinical else None
+    metrics = all_metrics(content.session.registry)
     accounts = {}
     for prefix in jobs[0].prefixes.values():
         predictions = pd.concat(
@@ -41,14 +43,18 @@ def measure(
         if true_risk:
             predictions.insert(7, "true_risk", predictions["case_id"].map(true_risk))
         accounts[prefix] = evaluate(
-            predictions, training, times, settings, groups, None if prefix else clinical
+            predictions, training, times, settings, groups, None if prefix else clinical, metrics
         )
         if len(finished) == len(jobs):
             write_checked(folder.path / f"{prefix}{PREDICTIONS}", predictions.to_csv(index=False))
-    metrics = {"cohort": content.summary, **accounts[""], "optimistic": accounts.get(OPTIMISTIC)}
+    results: RunMetrics = {
+        "cohort": content.summary,
+        **accounts[""],
+        "optimistic": accounts.get(OPTIMISTIC),
+    }
     if len(finished) == len(jobs):
-        write_checked(folder.path / METRICS, json_text(metrics))
-    return metrics
+        write_checked(folder.path / METRICS, json_text(results))
+    return results
 
 
 def _clinical_data(content: RunContent, finished: Sequence[FoldJob]) -> ClinicalData:

@@ -16,10 +16,12 @@ from milsurv.cohort.cases import Case, Cohort, SlideRef, Split
 from milsurv.cohort.splits import write_splits
 from milsurv.config.run import RunConfig
 from milsurv.errors import MilsurvError
+from milsurv.evaluation.metrics import plugin_metrics
 from milsurv.evaluation.times import EvaluationTimes
 from milsurv.executors.base import Event
 from milsurv.features.source import FeatureSource, SlideOutcome
 from milsurv.plugin.kinds import kinds_that_decide
+from milsurv.plugin.registry import Registry
 from milsurv.plugin.sources import framework_fingerprint
 from milsurv.plugin.versions import record_versions
 from milsurv.runs.leakage import TrainingCases
@@ -67,6 +69,11 @@ class RunContent:
         """Kind and name of each plugin at work -> the fingerprint of its source."""
         return {(kind, name): self.session.registry.origin(kind, name) for kind, name in self.plugins.items()}
 
+    @property
+    def recorded_plugins(self) -> list[tuple[str, str]]:
+        """Kind and name of the plugins in ``plugins.json``: those that decide features and models, and metrics."""
+        return [*self.plugins.items(), *(("metric", name) for name in self.session.registry.names("metric"))]
+
     def training_fingerprint(self) -> str:
         """Stands for every setting and every input that changes a model, and for nothing else."""
         config = self.config
@@ -102,6 +109,7 @@ class RunContent:
                 "times": times.times,
                 "integration": times.integration,
                 "columns": asked,
+                **metric_origins(self.session.registry),
             }
         )
 
@@ -211,7 +219,7 @@ class RunFolder:
                     found[job.folder] = folders[giver]
         if found:
             earlier_runs = sorted(set(found.values()))
-            record_versions(self.path, content.session.registry, content.plugins, earlier_runs)
+            record_versions(self.path, content.session.registry, content.recorded_plugins, earlier_runs)
         return len(found)
 
     def log(self, event: Event) -> None:
@@ -223,10 +231,18 @@ def describe(content: RunContent, path: Path) -> None:
     """Write into ``path`` what says what is run, and on whom."""
     settings = content.config.model_dump(mode="json", by_alias=True)
     write_checked(path / CONFIG, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-    record_versions(path, content.session.registry, content.plugins)
+    record_versions(path, content.session.registry, content.recorded_plugins)
     write_checked(path / COHORT, json_text(content.summary))
     write_checked(path / FEATURES, json_text(content.source.content))
     write_checked(path / SLIDES, content.slides().to_csv(index=False))
+
+
+def metric_origins(registry: Registry) -> dict[str, Any]:
+    """Fingerprints of the sources of plugins' metrics; empty without any. Raises PluginError for unusable names."""
+    metrics = plugin_metrics(registry)
+    return (
+        {"metrics": {spec.name: registry.origin("metric", spec.name) for spec in metrics}} if metrics else {}
+    )
 
 
 def find_run(path: Path) -> Path:

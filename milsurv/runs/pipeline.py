@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from milsurv.cohort.cases import Cohort
+from milsurv.evaluation.schema import RunMetrics
 from milsurv.executors.base import WORKER_DIED, Event, Resources, Unit
 from milsurv.explain.view import views_of_fold
 from milsurv.plugin.lifecycle import HookFailure, LifeCycle
@@ -33,7 +33,7 @@ class RunResult:
     """What a run came to."""
 
     folder: Path
-    metrics: dict[str, Any]
+    metrics: RunMetrics
     report: Path | None
     """None when folds are still to be trained."""
     slides_left_out: int
@@ -126,7 +126,7 @@ def train(session: Session, jobs: Sequence[FoldJob], folder: RunFolder, life_cyc
         session.executor.run(units, on_event)
 
 
-def finish(content: RunContent, folder: RunFolder, metrics: dict[str, Any], life_cycle: LifeCycle) -> Path:
+def finish(content: RunContent, folder: RunFolder, metrics: RunMetrics, life_cycle: LifeCycle) -> Path:
     """Write the report and tell the plugins."""
     slides = content.slides()
     predictions = read_predictions(folder.path / PREDICTIONS)

@@ -32,7 +32,7 @@ class Study:
     def with_predictions(self, **columns: Any) -> Study:
         return replace(self, predictions=self.predictions.assign(**columns))
 
-    def evaluated(self) -> dict[str, Any]:
+    def evaluated(self) -> Any:
         return evaluate(self.predictions, self.training, self.times, self.settings)
 
 

@@ -17,10 +17,8 @@ from milsurv.evaluation.brier import (
     brier_score,
     brier_score_kaplan_meier,
     index_of_prediction_accuracy,
-    integrated_brier_score,
-    integrated_brier_score_kaplan_meier,
 )
-from milsurv.evaluation.metric import NotComputableError
+from milsurv.evaluation.intervals import NotComputableError
 from milsurv.evaluation.strata import TrainingFollowUp
 
 SINGLE_PRECISION = 1e-6
@@ -41,7 +39,7 @@ def test_agrees_with_scikit_survival_and_torchsurv(
     assert values == pytest.approx(
         brier_of_scikit_survival(*follow_up, survival, times)[1], rel=SINGLE_PRECISION
     )
-    whole = integrated_brier_score([s], times)[0]
+    whole = brier_score([s], times)[0]
     oracle = integrated_of_scikit_survival(*follow_up, survival, times)
     assert whole == pytest.approx(oracle, rel=SINGLE_PRECISION)
     by_torchsurv = BrierScore()(
@@ -62,8 +60,8 @@ def test_reference_is_the_survival_of_the_training_cases(study: Callable[..., An
     for s in made.strata:
         curve = KaplanMeierFitter().fit(s.training.time, s.training.event)
         filled.append(replace(s, survival={t: np.full(len(s.time), curve.predict(t)) for t in grid}))
-    value = integrated_brier_score_kaplan_meier(made.strata, grid)
-    assert value == pytest.approx(integrated_brier_score(filled, grid), rel=1e-12)
+    value = brier_score_kaplan_meier(made.strata, grid)
+    assert value == pytest.approx(brier_score(filled, grid), rel=1e-12)
     value = brier_score_kaplan_meier(made.strata, grid[3])
     assert value == pytest.approx(brier_score(filled, grid[3]), rel=1e-12)
     assert index_of_prediction_accuracy(filled, grid)[0] == pytest.approx(0, abs=1e-12)
@@ -105,10 +103,8 @@ def test_pooled_is_the_mean_over_all_cases_each_with_the_weights_of_its_fold(
     made = study(2, cases=61, folds=3)
     strata, grid = made.strata, made.times.integration
     sizes = [len(s.time) for s in strata]
-    by_fold = [integrated_brier_score([s], grid)[0] for s in strata]
-    assert integrated_brier_score(strata, grid)[0] == pytest.approx(
-        np.average(by_fold, weights=sizes), rel=1e-12
-    )
+    by_fold = [brier_score([s], grid)[0] for s in strata]
+    assert brier_score(strata, grid)[0] == pytest.approx(np.average(by_fold, weights=sizes), rel=1e-12)
 
 
 def test_one_case_and_a_fold_without_events_count_in_the_pool(study: Callable[..., Any]) -> None:
@@ -130,7 +126,7 @@ def test_one_case_and_a_fold_without_events_count_in_the_pool(study: Callable[..
 def test_bootstrap_is_the_score_of_the_resampled_rows(study: Callable[..., Any]) -> None:
     made = study(3, cases=45, folds=3, bootstraps=20)
     strata, grid = made.strata, made.times.integration
-    values = integrated_brier_score(strata, grid)
+    values = brier_score(strata, grid)
     for row in range(1, 21):
         redrawn = []
         for s in strata:
@@ -138,4 +134,4 @@ def test_bootstrap_is_the_score_of_the_resampled_rows(study: Callable[..., Any])
             survival = {t: s.survival[t][rows] for t in grid}
             fields = {name: getattr(s, name)[rows] for name in ("time", "event", "risk", "weight")}
             redrawn.append(replace(s, survival=survival, counts=np.ones((1, len(rows))), **fields))
-        assert values[row] == pytest.approx(integrated_brier_score(redrawn, grid)[0], rel=1e-12)
+        assert values[row] == pytest.approx(brier_score(redrawn, grid)[0], rel=1e-12)

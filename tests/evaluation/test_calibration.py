@@ -10,10 +10,14 @@ import pytest
 from scipy.optimize import minimize
 from sksurv.nonparametric import kaplan_meier_estimator
 
+from milsurv.evaluation import calibration as tested_calibration
 from milsurv.evaluation.brier import censoring_weighted
-from milsurv.evaluation.calibration import calibration_at, calibration_slope
-from milsurv.evaluation.metric import NotComputableError
+from milsurv.evaluation.calibration import calibration_slope
+from milsurv.evaluation.intervals import NotComputableError
 from milsurv.evaluation.strata import Stratum
+
+calibration_at: Any = tested_calibration.calibration_at
+"""Typed loosely, to index what may be None."""
 
 T = 5.0
 
@@ -121,7 +125,7 @@ def separated(made: Any) -> Any:
         (lambda made: made.with_predictions(survival_at_5=np.nan), "60 of 60 cases is not within"),
         (constant, "all cases have the same predicted survival"),
         (certain, "the survival of 2 of 60 cases is exactly 0 or 1"),
-        (two_events, "too few events by 5: 2, where a slope takes 10"),
+        (two_events, "too few events by 5: 2, at least 10 required"),
         (separated, "no finite maximum"),
     ],
 )
@@ -140,7 +144,7 @@ def test_groups_that_tell_nothing_say_why(study: Callable[..., Any]) -> None:
     made = study(0, times=(T,))
     few = calibration_at(replace(made, predictions=made.predictions[:19]).strata, T)
     assert few["groups"] == []
-    assert "too few cases: 19, where two groups take 20" in few["groups_reason"]
+    assert "too few cases: 19, at least 20 required for two groups" in few["groups_reason"]
     (one,) = calibration_at(constant(made).strata, T)["groups"]
     assert one["cases"] == 60
     unfollowed = calibration_at(made.with_predictions(time=2.0, event=0).strata, T)["groups"]

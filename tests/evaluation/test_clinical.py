@@ -16,14 +16,19 @@ from sksurv.metrics import concordance_index_censored
 from milsurv.cohort.cases import Case, Cohort, Split
 from milsurv.config.run import Evaluation
 from milsurv.errors import MilsurvError
-from milsurv.evaluation.clinical import ClinicalData, added_by_image, against_clinical, variables
+from milsurv.evaluation import clinical as tested_clinical
+from milsurv.evaluation.clinical import ClinicalData, variables
 from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.times import evaluation_times
 
+added_by_image: Any = tested_clinical.added_by_image
+compare_with_clinical: Any = tested_clinical.compare_with_clinical
+"""Typed loosely, to index what may be None."""
+
 
 class Made:
-    """Two folds of one cohort, each reported by the other; age, stage and the image each tell something."""
+    """Two folds of one cohort, each tested with the other; age, stage and the image each tell something."""
 
     def __init__(self, seed: int = 0, cases: int = 160, bootstraps: int = 0):
         rng = np.random.default_rng(seed)
@@ -66,8 +71,8 @@ class Made:
         splits = [Split(fold, ids[1 - fold][:60], ids[1 - fold][60:], ids[fold]) for fold in (0, 1)]
         return ClinicalData.of(Cohort(cases, "months", "OS"), splits, columns, self.risks)
 
-    def compared(self) -> dict[str, Any]:
-        return against_clinical(self.rows, self.training, self.data, self.settings)
+    def compared(self) -> Any:
+        return compare_with_clinical(self.rows, self.training, self.data, self.settings)
 
     def covariates(self) -> pd.DataFrame:
         stage = self.texts["stage"]
@@ -136,7 +141,7 @@ def minus_log_likelihood(beta: np.ndarray, rows: pd.DataFrame, x: np.ndarray) ->
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_likelihood_ratio_of_the_image_on_reported_cases(seed: int) -> None:
+def test_likelihood_ratio_of_the_image_on_test_cases(seed: int) -> None:
     made = Made(seed, cases=100)
     clinical = made.covariates().to_numpy(float)
     image = made.rows.groupby("fold")["risk"].transform(lambda r: (r - r.mean()) / r.std(ddof=0))
@@ -182,7 +187,7 @@ def test_words_become_columns_against_the_most_frequent_and_numbers_stay() -> No
     expected = pd.DataFrame({"event (number)": [1.0, 2.0, 2.5], "sex: F": [0.0, 1.0, 0.0]}, list("abc"))
     pd.testing.assert_frame_equal(made, expected)
     many = pd.DataFrame({"word": [*"abcdefghijk"]})
-    with pytest.raises(MilsurvError, match="column 'word' has 11 different values that are not numbers"):
+    with pytest.raises(MilsurvError, match="column 'word' has 11 distinct values that are not numbers"):
         variables(many)
 
 
@@ -213,14 +218,14 @@ def said_twice(made: Made) -> None:
 @pytest.mark.parametrize(
     ("spoil", "where", "reason"),
     [
-        (no_events, "clinical", "fold 0: too few events: 0, where 3 coefficients take 15"),
+        (no_events, "clinical", "fold 0: too few events: 0, at least 15 required for 3 coefficients"),
         (no_events, "image", "no events"),
-        (no_events, "added", "too few events: 0, where 4 coefficients take 20"),
+        (no_events, "added", "too few events: 0, at least 20 required for 4 coefficients"),
         (two_events, "clinical", "fold 0: too few events: 1"),
-        (two_events, "added", "too few events: 2, where 4 coefficients take 20"),
+        (two_events, "added", "too few events: 2, at least 20 required for 4 coefficients"),
         (constant_risk, "added", "the image risk is the same for all cases of each fold"),
-        (nothing_known, "clinical", "no reported case has all clinical variables"),
-        (nothing_known, "image", "no reported case has all clinical variables"),
+        (nothing_known, "clinical", "no test case has all clinical variables"),
+        (nothing_known, "image", "no test case has all clinical variables"),
         (constant_variables, "clinical", "fold 0: no clinical variable differs among the training cases"),
         (said_twice, "clinical", "fold 0: the Cox model does not converge"),
         (said_twice, "added", "the Cox model does not converge"),
@@ -249,8 +254,8 @@ def test_it_stands_in_the_account_for_each_seed() -> None:
     both = pd.concat([made.rows, made.rows.assign(seed=2, risk=-made.rows["risk"])], ignore_index=True)
     both["standardized_risk"] = both["risk"]
     times = evaluation_times([], [], made.settings)
-    result = evaluate(both, made.training, times, made.settings, clinical=made.data)
+    result: Any = evaluate(both, made.training, times, made.settings, clinical=made.data)
     assert [entry["seed"] for entry in result["clinical"]] == [1, 2]
-    assert result["clinical"][0] == {"seed": 1, **made.compared()}
+    assert result["clinical"][0] == made.compared()
     assert "no image risk" in result["clinical"][1]["harrell_c_index"]["both"]["reason"]
     assert evaluate(both, made.training, times, made.settings)["clinical"] == []

@@ -22,7 +22,7 @@ from milsurv.evaluation.concordance import (
     truncation,
     uno_c_index,
 )
-from milsurv.evaluation.metric import NotComputableError
+from milsurv.evaluation.intervals import NotComputableError
 from milsurv.evaluation.pairs import c_index
 from milsurv.evaluation.strata import Stratum, TrainingFollowUp, resample_counts
 

@@ -12,7 +12,7 @@ from lifelines.utils import concordance_index
 
 from milsurv.config.run import Evaluation
 from milsurv.evaluation.strata import TrainingFollowUp
-from milsurv.evaluation.times import evaluation_times
+from milsurv.evaluation.times import EvaluationTimes, evaluation_times, time_text
 
 
 def all_metrics(result: Any) -> Iterator[dict[str, Any]]:
@@ -251,7 +251,8 @@ def test_the_rest_of_a_degenerate_account_is_null_with_its_reason_too(
 
 
 @pytest.mark.parametrize(
-    ("events", "told"), [(2, "no interval: with 2 events, where a bootstrap takes 5"), (5, None)]
+    ("events", "told"),
+    [(2, "no interval: 2 events, and a bootstrap interval requires at least 5"), (5, None)],
 )
 def test_few_events_have_no_interval(study: Callable[..., Any], events: int, told: str | None) -> None:
     made = study(0, bootstraps=50)
@@ -289,7 +290,7 @@ def test_a_fold_that_tells_nothing_is_left_out_of_the_mean_and_named_in_the_pool
     values = [f["metrics"]["harrell_c_index"]["value"] for f in result["folds"]]
     assert values[1] is None
     assert result["summary"]["harrell_c_index"]["mean"] == pytest.approx((values[0] + values[2]) / 2)
-    assert result["summary"]["harrell_c_index"]["note"] == "left out 1 of 3 folds: 1 × no events"
+    assert result["summary"]["harrell_c_index"]["note"] == "without 1 of 3 folds: 1 × no events"
     assert result["pooled"][0]["metrics"]["harrell_c_index"]["value"] is not None
 
     training = {**made.training, 2: NO_TRAINING_EVENT}
@@ -348,3 +349,26 @@ def test_cases_of_several_folds_count_in_each_but_once_in_risk_groups(study: Cal
     for part in ("risk_groups", "high_against_low", "calibration"):
         assert found[part] == first[part]
     assert all(fold["metrics"]["harrell_c_index"]["interval"] for fold in twice.evaluated()["folds"])
+
+
+CURVES = ("area_under_roc", "brier_score", "brier_score_kaplan_meier")
+
+
+def test_the_curves_go_through_the_evaluation_times(study: Callable[..., Any]) -> None:
+    made = study(3, cases=60, folds=2, bootstraps=10)
+    grid = made.times.integration
+    (pooled,) = replace(made, times=EvaluationTimes(grid, grid)).evaluated()["pooled"]
+    assert [found["time"] for found in pooled["over_time"]] == list(grid)
+    for found in pooled["over_time"]:
+        assert set(found) == {"time", *CURVES}
+        for name in CURVES:
+            stated = pooled["metrics"][f"{name}_at_{time_text(found['time'])}"]["value"]
+            assert found[name]["value"] == (None if stated is None else pytest.approx(stated, abs=1e-12))
+            assert (found[name]["reason"] is None) == (stated is not None)
+
+
+def test_curves_that_cannot_be_computed_have_a_reason(study: Callable[..., Any]) -> None:
+    (pooled,) = no_events(study(0)).evaluated()["pooled"]
+    assert len(pooled["over_time"]) == 20
+    for found in pooled["over_time"]:
+        assert all(found[name] == {"value": None, "reason": "no events"} for name in CURVES)

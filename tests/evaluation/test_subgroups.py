@@ -41,10 +41,10 @@ def test_a_median_that_is_the_highest_value_still_makes_two() -> None:
 
 def test_many_words_are_refused_in_a_line() -> None:
     with pytest.raises(
-        MilsurvError, match=r"column 'column' has 11 different values; allowed: at most 10, or num"
+        MilsurvError, match=r"column 'column' has 11 distinct values; allowed: at most 10, or num"
     ):
         groups_of([*"abcdefghijk"])
-    with pytest.raises(MilsurvError, match="11 different values"):
+    with pytest.raises(MilsurvError, match="11 distinct values"):
         groups_of(["nan", *map(str, range(10))])
 
 
@@ -78,7 +78,8 @@ def test_a_subgroup_of_two_cases_has_reasons(study: Callable[..., Any]) -> None:
         case_id: {"stage": "I" if i else ""} for i, case_id in enumerate(made.predictions["case_id"])
     }
     groups = subgroups(attributes, ["stage"])
-    result = evaluate(made.predictions, made.training, made.times, made.settings, groups)["subgroups"]
+    found = evaluate(made.predictions, made.training, made.times, made.settings, groups)
+    result: Any = found["subgroups"]
     (alone,) = [entry for entry in result if entry["value"] == "missing"]
     assert alone["cases"] == 1
     for metric in (*alone["metrics"].values(), *alone["high_against_low"].values()):

@@ -67,9 +67,9 @@ def test_the_report_is_that_of_a_run(validated: RunResult) -> None:
     page = validated.report.read_text()
     assert "external validation" in page.lower()
     assert "<svg" in page
-    assert "Censoring weights were fitted to the reported cases" in page
-    assert "Kaplan-Meier curve of the reported cases for everyone" in page
-    assert "80th percentile of the event times of the reported cases" in page
+    assert "Censoring weights were fitted to the test cases" in page
+    assert "the test cases for every case" in page
+    assert "80th percentile of the event times of the test cases" in page
     assert page.count("risk (seen by the model of seed 1, fold 0): case X") == 3
     assert page.count("data:image/jpeg") == 3 * 4
     metrics = json.loads((validated.folder / "metrics.json").read_text())

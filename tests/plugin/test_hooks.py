@@ -95,6 +95,12 @@ def test_milsurv_register_losses(tmp_path: Path) -> None:
     _registered(tmp_path, "milsurv_register_losses", "loss", NLL)
 
 
+def test_milsurv_register_metrics() -> None:
+    registry = Registry([Path(__file__).parents[1] / "data" / "plugins" / "more_metrics.py"])
+    assert registry.names("metric") == ["died", "failing", "somers_d"]
+    assert registry.load("metric", "somers_d").title == "Somers' D <of the test>"
+
+
 def test_milsurv_register_commands(tmp_path: Path) -> None:
     file = tmp_path / "mine_command.py"
     file.write_text(COMMANDS)

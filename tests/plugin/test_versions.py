@@ -14,7 +14,7 @@ from milsurv.storage.run_files import ENVIRONMENT, PLUGINS
 
 
 def _record(folder: Path, *earlier_runs: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    record_versions(folder, get_registry(), {"aggregator": "abmil", "loss": "cox"}, earlier_runs)
+    record_versions(folder, get_registry(), [("aggregator", "abmil"), ("loss", "cox")], earlier_runs)
     environment, plugins = (json.loads((folder / name).read_text()) for name in (ENVIRONMENT, PLUGINS))
     return environment, {row["kind"]: row for row in plugins}
 

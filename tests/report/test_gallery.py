@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from milsurv.errors import MilsurvError
-from milsurv.report.captions import describe_performance
-from milsurv.report.gallery import DPI, FIGURES, draw, save_figures
+from milsurv.report.gallery import DPI, FIGURES, caption, description, draw, save_figures
 from milsurv.report.results import RunResults
 from milsurv.storage.checksums import write_checked
 from tests.report.make_run import make_config, make_follow_up, make_run
@@ -34,7 +33,7 @@ def test_every_figure_is_drawn_described_and_marked(name: str, results: RunResul
     figure = draw(name, results)
     assert figure.axes
     assert "optimistic" in [text.get_text() for text in figure.texts]
-    for said in (FIGURES[name].describe(results), FIGURES[name].caption(results)):
+    for said in (description(name, results), caption(name, results)):
         assert said.endswith(".")
         assert "nan" not in said
 
@@ -42,12 +41,12 @@ def test_every_figure_is_drawn_described_and_marked(name: str, results: RunResul
 def test_figures_are_described_by_their_numbers(results: RunResults) -> None:
     metrics = results.first_seed["metrics"]
     auc = metrics[f"area_under_roc_at_{results.metrics['times'][0]:g}"]["value"]
-    assert f"AUC {auc:.3f} (" in describe_performance(results)
+    assert f"Area under the ROC curve {auc:.3f} (" in description("performance_over_time", results)
 
 
 def test_an_unknown_name_is_told_the_nearest(results: RunResults) -> None:
     with pytest.raises(
-        MilsurvError, match=r"did you mean 'calibration'.*there are: kaplan_meier, calibration"
+        MilsurvError, match=r"did you mean 'calibration'.*available: kaplan_meier, calibration"
     ):
         draw("calibrations", results)
 

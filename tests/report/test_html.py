@@ -141,14 +141,14 @@ def test_the_first_sentence_is_the_result(page: Page, metrics: dict[str, Any]) -
     low, high = c_index["interval"]
     sentence = (
         f"Harrell's C {c_index['value']:.2f} ({low:.2f}–{high:.2f}), 60 cases, {pooled['events']} events, honest "
-        "selection. 3 folds, 1 seed, epoch chosen on inner validation cases; in brackets the 95 % interval."
+        "selection. 3 folds, 1 seed, epoch selected on inner validation cases; 95 % interval in parentheses."
     )
     after_title = page.text.split("made-up: survival report ")[1]
     assert after_title.startswith(sentence)
 
 
 def test_a_synthetic_cohort_says_so_beside_its_bound(page: Page, metrics: dict[str, Any]) -> None:
-    banner = page.text[: page.text.index("Cases in and out")]
+    banner = page.text[: page.text.index("Excluded cases")]
     bound = metrics["true_risk"]["harrell_c_index"]["pooled"]["value"]
     assert "Synthetic cohort." in banner
     assert f"ranking by it gives Harrell's C {bound:.3f} (" in banner
@@ -201,14 +201,14 @@ def test_what_cannot_be_computed_is_a_dash_with_its_reason(tmp_path: Path) -> No
     linked = [link["href"].removeprefix("#") for link in page.all("a") if "-note-" in link["href"]]
     assert linked
     assert set(linked) <= set(notes)
-    assert "left out 1 of 4 folds: 1 × no events" in page.text
+    assert "without 1 of 4 folds: 1 × no events" in page.text
     assert "nan" not in page.text.lower().split()
 
 
 def test_a_cohort_without_events_still_has_a_report(tmp_path: Path) -> None:
     page = report_of(tmp_path, make_follow_up(20, 2).assign(event=0))
     assert "Harrell's C could not be computed (no events), 20 cases, 0 events" in page.text
-    assert "The true risk's own Harrell's C cannot be computed: no events." in page.text
+    assert "Harrell's C of the true risk cannot be computed: no events." in page.text
     assert "No log-rank test: no events" in page.source
     assert "log-rank p = –" not in page.text
 
@@ -216,9 +216,7 @@ def test_a_cohort_without_events_still_has_a_report(tmp_path: Path) -> None:
 def test_an_optimistic_run_says_so_everywhere(tmp_path: Path) -> None:
     config = make_config(tmp_path, training={"epochs": 12, "selection": "reported_fold"})
     page = report_of(tmp_path, make_follow_up(60, 3), config=config)
-    assert (
-        "optimistic selection. 3 folds, 1 seed, optimistic: epoch chosen on the reported cases" in page.text
-    )
+    assert "optimistic selection. 3 folds, 1 seed, optimistic: epoch selected on the test cases" in page.text
     captions = re.findall(r"<caption[^>]*>(.*?)</caption>", page.source)
     numbers = [caption for caption in captions if "interval" in caption or "epoch" in caption]
     assert len(numbers) == 5
@@ -228,7 +226,7 @@ def test_an_optimistic_run_says_so_everywhere(tmp_path: Path) -> None:
     for name in FIGURES:
         assert "optimistic" in (tmp_path / "run" / "figures" / f"{name}.svg").read_text()
     assert all('aria-label="Optimistic. ' in figure for figure in figures)
-    assert "worse numbers are to be expected" in page.text
+    assert "Expect worse results on new cases" in page.text
 
 
 def test_both_choices_stand_side_by_side(tmp_path: Path) -> None:
@@ -246,10 +244,10 @@ def test_both_choices_stand_side_by_side(tmp_path: Path) -> None:
     told = [float(value) for value in re.findall(r"<td[^>]*>([\d.]+)", row)]
     of = [account["pooled"][seed] for seed in (0, 1) for account in (metrics, metrics["optimistic"])]
     assert told == pytest.approx([one["metrics"]["harrell_c_index"]["value"] for one in of], abs=5e-4)
-    assert "the epochs give the optimistic Harrell's C" in page.text.split("Cases in and out")[0]
+    assert "With the epochs selected on the test cases: Harrell's C" in page.text.split("Excluded cases")[0]
     assert "(optimistic)" not in page.source.split('id="pooled-caption"')[1].split("</caption>")[0]
-    assert "reported cases solid in orange" in page.text
-    assert "the ring the one that the reported cases chose" in page.text
+    assert "test cases solid in orange" in page.text
+    assert "the ring the epoch selected on the test cases" in page.text
 
 
 def test_several_seeds_have_an_ensemble(tmp_path: Path) -> None:
@@ -267,7 +265,7 @@ def test_several_seeds_are_averaged_and_all_told(tmp_path: Path) -> None:
     pooled = json.loads((tmp_path / "run" / "metrics.json").read_text())["pooled"]
     values = [seed["metrics"]["harrell_c_index"]["value"] for seed in pooled]
     each = ", ".join(f"{value:.2f}" for value in values)
-    assert f"Harrell's C {np.mean(values):.2f} on average of 3 seeds ({each}; under seed 1 " in page.text
+    assert f"Harrell's C {np.mean(values):.2f}, mean of 3 seeds ({each}; seed 1 " in page.text
     assert "2 folds, 3 seeds" in page.text
     assert "By fold, seed 3" in page.text
 
@@ -282,8 +280,8 @@ def test_no_bootstrap_no_interval(tmp_path: Path) -> None:
 def test_without_validation_cases_the_last_epoch_is_said_to_be_kept(tmp_path: Path) -> None:
     config = make_config(tmp_path, training={"epochs": 12, "selection": "last_epoch"})
     page = report_of(tmp_path, make_follow_up(30, 2), config=config)
-    assert "last epoch, no selection. 2 folds, 1 seed, last epoch kept, none chosen;" in page.text
-    assert "no cases chose it" in page.text
+    assert "last epoch. 2 folds, 1 seed, last epoch;" in page.text
+    assert "no cases selected it" in page.text
     assert "validation cases solid" not in page.text
     assert "nan" not in page.text.lower().split()
 
@@ -303,10 +301,10 @@ def test_what_was_left_out_is_listed_and_escaped(tmp_path: Path) -> None:
     assert page.all("script") == []
     assert page.all("b") == []
     assert page.text.count(f"no tissue: {MALICE}") == 1
-    for expected in (*(line for [line] in lines.values()), "B & C", "30 used, 1 left out"):
+    for expected in (*(line for [line] in lines.values()), "B & C", "30 used, 1 excluded"):
         assert expected in page.text
     assert f"Slide {MALICE} (lowest risk) cannot be shown: cannot be opened: <b>" in page.text
-    assert "1 slide was left out" in page.text
+    assert "1 slide was excluded" in page.text
 
 
 def test_many_lines_are_counted_by_reason_and_folded(tmp_path: Path) -> None:
@@ -346,8 +344,8 @@ def test_a_slide_is_shown_with_its_attention_and_scale(page: Page) -> None:
         "Tissue and patches of slide A-1. Tissue outlined in black. Patches: 3 at 20x, 1 at 5x; the 20x patches are "
         "drawn in blue."
     )
-    assert "Nearly uniform, so the map says little: 1 patch, 1.000 to 1.000 times" in images[2]["alt"]
-    assert "the highest lies 0.38 mm from the left and 0.38 mm from the top" in images[1]["alt"]
+    assert "Nearly uniform, so the map is not informative: 1 patch, 1.000 to 1.000 times" in images[2]["alt"]
+    assert "the maximum is 0.38 mm from the left and 0.38 mm from the top" in images[1]["alt"]
     scales = [span["style"] for span in page.all("span") if span.get("class") == "scale"]
     assert scales == ["width:25.00%"] * 6
     assert "0.5 mm" in page.text
@@ -355,7 +353,7 @@ def test_a_slide_is_shown_with_its_attention_and_scale(page: Page) -> None:
 
 def test_an_aggregator_without_attention_is_said_to_have_none(tmp_path: Path) -> None:
     page = report_of(tmp_path, make_follow_up(30, 2), [made_up_view(attention=False)])
-    assert "The aggregator has no attention to show." in page.text
+    assert "The aggregator has no attention." in page.text
     assert len(page.all("img")) == 1
 
 
@@ -395,15 +393,15 @@ def test_calibration_and_comparison_of_the_groups_stand_in_tables(
 def test_the_page_goes_from_the_result_to_the_configuration(page: Page) -> None:
     sections = [heading for level, heading in page.headings if level == 2]
     assert sections == [
-        "Cases in and out",
+        "Cohort",
         "Results",
-        "Pictures",
+        "Figures",
         "Methods",
-        "Limits",
+        "Limitations",
         "Configuration and versions",
     ]
     targets = {attributes["href"] for attributes in page.all("a")}
-    assert {"#main", "#cohort", "#results", "#pictures", "#methods", "#limits"} <= targets
+    assert {"#main", "#cohort", "#results", "#figures", "#methods", "#limits"} <= targets
     drawn = [heading for level, heading in page.headings if level == 3]
     assert drawn[: len(FIGURES)] == [kind.title for kind in FIGURES.values()]
 
@@ -419,7 +417,7 @@ def test_key_numbers_are_open_and_long_tables_folded(page: Page) -> None:
 
 
 def test_methods_and_works_stand_on_the_page(page: Page) -> None:
-    methods = page.text.split("As this run was set")[1]
+    methods = page.text.split("Generated from the settings")[1]
     assert "60 synthetic cases with 60 whole-slide images" in methods
     assert "Soraki R, Wang H" in methods
     assert "arXiv:2503.02064" in methods
@@ -429,14 +427,14 @@ def test_an_external_validation_tells_of_no_training(tmp_path: Path) -> None:
     config = make_config(tmp_path, cohort=TABLE, seeds=(0,))
     make_external(tmp_path / "run", config, make_follow_up(60, 1))
     page = Page(write_report(tmp_path / "run", config, [made_up_view("highest risk: case A")]))
-    assert ", external validation. A model that was made elsewhere" in page.text
-    before, after = page.text.split("The whole configuration")[0].split("Works cited")
-    told = before + after.split("Limits", 1)[1]
+    assert ", external validation. External validation of a trained model" in page.text
+    before, after = page.text.split("Complete configuration")[0].split("References")
+    told = before + after.split("Limitations", 1)[1]
     for absent in ("selection", "fold", "Training", "epoch", "Seed"):
         assert absent not in told, absent
     drawn = [heading for level, heading in page.headings if level == 3]
     assert drawn[:6] == [*(FIGURES[name].title for name in FIGURES if name != "training"), "Slides"]
-    assert "It was applied to this cohort as it was" in page.text
+    assert "It was applied without changes" in page.text
 
 
 def test_a_folder_of_an_external_validation_without_slides_or_features_has_no_slide_section(
@@ -451,7 +449,7 @@ def test_a_folder_of_an_external_validation_without_slides_or_features_has_no_sl
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"event": 0}, "AUC and Brier score over time cannot be drawn"),
+        ({"event": 0}, "Performance over time cannot be drawn"),
         ({"risk": 0.5, "standardized_risk": 0.0, "high_risk": 0}, "Distribution of risk"),
         ({"risk": np.nan, "standardized_risk": np.nan}, "Harrell's C could not be computed"),
     ],

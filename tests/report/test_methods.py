@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from milsurv.report.citations import OF_PLUGIN, WORKS, Citations
+from milsurv.evaluation.metrics import METRICS, OTHERS
+from milsurv.plugin.registry import get_registry
+from milsurv.report.citations import OF_PLUGIN, SOFTWARE, WORKS, Citations
 from milsurv.report.methods import Methods, methods
 from milsurv.report.results import RunResults
 from tests.report.make_run import make_config, make_follow_up, make_run
@@ -41,7 +43,7 @@ def test_the_prose_says_what_the_settings_say(tmp_path: Path) -> None:
     )
     for said in (
         "40 synthetic cases with 40 whole-slide images",
-        "the endpoint was OS in months",
+        "the endpoint was OS, in months",
         "patches of 128 × 128 pixels",
         "20x (0.5 µm per pixel), 10x (1 µm per pixel) and 5x (2 µm per pixel)",
         "encoded by efficientnet_lite0",
@@ -50,8 +52,8 @@ def test_the_prose_says_what_the_settings_say(tmp_path: Path) -> None:
         "for at most 7 epochs with batches of 64 cases",
         "divided into 2 folds",
         "stratified by event and time",
-        "under 2 random seeds",
-        "The last epoch was kept.",
+        "with 2 random seeds",
+        "The last epoch was used.",
         "100 bootstrap resamples",
         "milsurv 0.1.0, Python 3.11.9 and PyTorch 2.4.0",
     ):
@@ -66,8 +68,8 @@ def test_the_prose_says_what_the_settings_say(tmp_path: Path) -> None:
             "inner_validation",
             "the lowest loss on inner validation cases (15 % of the training cases of each fold)",
         ),
-        ("reported_fold", "on the reported cases themselves was kept, so the numbers are optimistic"),
-        ("both", "whose numbers are optimistic"),
+        ("reported_fold", "on the test cases was selected, so the results are optimistic"),
+        ("both", "whose results are optimistic"),
     ],
 )
 def test_the_choice_of_the_epoch_is_told(selection: str, said: str, tmp_path: Path) -> None:
@@ -96,4 +98,9 @@ def test_only_what_was_used_is_cited() -> None:
 
 
 def test_every_plugin_rests_on_known_works() -> None:
-    assert {key for keys in OF_PLUGIN.values() for key in keys} <= set(WORKS)
+    cited = {key for names in OF_PLUGIN.values() for keys in names.values() for key in keys}
+    cited |= {key for _, key in SOFTWARE.values()}
+    cited |= {key for info in (*METRICS, *OTHERS) for key in info.citations}
+    assert cited <= set(WORKS)
+    built_in = {(i.kind, i.name) for i in get_registry().plugins if i.distribution == "milsurv"}
+    assert {(kind, name) for kind, names in OF_PLUGIN.items() for name in names} <= built_in

@@ -13,7 +13,7 @@ from tests.report.make_run import make_follow_up, predict
 
 
 @pytest.fixture(scope="module")
-def groups() -> dict[str, Any]:
+def groups() -> Any:
     return risk_groups(predict(make_follow_up(50, 2), [1], []))
 
 

@@ -25,7 +25,7 @@ def make(tmp_path: Path, name: str, fingerprint: str = "abc", cases: int = 60, *
 def test_other_cases_folds_or_follow_up_are_told(tmp_path: Path) -> None:
     one, fewer = make(tmp_path, "one"), make(tmp_path, "fewer", cases=57)
     with pytest.raises(
-        MilsurvError, match=r"do not report the same cases .* 3 are in one alone \(CASE-057 in fold 0"
+        MilsurvError, match=r"were not tested on the same cases .* 3 are only in one \(CASE-057 in fold 0"
     ):
         compare_runs([one, fewer], 100, 1)
     other = make(tmp_path, "other")
@@ -34,7 +34,7 @@ def test_other_cases_folds_or_follow_up_are_told(tmp_path: Path) -> None:
     write_checked(other / "predictions.csv", table.to_csv(index=False))
     with pytest.raises(MilsurvError, match=r"different follow-up of 1 cases: CASE-004"):
         compare_runs([one, other], 100, 1)
-    with pytest.raises(MilsurvError, match="a run is named twice"):
+    with pytest.raises(MilsurvError, match="the same run is given twice"):
         compare_runs([one, one], 100, 1)
 
 
@@ -57,11 +57,11 @@ def test_the_command_prints_and_draws(tmp_path: Path) -> None:
     assert re.search(r"honest +0\.\d{3} +0\.\d{3}–0\.\d{3} +inner validation", done.stdout)
     assert re.search(r"flattered +0\.\d{3} +0\.\d{3}–0\.\d{3} +optimistic", done.stdout)
     assert re.search(r"honest - flattered +-?0\.\d{3} +-?0\.\d{3} to -?0\.\d{3} +[<\d. ]+", done.stdout)
-    assert "flatters" in done.stdout
+    assert "Optimistic: the epoch of such a run was chosen on its test cases" in done.stdout
     assert (tmp_path / "forest.svg").read_text().count("<path") > 10
     as_json = run_milsurv("compare", honest, flattered, "--json", cwd=tmp_path)
     found = json.loads(as_json.stdout)
     assert found == compare_runs([honest, flattered], 2000, 1)
     alone = run_milsurv("compare", honest, cwd=tmp_path)
     assert alone.returncode == 2
-    assert "give the folders of two runs or more" in alone.stderr
+    assert "give the folders of at least two runs" in alone.stderr

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from milsurv.explain.style import HIGH, INK, LOW, STYLE, WIDTH, plain, without_data
-from milsurv.report.wording import p_value, time
+from milsurv.report.formatting import p_value, time
 
 MIN_LABEL_DISTANCE = 0.08
 

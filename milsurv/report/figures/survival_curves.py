@@ -8,6 +8,7 @@ from matplotlib import rc_context
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from milsurv.evaluation.times import SURVIVAL
 from milsurv.explain.style import STYLE, WIDTH, plain, without_data
 
 QUANTILES = {
@@ -21,10 +22,9 @@ QUANTILES = {
 
 Later lines have wider gaps, through which the lines below stay visible where predictions are nearly equal.
 """
-FAINT = "#c8c8c8"
-MOST_FAINT = 300
-LONGEST_ID = 24
-PREFIX = "survival_at_"
+GREY = "#c8c8c8"
+MAX_GREY = 300
+MAX_ID = 24
 
 
 @rc_context(STYLE)
@@ -34,7 +34,7 @@ def survival_curves(predictions: pd.DataFrame, time_unit: str, endpoint: str) ->
     ``predictions`` has ``case_id``, ``standardized_risk`` and the ``survival_at_<t>`` of each case. Of more than 300
     cases the grey ones are a sample, even in risk.
     """
-    columns = {float(c.removeprefix(PREFIX)): c for c in predictions.columns if c.startswith(PREFIX)}
+    columns = {float(c.removeprefix(SURVIVAL)): c for c in predictions.columns if c.startswith(SURVIVAL)}
     if not columns:
         return without_data("Predicted survival", "there are no events, so no times to predict for")
     times = sorted(columns)
@@ -45,9 +45,9 @@ def survival_curves(predictions: pd.DataFrame, time_unit: str, endpoint: str) ->
     points = np.hstack([np.ones((len(survival), 1)), survival])
     figure = Figure(figsize=(WIDTH, 4.8), layout="constrained")
     axes = figure.add_subplot()
-    sample = np.unique(np.linspace(0, len(points) - 1, min(MOST_FAINT, len(points))).round().astype(int))
+    sample = np.unique(np.linspace(0, len(points) - 1, min(MAX_GREY, len(points))).round().astype(int))
     lines = [np.column_stack([[0, *times], points[place]]) for place in sample]
-    axes.add_collection(LineCollection(lines, colors=FAINT, linewidths=0.5))
+    axes.add_collection(LineCollection(lines, colors=GREY, linewidths=0.5))
     for quantile, place in chosen(len(ranked)).items():
         label = f"{100 * quantile:.0f} %: {_short(ranked['case_id'].iloc[place])}"
         color, style = QUANTILES[quantile]
@@ -71,7 +71,7 @@ def survival_curves(predictions: pd.DataFrame, time_unit: str, endpoint: str) ->
 def _short(case_id: str) -> str:
     """An id that fits into the legend, without characters that cannot be drawn."""
     shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in case_id)
-    return shown if len(shown) <= LONGEST_ID else f"{shown[: LONGEST_ID - 1]}…"
+    return shown if len(shown) <= MAX_ID else f"{shown[: MAX_ID - 1]}…"
 
 
 def by_risk(predictions: pd.DataFrame) -> pd.DataFrame:

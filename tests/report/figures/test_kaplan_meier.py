@@ -20,7 +20,7 @@ def predictions() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def groups(predictions: pd.DataFrame) -> dict[str, Any]:
+def groups(predictions: pd.DataFrame) -> Any:
     return risk_groups(predictions)
 
 

@@ -8,14 +8,17 @@ from matplotlib.figure import Figure
 
 from milsurv.config.run import Evaluation
 from milsurv.evaluation.evaluate import evaluate
+from milsurv.evaluation.metrics import METRICS
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.times import evaluation_times
 from milsurv.report.figures.performance_over_time import performance_over_time
 from tests.report.make_run import make_follow_up, predict
 
+CURVES = [spec for spec in METRICS if "curve" in spec.shown]
+
 
 @pytest.fixture(scope="module")
-def metrics() -> dict[str, Any]:
+def metrics() -> Any:
     follow_up, settings = make_follow_up(60, 1), Evaluation(bootstraps=20)
     times = evaluation_times(follow_up["time"], follow_up["event"], settings)
     training = TrainingFollowUp(follow_up["time"].to_numpy(), follow_up["event"].to_numpy())
@@ -23,7 +26,8 @@ def metrics() -> dict[str, Any]:
 
 
 def figure_of(metrics: dict[str, Any], over_time: list[dict[str, Any]]) -> Figure:
-    return performance_over_time(over_time, metrics["pooled"][0]["metrics"], metrics["times"], "months")
+    account = {**metrics["pooled"][0], "over_time": over_time}
+    return performance_over_time(account, CURVES, metrics["times"], "months")
 
 
 def test_the_curves_and_the_stated_times_are_drawn(metrics: dict[str, Any]) -> None:
@@ -56,6 +60,6 @@ def test_without_any_value_the_reason_is_drawn() -> None:
     metrics = {
         f"{name}_at_9": nothing for name in ("area_under_roc", "brier_score", "brier_score_kaplan_meier")
     }
-    figure = performance_over_time([], metrics, [9.0], "months")
+    figure = performance_over_time({"metrics": metrics}, CURVES, [9.0], "months")
     assert figure.axes == []
     assert "no case is followed beyond 9" in " ".join(figure.texts[0].get_text().split())

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 
-from milsurv.report.figures.survival_curves import MOST_FAINT, QUANTILES, chosen, survival_curves
+from milsurv.report.figures.survival_curves import MAX_GREY, QUANTILES, chosen, survival_curves
 from milsurv.report.svg import svg_inline
 from tests.report.make_run import make_follow_up, predict
 
@@ -48,7 +48,7 @@ def test_equal_predictions_do_not_hide_each_other(tmp_path: Path) -> None:
 
 
 def test_all_others_are_grey_and_many_are_a_sample() -> None:
-    for cases, drawn in ((50, 50), (MOST_FAINT + 100, MOST_FAINT)):
+    for cases, drawn in ((50, 50), (MAX_GREY + 100, MAX_GREY)):
         [axes] = survival_curves(predictions(cases), "days", "OS").axes
         [lines] = [c for c in axes.collections if isinstance(c, LineCollection)]
         assert len(lines.get_segments()) == drawn

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from milsurv.backbones.hub import fetch_weights, find_weights
     from milsurv.backbones.weights import file_id, fill_network, read_state
     from milsurv.evaluation.intervals import NotComputableError
-    from milsurv.evaluation.metrics import MetricSpec, bootstrapped
+    from milsurv.evaluation.metrics import MetricSpec
+    from milsurv.evaluation.plugin_metrics import bootstrapped
     from milsurv.evaluation.strata import Stratum
     from milsurv.features.bag import Bag
     from milsurv.features.importers.base import FeatureLayout, ImportedPatches
@@ -47,7 +48,7 @@ _LAZY = {
     "Stratum": "milsurv.evaluation.strata",
     "TissueMask": "milsurv.slides.tissue",
     "TissueSegmenter": "milsurv.slides.tissue",
-    "bootstrapped": "milsurv.evaluation.metrics",
+    "bootstrapped": "milsurv.evaluation.plugin_metrics",
     "fetch_weights": "milsurv.backbones.hub",
     "file_id": "milsurv.backbones.weights",
     "fill_network": "milsurv.backbones.weights",

@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 
 from milsurv.errors import MilsurvError
-from milsurv.evaluation.metrics import all_metrics, read_definitions
+from milsurv.evaluation.metrics import read_definitions
+from milsurv.evaluation.plugin_metrics import all_metrics
 from milsurv.evaluation.schema import Comparison
 from milsurv.plugin.registry import get_registry
 from milsurv.progress import PlainConsole

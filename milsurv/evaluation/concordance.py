@@ -1,8 +1,8 @@
 """Concordance of risk with the order of events, over weighted pairs of cases.
 
-One sum over pairs serves Harrell's C, Uno's C and the time-dependent AUC: they differ in which pairs are
-compared and how much each counts. The bootstrap redraws cases, not pairs, so a resample is the same sum
-with each case weighted by how often it was drawn: for counts ``c``, ``sum_ij c_i w_i c_j K_ij``.
+Harrell's C, Uno's C and the time-dependent AUC are the same sum over pairs, with different pairs and weights. The
+bootstrap resamples cases, not pairs, so a resample is the same sum with each case weighted by how often it was drawn:
+for counts ``c``, ``sum_ij c_i w_i c_j K_ij``.
 
 Each metric is ``(1 + resamples,)``, the observed value first, NaN for a resample without a comparable pair.
 """
@@ -31,10 +31,9 @@ TRUNCATION_SHARE_OF_EVENTS = 0.8
 def harrell_c_index(strata: Sequence[Stratum]) -> FloatArray:
     """Harrell's C: the share of comparable pairs in which the case that dies first has the higher risk.
 
-    A pair is comparable when the shorter time ends in an event. Of an event and a censored case at the same
-    time, the censored one lives longer; two events at the same time are not compared; tied risks count
-    half. So do lifelines and scikit-survival; the latter also ties risks that differ by less than 1e-8,
-    here they must be equal. A risk that is the same for all cases ranks none, and has no C. Harrell et al.,
+    A pair is comparable when the shorter time ends in an event. A case censored at the time of an event survives
+    longer; two events at the same time are not compared; tied risks count half, as in lifelines and scikit-survival
+    (which also ties risks that differ by less than 1e-8). Undefined when all cases have the same risk. Harrell et al.,
     JAMA 247 (1982) 2543; Harrell, Lee and Mark, Statistics in Medicine 15 (1996) 361.
     """
 
@@ -48,9 +47,9 @@ def harrell_c_index(strata: Sequence[Stratum]) -> FloatArray:
 def uno_c_index(strata: Sequence[Stratum]) -> FloatArray:
     """Uno's C: Harrell's pairs whose event is before tau, each weighted by ``1 / G(time)²``.
 
-    tau (:func:`truncation`) and G, the probability to be still uncensored, are those of each fold's
-    training cases. Uno et al., Statistics in Medicine 30 (2011) 1105, equation 6. Like scikit-survival, G
-    is taken at the event time itself, not just before it.
+    tau (:func:`truncation`) and G, the probability of not being censored before, are those of each fold's training
+    cases. Uno et al., Statistics in Medicine 30 (2011) 1105, equation 6. Like scikit-survival, G is taken at the event
+    time itself, not just before it.
     """
 
     def sums(s: Stratum) -> FloatArray:
@@ -69,7 +68,7 @@ def uno_c_index(strata: Sequence[Stratum]) -> FloatArray:
 
 
 def truncation(stratum: Stratum) -> float:
-    """tau of Uno's C: the time that is asked for, or the 80th percentile of the training cases' event times.
+    """tau of Uno's C: ``evaluation.truncation``, or the 80th percentile of the training cases' event times.
 
     Raises :class:`NotComputableError` when no training case has an event.
     """
@@ -119,7 +118,7 @@ def integrated_area_under_roc(strata: Sequence[Stratum], times: Sequence[float])
     """Mean of :func:`area_under_roc` over ``times`` (ascending), each weighted by the deaths since the last one.
 
     ``Σ AUC(t_k) (S(t_k-1) - S(t_k)) / (1 - S(t_last))`` with S(t_0) = 1, S the Kaplan-Meier estimate of the
-    reported cases, of each resample its own: Lambert and Chevret, Statistical Methods in Medical Research
+    test cases in each resample: Lambert and Chevret, Statistical Methods in Medical Research
     25 (2016) 2088, as in scikit-survival. A time without deaths since the last one does not count.
     """
     require_finite_risk(strata)
@@ -140,7 +139,7 @@ def integrated_area_under_roc(strata: Sequence[Stratum], times: Sequence[float])
 def resampled_kaplan_meier(strata: Sequence[Stratum], times: Sequence[float]) -> FloatArray:
     """Kaplan-Meier survival of all cases of the strata at ``times (k,)`` in each resample: ``(1 + resamples, k)``.
 
-    Written out, because lifelines takes seconds for a thousand resamples.
+    Vectorised over resamples, for which lifelines takes seconds.
     """
     time = np.concatenate([s.time for s in strata])
     event = np.concatenate([s.event for s in strata])
@@ -166,5 +165,5 @@ def _share(strata: Sequence[Stratum], sums: Callable[[Stratum], FloatArray], not
     if compared[0] == 0:
         raise NotComputableError(nothing)
     if all(np.ptp(s.risk) == 0 for s in strata):
-        raise NotComputableError("the risk is the same for all cases, so none is ranked before another")
+        raise NotComputableError("the risk is the same for all cases")
     return np.divide(concordant, compared, out=np.full_like(compared, np.nan), where=compared > 0)

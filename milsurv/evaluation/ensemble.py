@@ -1,4 +1,4 @@
-"""The models of several seeds as one."""
+"""The ensemble of the models of several seeds."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import pandas as pd
 
 
 def ensemble(predictions: pd.DataFrame) -> pd.DataFrame:
-    """A row per fold and case from a row per seed, fold and case: what the seeds' models say together.
+    """A row per fold and case from a row per seed, fold and case.
 
-    Risk is the mean of the standardised risks, which are 0 at the median of each model's training cases: above it the
-    case is at high risk. Survival is the mean of the models' probabilities.
+    Risk is the mean of the standardised risks, which are 0 at the median of each model's training cases; above 0 a case
+    is at high risk. Survival is the mean of the models' probabilities.
     """
     keys = ["fold", "case_id"]
     survival = [column for column in predictions.columns if column.startswith("survival_at_")]

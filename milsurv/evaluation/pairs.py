@@ -1,4 +1,4 @@
-"""Weighted pairs of cases, the ground of every concordance: numpy and nothing heavier."""
+"""Weighted pairs of cases, on which concordance is computed. Imports numpy only."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The unit of evaluation: the reported cases of one fold, and the censoring among its training cases.
+"""Strata: the test cases of one fold, with the censoring weights of its training cases.
 
-Risks of different folds come from different models and are not on one scale, so every pooled metric is a
-sum over strata, within which alone cases are compared.
+Risks of different folds come from different models and are not on one scale, so cases are compared only within a
+stratum, and pooled metrics combine strata.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from milsurv.evaluation.times import survival_column
 
 @dataclass(frozen=True)
 class TrainingFollowUp:
-    """Follow-up of a fold's training cases, those of inner validation too: ``time (n,)``, ``event (n,)``."""
+    """Follow-up of a fold's training and inner validation cases: ``time (n,)``, ``event (n,)``."""
 
     time: npt.NDArray[Any]
     event: npt.NDArray[Any]
@@ -42,23 +42,23 @@ class TrainingFollowUp:
 
 @dataclass(frozen=True)
 class Stratum:
-    """Reported cases of one fold under one seed, in the order of their ids."""
+    """Test cases of one fold under one seed, in the order of their ids."""
 
     fold: int
     time: FloatArray
     event: BoolArray
     risk: FloatArray
     survival: dict[float, FloatArray]
-    """Time -> probability of each case to live beyond it, (n,)."""
+    """Time -> predicted probability of each case to survive beyond it, (n,)."""
     training: TrainingFollowUp
     weight: FloatArray
-    """1 / G at each case's own time, G the probability to be still uncensored; NaN where it is not known."""
+    """1 / G at each case's own time, G being the probability of not being censored before; NaN where undefined."""
     weight_at: dict[float, float]
     """The same at each evaluation time."""
     truncation: float | None
-    """Time before which Uno's C counts events, if one is asked for."""
+    """Time before which Uno's C counts events; None for the default."""
     counts: FloatArray
-    """(1 + resamples, n): how often each case stands in the fold (once), then in each bootstrap resample."""
+    """(1 + resamples, n): how often each case occurs in the fold (once), then in each bootstrap resample."""
 
 
 def strata_of_seed(
@@ -67,7 +67,7 @@ def strata_of_seed(
     times: Sequence[float],
     settings: Evaluation,
 ) -> list[Stratum]:
-    """The predictions of one seed, fold by fold; raises ``ValueError`` when a case stands twice in a fold."""
+    """The predictions of one seed by fold. Raises ``ValueError`` when a case occurs twice in a fold."""
     repeated = predictions["case_id"][predictions.duplicated(["fold", "case_id"])]
     if len(repeated):
         raise ValueError(f"case {repeated.iloc[0]!r} is predicted more than once under one seed in a fold")
@@ -99,9 +99,8 @@ def censoring_weights(training: TrainingFollowUp, times: FloatArray) -> FloatArr
     """``(k,)`` times -> inverse probability of censoring weights ``1 / G(t)``, by torchsurv.
 
     G is the Kaplan-Meier estimate of the censoring distribution of the training cases; a case censored at
-    the time of an event is censored after it. NaN beyond the last training time, where G is 0, and when
-    training has no event. torchsurv reads times in single precision, so it is given their ranks, of which
-    alone G depends.
+    the time of an event is censored after it. NaN beyond the last training time, where G is 0, and without training
+    events. torchsurv reads times in single precision, so it is given their ranks, which determine G.
     """
     if not training.event_times.size:
         return np.full(len(times), np.nan)
@@ -117,7 +116,7 @@ def censoring_weights(training: TrainingFollowUp, times: FloatArray) -> FloatArr
 
 
 def resample_counts(n: int, resamples: int, rng: np.random.Generator) -> FloatArray:
-    """``(1 + resamples, n)``: ones, then how often each case comes when ``n`` are drawn with replacement."""
+    """``(1 + resamples, n)``: ones, then how often each case is drawn when ``n`` are drawn with replacement."""
     drawn = rng.integers(n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n)
     return np.vstack([np.ones(n), counts])
@@ -152,7 +151,7 @@ def require_followed_beyond(strata: Sequence[Stratum], t: float) -> None:
 
 
 def require_weight_at(stratum: Stratum, t: float) -> None:
-    """Raise :class:`NotComputableError` when training cases do not tell how likely censoring by ``t`` is."""
+    """Raise :class:`NotComputableError` when the censoring weight at ``t`` is undefined."""
     if not stratum.training.event_times.size:
         raise NotComputableError("censoring weights undefined: no events among the training cases")
     if not np.isfinite(stratum.weight_at[t]):
@@ -164,7 +163,7 @@ def require_weight_at(stratum: Stratum, t: float) -> None:
 
 @contextmanager
 def named(stratum: Stratum, strata: Sequence[Stratum]) -> Iterator[None]:
-    """A reason that arises in one of several strata says in which."""
+    """Prefix the reason of a :class:`NotComputableError` with the fold when there are several strata."""
     try:
         yield
     except NotComputableError as reason:

@@ -1,4 +1,4 @@
-"""At which times survival is asked for, and what the columns of the answers are called."""
+"""The times at which survival is predicted and evaluated, and the names of their columns."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy.typing as npt
 from milsurv.config.run import Evaluation
 
 SURVIVAL = "survival_at_"
-"""How names of the predictions' columns of survival begin."""
+"""Prefix of the predictions' columns of survival."""
 INTEGRATION_POINTS = 20
 SUPPORTED_SHARE_OF_EVENTS = 0.8
-"""Later than this share of the events too few cases are followed to measure anything there."""
+"""Quantile of the event times beyond which too few cases are followed for evaluation."""
 
 
 @dataclass(frozen=True)
@@ -21,24 +21,23 @@ class EvaluationTimes:
     """Times in the cohort's unit, ascending, each once."""
 
     times: tuple[float, ...]
-    """Where AUC and Brier score are given."""
+    """Times of AUC and Brier score."""
     integration: tuple[float, ...]
-    """The even grid over which the Brier score is integrated; empty when there is no event."""
+    """Regular grid over which AUC and Brier score are integrated; empty without events."""
     reason: str | None = None
-    """Why there is no grid, and no times unless they were asked for."""
+    """Why there is no grid, and no times unless they are configured."""
 
     @property
     def all(self) -> tuple[float, ...]:
-        """Every time at which predictions must give survival."""
+        """All times at which survival is predicted."""
         return tuple(sorted({*self.times, *self.integration}))
 
 
 def evaluation_times(time: npt.ArrayLike, event: npt.ArrayLike, settings: Evaluation) -> EvaluationTimes:
-    """Where to look, from ``time (n,)`` and ``event (n,)`` of the whole cohort, so that folds agree.
+    """The evaluation times, from ``time (n,)`` and ``event (n,)`` of the whole cohort, so that all folds use the same.
 
-    ``times`` are those of the settings, by default the quartiles of the event times. The integrated Brier
-    score is taken from one twentieth of the 80th percentile of the event times up to that percentile. Both
-    are a choice of where to look: nothing is fitted to them.
+    ``times`` are those of the settings, by default the quartiles of the event times. The integration grid has 20
+    times up to the 80th percentile of the event times. No model is fitted to them.
     """
     asked = tuple(sorted(set(settings.times or ())))
     event_times = np.asarray(time, dtype=float)[np.asarray(event) == 1]
@@ -51,7 +50,7 @@ def evaluation_times(time: npt.ArrayLike, event: npt.ArrayLike, settings: Evalua
 
 
 def time_text(t: float) -> str:
-    """A time as it stands in names: as short as can be without changing it."""
+    """A time as in names: the shortest text with the same value."""
     short = f"{t:g}"
     return short if float(short) == t else repr(float(t))
 

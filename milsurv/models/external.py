@@ -16,7 +16,7 @@ from milsurv.cohort.ids import shorten
 from milsurv.config.cohort import TableCohort
 from milsurv.errors import CohortError, MilsurvError
 from milsurv.evaluation.evaluate import evaluate
-from milsurv.evaluation.metrics import all_metrics
+from milsurv.evaluation.plugin_metrics import all_metrics
 from milsurv.evaluation.schema import RunMetrics
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.subgroups import attributes_of, subgroups

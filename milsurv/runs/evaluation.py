@@ -10,7 +10,7 @@ import pandas as pd
 from milsurv.cohort.cases import Case, Split
 from milsurv.evaluation.clinical import ClinicalData
 from milsurv.evaluation.evaluate import evaluate
-from milsurv.evaluation.metrics import all_metrics
+from milsurv.evaluation.plugin_metrics import all_metrics
 from milsurv.evaluation.schema import RunMetrics
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.subgroups import attributes_of, subgroups

@@ -16,7 +16,7 @@ from milsurv.cohort.cases import Case, Cohort, SlideRef, Split
 from milsurv.cohort.splits import write_splits
 from milsurv.config.run import RunConfig
 from milsurv.errors import MilsurvError
-from milsurv.evaluation.metrics import plugin_metrics
+from milsurv.evaluation.plugin_metrics import plugin_metrics
 from milsurv.evaluation.times import EvaluationTimes
 from milsurv.executors.base import Event
 from milsurv.features.source import FeatureSource, SlideOutcome

@@ -12,16 +12,9 @@ import pytest
 from milsurv import MetricSpec
 from milsurv.errors import PluginError
 from milsurv.evaluation.evaluate import evaluate
-from milsurv.evaluation.metrics import (
-    METRICS,
-    OTHERS,
-    bootstrapped,
-    definitions,
-    heading,
-    plugin_metrics,
-    read_definitions,
-)
+from milsurv.evaluation.metrics import METRICS, OTHERS, definitions, heading, read_definitions
 from milsurv.evaluation.pairs import c_index
+from milsurv.evaluation.plugin_metrics import bootstrapped, plugin_metrics
 from milsurv.plugin.registry import Registry
 
 REGISTERING = """
@@ -43,6 +36,13 @@ def test_definitions_survive_json() -> None:
     assert heading(found, "brier_score_at_24.5", "months") == "Brier score at 24.5 months (lower is better)"
     assert heading(found, "uno_c_index", "days") == "Uno's C-index (higher is better, 0.5 is chance)"
     assert heading(found, "of_a_later_version", "days") == "of a later version"
+
+
+def test_every_metric_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "results.md").read_text()
+    for info in (*METRICS, *OTHERS):
+        at = "_at_<t>" if info.over == "times" and info.section == "metrics" else ""
+        assert f"`{info.name}{at}`" in page, info.name
 
 
 def test_a_plain_function_is_bootstrapped_like_harrells_c(study: Callable[..., Any]) -> None:

@@ -1,4 +1,4 @@
-"""The contract of a backbone: patches in, vectors out."""
+"""The base class of backbones, and the preprocessing of patches."""
 
 from __future__ import annotations
 
@@ -19,48 +19,48 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class FoundWeights:
-    """Where a backbone's weights are before they are loaded."""
+    """Location of a backbone's weights before they are loaded."""
 
     file: Path | None = None
-    """On this machine; None when they are not, or when the backbone does not say."""
+    """Local file; None if there is none, or if it is not known."""
     note: str | None = None
-    """What loading them does besides, such as a download; None for nothing."""
+    """What loading them involves, such as a download."""
 
 
 class Backbone(ABC):
-    """Describes a pretrained network and loads it."""
+    """A pretrained network: its description, and how it is loaded."""
 
     Config: ClassVar[type[PluginConfig]] = PluginConfig
     dim: int
     """Width of an embedding."""
     input_px: int
-    """Side in pixels of what the network gets."""
+    """Input size of the network in pixels."""
     resize_px: int | None = None
-    """Side in pixels to which a patch is resized before the ``input_px`` in its centre are cut out; None for no cut."""
+    """Size to which a patch is resized before it is centre-cropped to ``input_px``; None for no crop."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """How patches are resized; with antialiasing."""
+    """How patches are resized, with antialiasing."""
     mean: tuple[float, float, float]
-    """Of red, green and blue from 0 to 1, subtracted from them."""
+    """Of red, green and blue in [0, 1], subtracted before dividing by ``std``."""
     std: tuple[float, float, float]
-    """What they are divided by then. All five are the preprocessing that the weights were published with."""
+    """Divisor of red, green and blue. All five are the preprocessing published with the weights."""
     licence: str
     gated: bool
     magnification: int
     """Recommended magnification."""
     trained_at: tuple[int, ...] = ()
-    """Magnifications of the patches that it was trained on; empty for a network that was not trained on slides."""
+    """Magnifications of the patches it was trained on; empty if it was not trained on slides."""
     precision: Precision = "float32"
-    """The narrowest type in which the network may compute, under autocast."""
+    """The narrowest dtype that the network supports under autocast."""
     expected_failures: ClassVar[Mapping[str, str]] = {}
     """Checks of ``milsurv.testing`` that this class may fail, each with the reason."""
 
     @abstractmethod
     def __init__(self, config: PluginConfig):
-        """Keep the settings; no weights are read yet."""
+        """Store the settings; no weights are read yet."""
 
     @property
     def transform(self) -> dict[str, Any]:
-        """What is done to patches before the network, JSON-able: part of the features' fingerprint."""
+        """The preprocessing, JSON-serializable: part of the fingerprint of features."""
         return {
             "resize_px": self.resize_px or self.input_px,
             "input_px": self.input_px,
@@ -71,15 +71,15 @@ class Backbone(ABC):
 
     @abstractmethod
     def weights_id(self) -> str:
-        """What identifies the weights in fingerprints: a file's ``sha256:…`` or a hub's name and revision.
+        """Identifies the weights in fingerprints: a file's ``sha256:…``, or repository and revision on the hub.
 
-        Raises WeightsError when a weights file is named that is not there.
+        Raises WeightsError if a configured weights file does not exist.
         """
 
     def find_weights(self) -> FoundWeights:
-        """Where :meth:`load` will take the weights from; nothing is downloaded or read. Default: not known.
+        """Where :meth:`load` will find the weights, without downloading or reading them. Default: not known.
 
-        Raises WeightsError when it is clear that they cannot be had.
+        Raises WeightsError if they are known to be unavailable.
         """
         return FoundWeights()
 
@@ -87,19 +87,19 @@ class Backbone(ABC):
     def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """The network in evaluation mode: uint8 ``(n, 3, h, w)`` in, ``(n, dim)`` of ``dtype`` out.
 
-        Resizing and normalising happen inside, on the device. Raises WeightsError when weights cannot be had.
+        It includes resizing and normalization, on the device. Raises WeightsError if weights are not available.
         """
 
 
 def resized_for_crop(input_px: int, share: float = 0.875) -> int:
-    """``resize_px`` of networks that see the central ``share`` of a picture, as timm counts it: 256 for 224 px."""
+    """``resize_px`` for a centre crop of ``share`` (timm's ``crop_pct``): 256 for 224 px."""
     return math.floor(input_px / share)
 
 
 class PatchEncoder(nn.Module):
-    """Resizes uint8 patches, cuts out their centre, normalises it and embeds it with ``network``, as ``backbone`` says.
+    """Resizes, centre-crops and normalizes uint8 patches as ``backbone`` describes, and embeds them with ``network``.
 
-    Resizing is done in float32: on a CPU PyTorch resizes nothing narrower.
+    Resizing is done in float32, since PyTorch does not support narrower dtypes on CPUs.
     """
 
     def __init__(self, network: nn.Module, backbone: Backbone):
@@ -124,7 +124,7 @@ class PatchEncoder(nn.Module):
                 antialias=True,
                 align_corners=False,
             )
-            if self.interpolation == "bicubic":  # which overshoots
+            if self.interpolation == "bicubic":  # it overshoots
                 pixels = pixels.clamp(0, 1)
         edge = round((self.resize_px - self.input_px) / 2)
         pixels = pixels[..., edge : edge + self.input_px, edge : edge + self.input_px]

@@ -19,7 +19,7 @@ PUBLISHED = "https://github.com/Xiyue-Wang/TransPath"
 
 
 class ConvStem(nn.Module):
-    """Two strided 3×3 convolutions and a 1×1 convolution in place of Swin's patch embedding."""
+    """Two strided 3×3 convolutions and a 1×1 convolution instead of Swin's patch embedding."""
 
     def __init__(self, img_size: Any, embed_dim: int = 96, norm_layer: Any = nn.LayerNorm, **_settings: Any):
         super().__init__()
@@ -49,7 +49,7 @@ class CTransPathConfig(PluginConfig):
 
 
 class CTransPath(TimmBackbone):
-    """CTransPath (Wang et al., Medical Image Analysis 2022), 768 features a patch. Weights: GPL-3.0."""
+    """CTransPath (Wang et al., Medical Image Analysis 2022): 768 features per patch. Weights: GPL-3.0."""
 
     Config = CTransPathConfig
     architecture = "swin_tiny_patch4_window7_224"
@@ -75,13 +75,13 @@ class CTransPath(TimmBackbone):
     def source(self) -> Path:
         if self.weights is None:
             raise WeightsError(
-                f"backbone ctranspath needs its weights in a file: download ctranspath.pth from {PUBLISHED} and give "
+                f"backbone ctranspath needs a local weights file: download ctranspath.pth from {PUBLISHED} and set "
                 "backbone.weights: FILE"
             )
         return self.weights
 
     def renamed(self, published: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:  # noqa: ARG002
-        """The published file is of a timm that computed more buffers and halved the grid at the end of a stage."""
+        """The published file was written with a timm that had more buffers, and downsampling at the end of stages."""
         kept = {name: tensor for name, tensor in published.items() if not name.endswith(COMPUTED)}
         if "layers.0.downsample.reduction.weight" not in kept:
             return kept

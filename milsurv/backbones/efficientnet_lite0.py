@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 whose ImageNet weights are installed with milsurv: a real backbone without a network."""
+"""EfficientNet-Lite0, whose ImageNet weights are installed with milsurv."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from milsurv.plugin.base import PluginConfig
 class EfficientNetLite0(Backbone):
     """EfficientNet-Lite0 (Tan & Le 2019, Lite variant), global average pooled. Weights: Apache-2.0.
 
-    As timm evaluates it: the middle 224 of 256 px.
+    As evaluated by timm: a centre crop of 224 of 256 px.
     """
 
     class Config(PluginConfig):
@@ -51,7 +51,7 @@ class EfficientNetLite0(Backbone):
 
     def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        # The published tensors carry other names than timm's, in the same order.
+        # The published tensors have other names than timm's, in the same order.
         tensors = read_state(self._weights).values()
         names = network.state_dict()
         network.load_state_dict(dict(zip(names, tensors, strict=True)))

@@ -1,4 +1,4 @@
-"""Fetches published weights from the Hugging Face hub, or says what to do when they cannot be had."""
+"""Published weights from the Hugging Face hub, and advice if they are not available."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from milsurv.backbones.base import FoundWeights
 from milsurv.errors import WeightsError, first_line, size
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""Where a repository keeps its weights, the first that is there."""
+"""Possible weights files of a repository; the first that exists is used."""
 PROBE_SECONDS = 5.0
-"""How long the hub may take to say whether it has a file."""
+"""Timeout for asking the hub whether it has a file."""
 
 
 def fetch_weights(repo: str, revision: str, gated: bool, files: Sequence[str] = WEIGHT_FILES) -> Path:
-    """The weights of a repository of the hub in the hub's cache, downloaded when they are not there yet.
+    """The weights of a repository in the hub's local cache, downloaded if needed.
 
     Args:
         repo: ``owner/name``.
         revision: branch, tag or commit.
-        gated: whether access has to be asked for.
-        files: where the repository may keep its weights; the first that is there is taken.
+        gated: whether access must be requested.
+        files: possible weights files; the first that exists is used.
 
-    Raises WeightsError when they cannot be had, no network, no access, no such file: it says what to do.
+    Raises WeightsError, with advice, if they are not available: no network, no access, no such file.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
@@ -36,7 +36,7 @@ def fetch_weights(repo: str, revision: str, gated: bool, files: Sequence[str] = 
         for file in files[:-1]:
             try:
                 return Path(hf_hub_download(repo, file, revision=revision))
-            except EntryNotFoundError:  # in the repository, or without a network in the cache
+            except EntryNotFoundError:  # in the repository, or offline in the cache
                 continue
         return Path(hf_hub_download(repo, files[-1], revision=revision))
     except Exception as error:
@@ -46,10 +46,10 @@ def fetch_weights(repo: str, revision: str, gated: bool, files: Sequence[str] = 
 
 
 def find_weights(repo: str, revision: str, gated: bool, files: Sequence[str] = WEIGHT_FILES) -> FoundWeights:
-    """Where :func:`fetch_weights` with the same arguments would find the weights; nothing is downloaded.
+    """Where :func:`fetch_weights` with the same arguments would find the weights, without downloading them.
 
-    The cache is looked through first. If they are not in it, the hub is asked whether it has them and gives access.
-    Raises WeightsError when it does not, does not answer in time, or may not be asked (``HF_HUB_OFFLINE``).
+    If they are not in the cache, the hub is asked whether they exist and are accessible. Raises WeightsError if they
+    are not, or if the hub does not answer in time or may not be asked (``HF_HUB_OFFLINE``).
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError
@@ -59,7 +59,7 @@ def find_weights(repo: str, revision: str, gated: bool, files: Sequence[str] = W
         if isinstance(cached, str):
             return FoundWeights(Path(cached))
     if constants.HF_HUB_OFFLINE:
-        return FoundWeights(fetch_weights(repo, revision, gated, files))  # raises what a run would
+        return FoundWeights(fetch_weights(repo, revision, gated, files))  # raises the error of a run
     missing: Exception | None = None
     for file in files:
         url = hf_hub_url(repo, file, revision=revision)
@@ -71,7 +71,9 @@ def find_weights(repo: str, revision: str, gated: bool, files: Sequence[str] = W
         except Exception as error:
             raise WeightsError(_advice(repo, gated, files, error)) from error
         much = f" ({size(count)})" if count else ""
-        return FoundWeights(note=f"{file} of {repo}{much} is downloaded from the hub before the first slide")
+        return FoundWeights(
+            note=f"{file} of {repo}{much} will be downloaded from the hub before the first slide"
+        )
     assert missing is not None
     raise WeightsError(_advice(repo, gated, files, missing)) from missing
 
@@ -79,12 +81,12 @@ def find_weights(repo: str, revision: str, gated: bool, files: Sequence[str] = W
 def _advice(repo: str, gated: bool, files: Sequence[str], error: Exception) -> str:
     page = f"https://huggingface.co/{repo}"
     access = (
-        f"the model is gated: ask for access at {page}, make a token at https://huggingface.co/settings/tokens and "
-        "give it in the environment variable HF_TOKEN"
+        f"the model is gated: request access at {page}, create a token at https://huggingface.co/settings/tokens and "
+        "set it in the environment variable HF_TOKEN"
         if gated
-        else f"the model is open to all at {page}"
+        else f"the model is open: {page}"
     )
     return (
-        f"the weights of {repo} cannot be fetched from the hub ({type(error).__name__}: {first_line(error)}); "
-        f"{access}; a local copy of its {' or '.join(files)} will do as well: backbone.weights: FILE"
+        f"the weights of {repo} cannot be downloaded from the hub ({type(error).__name__}: {first_line(error)}); "
+        f"{access}; or use a local copy of its {' or '.join(files)}: backbone.weights: FILE"
     )

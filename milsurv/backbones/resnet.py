@@ -21,7 +21,7 @@ class ResNetConfig(HubConfig):
 class ResNet(TimmBackbone):
     """A ResNet of timm, global average pooled. Weights: torchvision, BSD-3-Clause.
 
-    As torchvision evaluates it: the middle 224 of 256 px.
+    As evaluated by torchvision: a centre crop of 224 of 256 px.
     """
 
     Config = ResNetConfig
@@ -42,7 +42,7 @@ class ResNet(TimmBackbone):
 
 
 class ResNet18(ResNet):
-    """ResNet-18 (He et al. 2016): 512 features a patch."""
+    """ResNet-18 (He et al. 2016): 512 features per patch."""
 
     architecture = "resnet18"
     repo = "timm/resnet18.tv_in1k"
@@ -50,7 +50,7 @@ class ResNet18(ResNet):
 
 
 class ResNet50(ResNet):
-    """ResNet-50 (He et al. 2016): 2048 features a patch."""
+    """ResNet-50 (He et al. 2016): 2048 features per patch."""
 
     architecture = "resnet50"
     repo = "timm/resnet50.tv_in1k"
@@ -58,9 +58,9 @@ class ResNet50(ResNet):
 
 
 class ResNet50Trunc(ResNet):
-    """ResNet-50 up to its third stage, 1024 features a patch: what CLAM (Lu et al. 2021) calls resnet50_trunc.
+    """ResNet-50 up to its third stage, 1024 features per patch: resnet50_trunc of CLAM (Lu et al. 2021).
 
-    CLAM resizes the whole patch to 224 px and cuts nothing off.
+    CLAM resizes the whole patch to 224 px without cropping.
     """
 
     architecture = "resnet50"

@@ -1,4 +1,4 @@
-"""Networks of timm with published weights: from the hub, or from a local file, never at random."""
+"""Models of timm with published weights, from the hub or from a local file."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class HubConfig(PluginConfig):
 
 
 class TimmBackbone(Backbone):
-    """An architecture of timm whose weights stand in a repository of the hub."""
+    """An architecture of timm whose weights are in a repository of the hub."""
 
     Config: ClassVar[type[PluginConfig]] = HubConfig
     architecture: ClassVar[str]
-    """timm's name of the network."""
+    """Name of the model in timm."""
     arguments: ClassVar[Mapping[str, Any]] = {}
-    """What ``timm.create_model`` is told besides."""
+    """Further arguments of ``timm.create_model``."""
     repo: ClassVar[str]
     """``owner/name`` on the hub."""
 
@@ -45,7 +45,7 @@ class TimmBackbone(Backbone):
 
     @property
     def name(self) -> str:
-        """What a configuration calls the backbone."""
+        """The registered name of the backbone."""
         return name_of(type(self))
 
     def weights_id(self) -> str:
@@ -57,7 +57,7 @@ class TimmBackbone(Backbone):
         return find_weights(self.repo, self.revision, self.gated)
 
     def source(self) -> Path:
-        """The file with the published tensors. Raises WeightsError when it cannot be had."""
+        """The file with the published tensors. Raises WeightsError if it is not available."""
         return fetch_weights(self.repo, self.revision, self.gated) if self.weights is None else self.weights
 
     def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -67,7 +67,7 @@ class TimmBackbone(Backbone):
         try:
             fill_network(network, self.renamed(published, network), self.name, source)
         except WeightsError as error:
-            raise explained(error, published, self.name) from None
+            raise explain_mismatch(error, published, self.name) from None
         return PatchEncoder(self.embedder(network), self).to(device, dtype).eval()
 
     def build(self) -> nn.Module:
@@ -75,40 +75,40 @@ class TimmBackbone(Backbone):
         return timm.create_model(self.architecture, pretrained=False, num_classes=0, **self.arguments)
 
     def renamed(self, published: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:  # noqa: ARG002
-        """The published tensors under the names of ``network``, without those that stand behind the embedding."""
+        """The published tensors under the names of ``network``, without those after the embedding."""
         return published
 
     def embedder(self, network: nn.Module) -> nn.Module:
-        """What makes embeddings ``(n, dim)`` of normalised pixels ``(n, 3, input_px, input_px)``."""
+        """A module from normalized pixels ``(n, 3, input_px, input_px)`` to embeddings ``(n, dim)``."""
         return network
 
 
 def name_of(backbone: type[TimmBackbone]) -> str:
-    """The name under which a backbone is registered; that of its class when it is not."""
+    """The name under which a backbone is registered, else that of its class."""
     target = f"{backbone.__module__}:{backbone.__qualname__}"
     names = [info.name for info in get_registry().plugins if info.target == target]
     return names[0] if names else backbone.__name__
 
 
-def explained(misfit: WeightsError, published: Mapping[str, Tensor], asked: str) -> WeightsError:
-    """The error about a file that does not fit the backbone ``asked``, with whose weights it holds instead."""
-    found = described(published)
-    return misfit if found == _whose(asked) else WeightsError(f"{misfit}; {found}")
+def explain_mismatch(error: WeightsError, published: Mapping[str, Tensor], expected: str) -> WeightsError:
+    """The error about a file that does not fit the backbone ``expected``, with the backbone whose weights it has."""
+    found = describe_weights(published)
+    return error if found == _weights_of(expected) else WeightsError(f"{error}; {found}")
 
 
-def described(published: Mapping[str, Tensor]) -> str:
-    """Whose tensors these are, in a few words, or that none of the backbones of timm has such."""
+def describe_weights(published: Mapping[str, Tensor]) -> str:
+    """Which backbone of timm these tensors belong to, in a few words."""
     for name, backbone in _timm_backbones():
         with torch.device("meta"):
             network = backbone.build()
         found = backbone.renamed(dict(published), network)
         if _shapes(found) == _shapes(network.state_dict()):
-            return _whose(name)
-    return "the file holds weights for none of the backbones that milsurv lists"
+            return _weights_of(name)
+    return "the file contains weights of no registered backbone"
 
 
-def _whose(name: str) -> str:
-    return f"the file holds weights for {name}"
+def _weights_of(name: str) -> str:
+    return f"the file contains weights of {name}"
 
 
 def _timm_backbones() -> Iterator[tuple[str, TimmBackbone]]:

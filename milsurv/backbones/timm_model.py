@@ -1,4 +1,4 @@
-"""Any network of timm, or of a repository on the Hugging Face hub that timm can read, as a backbone."""
+"""Any model of timm, or of a repository on the Hugging Face hub that timm supports, as a backbone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from milsurv.backbones.base import Backbone, FoundWeights, PatchEncoder, Precision, resized_for_crop
 from milsurv.backbones.hub import find_weights
-from milsurv.backbones.timm_hub import explained
+from milsurv.backbones.timm_hub import explain_mismatch
 from milsurv.backbones.weights import file_id, fill_network, read_state
 from milsurv.config.section import AbsolutePath
 from milsurv.errors import WeightsError, first_line, nearest
@@ -26,7 +26,7 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 class TimmModelConfig(PluginConfig):
-    """Which network."""
+    """Which model."""
 
     model: str
     """Name of a timm model, such as ``vit_small_patch16_224.dino``, or ``hf-hub:owner/name[@revision]``."""
@@ -42,7 +42,7 @@ class TimmModelConfig(PluginConfig):
         if not timm.is_model(architecture):
             raise ValueError(
                 f"timm {timm.__version__} has no model '{architecture}'{nearest(architecture, timm.list_models())}; "
-                f"give one of timm's names, or {HUB}owner/name"
+                f"use one of timm's names, or {HUB}owner/name"
             )
         trainings = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
         if training and training not in trainings:
@@ -55,7 +55,7 @@ class TimmModelConfig(PluginConfig):
 
 @dataclass(frozen=True)
 class _Facts:
-    """What timm knows of a model before its weights are read."""
+    """Description of a model by timm, before its weights are read."""
 
     dim: int
     input_px: int
@@ -66,20 +66,20 @@ class _Facts:
     licence: str
     classifier: tuple[str, ...]
     weights: str
-    """The model with the training that timm takes by default, which another version of timm may change."""
+    """The model with timm's default pretrained weights, which may change with timm's version."""
     repo: str
-    """Of the hub, ``owner/name[@revision]``; empty when timm has the weights from elsewhere."""
+    """``owner/name[@revision]`` on the hub; empty if timm gets the weights from elsewhere."""
 
 
 @cache
 def _facts(model: str) -> _Facts:
-    """Raises WeightsError when the hub has to be asked and cannot be reached."""
+    """Raises WeightsError if the hub is needed and cannot be reached."""
     try:
         with torch.device("meta"):
             network = timm.create_model(model, pretrained=False, num_classes=0).eval()
     except Exception as error:
         raise WeightsError(
-            f"the description of {model} cannot be fetched from the hub, or not be read ({type(error).__name__}: "
+            f"the description of {model} cannot be downloaded from the hub, or is invalid ({type(error).__name__}: "
             f"{first_line(error)})"
         ) from error
     known: Any = network.pretrained_cfg
@@ -91,7 +91,7 @@ def _facts(model: str) -> _Facts:
         embedding = network(torch.empty(1, 3, height, width, device="meta"))
     if embedding.ndim != 2:
         raise WeightsError(
-            f"{model} gives no vector for a patch: its output has shape {tuple(embedding.shape)}"
+            f"{model} has no embedding vector per patch: its output has shape {tuple(embedding.shape)}"
         )
     classifier = known.get("classifier") or ()
     return _Facts(
@@ -105,31 +105,31 @@ def _facts(model: str) -> _Facts:
 
 
 def _transform(model: str, about: Mapping[str, Any]) -> dict[str, Any]:
-    """What timm does to a picture before the model; its three ways to crop are one for square patches.
+    """The preprocessing of timm, whose three ways to crop are equal for square patches.
 
-    Raises WeightsError when milsurv cannot do the same.
+    Raises WeightsError if milsurv does not support it.
     """
     try:
         colours, height, width = about["input_size"]
         share, interpolation = float(about["crop_pct"]), about["interpolation"]
         mean, std = (tuple(map(float, about[name])) for name in ("mean", "std"))
     except (TypeError, ValueError) as error:
-        raise WeightsError(f"the description of {model} cannot be read ({error})") from error
+        raise WeightsError(f"the description of {model} is invalid ({error})") from error
     faults = {
-        f"pictures of {colours} colours and {height} × {width} px, and patches are square and of 3 colours": (
+        f"inputs of {colours} channels and {height} × {width} px, but patches are square and have 3 channels": (
             colours != 3 or height != width
         ),
-        f"a crop_pct of {share:g}; it is to be above 0 and at most 1": not 0 < share <= 1,
-        f"the interpolation {interpolation!r}; milsurv has bilinear and bicubic": (
+        f"a crop_pct of {share:g}; allowed: above 0, at most 1": not 0 < share <= 1,
+        f"the interpolation {interpolation!r}; supported: bilinear and bicubic": (
             interpolation not in INTERPOLATIONS
         ),
-        f"the mean {mean} and the deviation {std}; three numbers each from 0 to 1 are to be given": (
+        f"the mean {mean} and the standard deviation {std}; allowed: three numbers each, from 0 to 1": (
             len(mean) != 3 or len(std) != 3 or not 0 <= min(mean) <= max(mean) <= 1 or not min(std) > 0
         ),
     }
     for fault, found in faults.items():
         if found:
-            raise WeightsError(f"the description of {model} asks for {fault}; write a backbone plugin for it")
+            raise WeightsError(f"the description of {model} has {fault}; write a backbone plugin for it")
     return {
         "input_px": height,
         "resize_px": resized_for_crop(height, share),
@@ -140,13 +140,13 @@ def _transform(model: str, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class TimmModel(Backbone):
-    """Any network of timm without its classifier; resized, cropped, normalised and pooled as timm describes it."""
+    """Any model of timm without its classifier, with timm's resizing, cropping, normalization and pooling."""
 
     Config = TimmModelConfig
     precision: Precision = "float32"
     gated = False
     magnification = 20
-    expected_failures = {"config_round_trip": "there is no model that it could be by default"}  # noqa: RUF012
+    expected_failures = {"config_round_trip": "there is no default model"}  # noqa: RUF012
 
     def __init__(self, config: TimmModelConfig):
         self.model = config.model
@@ -178,13 +178,13 @@ class TimmModel(Backbone):
             try:
                 fill_network(network, needed, self.model, self.weights)
             except WeightsError as error:
-                raise explained(error, published, self.model) from None
+                raise explain_mismatch(error, published, self.model) from None
             return network
         try:
             return timm.create_model(self.model, pretrained=True, num_classes=0)
         except Exception as error:
             raise WeightsError(
-                f"the weights of {self.model} cannot be fetched from the hub ({type(error).__name__}: "
-                f"{first_line(error)}); if the model is gated, ask for access on its page and give a token in the "
-                "environment variable HF_TOKEN; a local copy will do: backbone.weights: FILE (.safetensors, .pth)"
+                f"the weights of {self.model} cannot be downloaded from the hub ({type(error).__name__}: "
+                f"{first_line(error)}); if the model is gated, request access on its page and set a token in the "
+                "environment variable HF_TOKEN; or use a local copy: backbone.weights: FILE (.safetensors, .pth)"
             ) from error

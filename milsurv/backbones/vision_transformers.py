@@ -1,4 +1,4 @@
-"""Vision transformers pretrained on pathology slides, each as its model card describes it."""
+"""Vision transformers pretrained on pathology slides, configured as on their model cards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from milsurv.backbones.timm_hub import TimmBackbone
 
 VIT = {"init_values": 1e-5, "dynamic_img_size": True, "weight_init": "skip"}
-"""What timm is told of most of them; weights are read, so none need be drawn."""
+"""timm's arguments for most of them; weights are not initialized, since they are loaded."""
 
 
 class PathologyTransformer(TimmBackbone):
@@ -27,7 +27,7 @@ class PathologyTransformer(TimmBackbone):
 
 
 class UNI(PathologyTransformer):
-    """UNI (Chen et al., Nature Medicine 2024), ViT-L/16: 1024 features a patch."""
+    """UNI (Chen et al., Nature Medicine 2024), ViT-L/16: 1024 features per patch."""
 
     architecture = "vit_large_patch16_224"
     arguments = VIT
@@ -38,7 +38,7 @@ class UNI(PathologyTransformer):
 
 
 class UNI2h(PathologyTransformer):
-    """UNI2-h (Mahmood Lab 2025), ViT-H/14 with 8 registers: 1536 features a patch."""
+    """UNI2-h (Mahmood Lab 2025), ViT-H/14 with 8 registers: 1536 features per patch."""
 
     architecture = "vit_giant_patch14_224"
     arguments = {  # noqa: RUF012
@@ -82,7 +82,7 @@ class Virchow2(PathologyTransformer):
 
 
 class ClassAndMeanToken(nn.Module):
-    """The class token of a vision transformer beside the mean of its patch tokens; registers are left out."""
+    """The class token of a vision transformer concatenated with the mean of its patch tokens, without registers."""
 
     def __init__(self, transformer: Any):
         super().__init__()
@@ -96,9 +96,9 @@ class ClassAndMeanToken(nn.Module):
 
 
 class GigaPath(PathologyTransformer):
-    """The tile encoder of Prov-GigaPath (Xu et al., Nature 2024), ViT-g/16: 1536 features a patch.
+    """The tile encoder of Prov-GigaPath (Xu et al., Nature 2024), ViT-g/16: 1536 features per patch.
 
-    As its card says, it sees the middle 224 of 256 px.
+    As on its card, with a centre crop of 224 of 256 px.
     """
 
     architecture = "vit_giant_patch14_dinov2"
@@ -118,7 +118,7 @@ class GigaPath(PathologyTransformer):
 
 
 class HOptimus1(PathologyTransformer):
-    """H-optimus-1 (Bioptimus 2025), ViT-g/14 with 4 registers: 1536 features a patch."""
+    """H-optimus-1 (Bioptimus 2025), ViT-g/14 with 4 registers: 1536 features per patch."""
 
     architecture = "vit_giant_patch14_reg4_dinov2"
     arguments = {"img_size": 224, "init_values": 1e-5, "weight_init": "skip"}  # noqa: RUF012
@@ -132,7 +132,7 @@ class HOptimus1(PathologyTransformer):
 
 
 class PhikonV2(PathologyTransformer):
-    """Phikon-v2 (Filiot et al. 2024), ViT-L/16: 1024 features a patch."""
+    """Phikon-v2 (Filiot et al. 2024), ViT-L/16: 1024 features per patch."""
 
     architecture = "vit_large_patch16_224"
     arguments = VIT
@@ -153,7 +153,7 @@ class PhikonV2(PathologyTransformer):
 
 
 MASK_TOKEN = "embeddings.mask_token"
-"""Of use in training alone."""
+"""Only used in training."""
 DINOV2_NAMES = (
     (r"^embeddings\.cls_token$", "cls_token"),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
@@ -164,7 +164,7 @@ DINOV2_NAMES = (
     (r"\.attention\.output\.dense\.", ".attn.proj."),
     (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
 )
-"""Names of tensors in transformers' Dinov2 and in timm's vision transformer."""
+"""Names of tensors in transformers' Dinov2 -> in timm's vision transformer."""
 
 
 def _timm_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Reading weights from local files, without running any code that stands in them."""
+"""Reading weights from local files without executing code."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ from torch import Tensor, nn
 
 from milsurv.errors import WeightsError, first_line, size
 
-MOST_SHARED = 4
-"""Times the size of a file that its tensors may have together: some share their numbers."""
+MAX_SHARING = 4
+"""Ratio of the total size of tensors to the size of their file: some tensors share storage."""
 
 
 def file_id(weights: Path) -> str:
-    """``sha256:…`` of a weights file. Raises WeightsError when it is not there."""
+    """``sha256:…`` of a weights file. Raises WeightsError if it does not exist."""
     if not weights.is_file():
-        raise WeightsError(f"weights file {weights} is not there")
+        raise WeightsError(f"weights file {weights} not found")
     with weights.open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_pickled(file: Path, mmap: bool = False) -> Any:
-    """What torch.save wrote, read without running any code in it, and within what the file's size allows.
+    """Load a file of torch.save without executing code in it, and within the size of the file.
 
-    ``mmap`` leaves values on the disk until they are used. Raises ValueError with the reason in one line, whatever is
-    wrong.
+    With ``mmap``, values stay on the disk until they are used. Raises ValueError with a reason of one line.
     """
     there = file.stat().st_size
     try:
@@ -39,38 +38,38 @@ def load_pickled(file: Path, mmap: bool = False) -> Any:
         if archive:
             with zipfile.ZipFile(file) as opened:
                 if sum(info.file_size for info in opened.infolist()) > there:
-                    raise ValueError("it is compressed, which torch.save never does")
+                    raise ValueError("it is compressed, unlike files of torch.save")
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap and archive)
     except pickle.UnpicklingError:
         raise ValueError(
-            "it is damaged, or holds more than tensors, which might run code and is not loaded"
+            "it is damaged, or contains objects other than tensors, which are not loaded since they could execute code"
         ) from None
     except Exception as error:
-        raise ValueError(f"it is damaged or not written by torch.save: {first_line(error)}") from error
+        raise ValueError(f"it is damaged, or was not written by torch.save: {first_line(error)}") from error
     return content
 
 
 def require_held(tensors: Iterable[Tensor], file: Path) -> None:
-    """Raise ValueError when tensors say that they are larger than their file: one number can stand for many."""
+    """Raise ValueError if tensors are larger than their file: one stored value can be expanded to many."""
     needed, there = sum(tensor.numel() * tensor.element_size() for tensor in tensors), file.stat().st_size
-    if needed > MOST_SHARED * there:
-        raise ValueError(f"its tensors say that they have {size(needed)}, and the file has {size(there)}")
+    if needed > MAX_SHARING * there:
+        raise ValueError(f"its tensors declare {size(needed)}, but the file has {size(there)}")
 
 
 def read_state(weights: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` file, or of a ``.pt``/``.pth`` file read without running any code in it.
+    """The tensors of a ``.safetensors`` file, or of a ``.pt``/``.pth`` file, read without executing code in it.
 
-    Raises WeightsError when the file is missing, unreadable, or holds something else than tensors by name.
+    Raises WeightsError if the file is missing, unreadable, or contains anything but named tensors.
     """
     if not weights.is_file():
-        raise WeightsError(f"weights file {weights} is not there")
+        raise WeightsError(f"weights file {weights} not found")
     try:
         state = load_file(weights) if weights.suffix == ".safetensors" else load_pickled(weights)
         for container in ("state_dict", "model"):
             if isinstance(state, dict) and isinstance(state.get(container), dict):
                 state = state[container]
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-            raise WeightsError(f"weights file {weights} does not hold tensors by name")
+            raise WeightsError(f"weights file {weights} does not contain named tensors")
         require_held(state.values(), weights)
     except WeightsError:
         raise
@@ -82,14 +81,14 @@ def read_state(weights: Path) -> dict[str, Tensor]:
 def fill_network(
     network: nn.Module, tensors: Mapping[str, Tensor], model: str, source: Path, prefix: str = ""
 ) -> None:
-    """Put all of ``tensors`` into ``network``, so that nothing is left at random, and nothing left over.
+    """Load all of ``tensors`` into ``network``, all of which must be filled.
 
     Args:
         network: filled in place.
-        tensors: by the names of the network.
-        model: what the network is, for messages.
-        source: the file that the tensors were read from, for messages.
-        prefix: how their names begin in that file, for messages.
+        tensors: name in the network -> tensor.
+        model: name of the network, for messages.
+        source: file of the tensors, for messages.
+        prefix: prefix of their names in that file, for messages.
 
     Raises WeightsError with the first tensor of ``source`` that is missing, unknown to the network, of another shape
     or type, or not finite.
@@ -104,15 +103,15 @@ def fill_network(
 
 
 def _fault(name: str, found: Tensor | None, expected: Tensor | None) -> str | None:
-    """What is wrong with a tensor, beginning with its name; None when it fits."""
+    """What is wrong with a tensor, starting with its name; None if it fits."""
     if found is None:
         return f"{name} is missing"
     if expected is None:
-        return f"{name} is none of the model's"
+        return f"{name} is not in the model"
     if found.shape != expected.shape:
         return f"{name} has shape {tuple(found.shape)} instead of {tuple(expected.shape)}"
     if found.is_floating_point() != expected.is_floating_point():
         return f"{name} has type {found.dtype} instead of {expected.dtype}"
     if not bool(found.isfinite().all()):
-        return f"{name} holds NaN or infinity"
+        return f"{name} contains NaN or infinity"
     return None

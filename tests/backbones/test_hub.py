@@ -57,7 +57,7 @@ def test_safetensors_go_first(snapshot: Path) -> None:
 
 def test_another_revision_is_not_taken_for_it(snapshot: Path) -> None:
     (snapshot / "model.safetensors").write_bytes(b"weights")
-    with pytest.raises(WeightsError, match=r"the weights of owner/name cannot be fetched from the hub"):
+    with pytest.raises(WeightsError, match=r"the weights of owner/name cannot be downloaded from the hub"):
         fetch_weights("owner/name", "v2", gated=False)
 
 
@@ -78,12 +78,11 @@ def _message(cache: Path, kind: str, **environment: str) -> str:
 
 
 def _is_advice_on_a_gated_model(message: str) -> None:
-    assert message.startswith("the weights of owner/name cannot be fetched from the hub (")
-    assert "ask for access at https://huggingface.co/owner/name" in message
+    assert message.startswith("the weights of owner/name cannot be downloaded from the hub (")
+    assert "request access at https://huggingface.co/owner/name" in message
     assert "HF_TOKEN" in message
     assert (
-        "a local copy of its model.safetensors or pytorch_model.bin will do as well: backbone.weights: FILE"
-        in message
+        "or use a local copy of its model.safetensors or pytorch_model.bin: backbone.weights: FILE" in message
     )
 
 
@@ -93,7 +92,7 @@ def test_without_a_network_a_gated_model_says_how_to_get_it(tmp_path: Path) -> N
 
 def test_without_a_network_an_open_model_does_not_speak_of_tokens(tmp_path: Path) -> None:
     message = _message(tmp_path, "open", HF_HUB_OFFLINE="1")
-    assert "open to all at https://huggingface.co/owner/name" in message
+    assert "the model is open: https://huggingface.co/owner/name" in message
     assert "backbone.weights: FILE" in message
     assert "token" not in message.lower()
 
@@ -179,10 +178,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, snapshot: Path, request: pytest.Fixture
 def test_what_would_be_downloaded_is_told_and_not_downloaded(hub: Path) -> None:
     found = find_weights("owner/name", "main", gated=False)
     assert found == FoundWeights(
-        note="pytorch_model.bin of owner/name (12 MB) is downloaded from the hub before the first slide"
+        note="pytorch_model.bin of owner/name (12 MB) will be downloaded from the hub before the first slide"
     )
     assert list(hub.iterdir()) == []
-    with pytest.raises(WeightsError, match=r"cannot be fetched from the hub .*EntryNotFound"):
+    with pytest.raises(WeightsError, match=r"cannot be downloaded from the hub .*EntryNotFound"):
         find_weights("owner/name", "main", gated=False, files=("model.safetensors",))
     (hub / "model.safetensors").write_bytes(b"weights")
     assert find_weights("owner/name", "main", gated=False) == FoundWeights(hub / "model.safetensors")
@@ -199,7 +198,7 @@ def test_a_model_without_access_is_known_before_anything_is_fetched(hub: Path) -
 @pytest.mark.parametrize("hub", [_Silent], indirect=True)
 def test_a_hub_that_does_not_answer_is_not_waited_for(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
     monkeypatch.setattr("milsurv.backbones.hub.PROBE_SECONDS", 0.2)
-    with pytest.raises(WeightsError, match=r"cannot be fetched from the hub \(.*[Tt]imeout"):
+    with pytest.raises(WeightsError, match=r"cannot be downloaded from the hub \(.*[Tt]imeout"):
         find_weights("owner/name", "main", gated=False)
 
 

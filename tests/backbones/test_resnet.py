@@ -63,9 +63,9 @@ def test_a_changed_file_has_another_identity(resnet18: Any, tmp_path: Path) -> N
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     backbone = ResNet18(ResNetConfig(weights=tmp_path / "none.pth"))
-    with pytest.raises(WeightsError, match=r"none\.pth is not there"):
+    with pytest.raises(WeightsError, match=r"none\.pth not found"):
         backbone.weights_id()
-    with pytest.raises(WeightsError, match=r"none\.pth is not there"):
+    with pytest.raises(WeightsError, match=r"none\.pth not found"):
         backbone.load(CPU, torch.float32)
 
 
@@ -75,7 +75,7 @@ def test_weights_of_another_model_are_refused(resnet18: Any, tmp_path: Path) -> 
     with pytest.raises(
         WeightsError,
         match=r"does not fit resnet50: tensor layer1\.0\.conv1\.weight has shape \(64, 64, 3, 3\) instead of "
-        r"\(64, 64, 1, 1\); the file holds weights for resnet18$",
+        r"\(64, 64, 1, 1\); the file contains weights of resnet18$",
     ):
         ResNet50(ResNetConfig(weights=weights)).load(CPU, torch.float32)
 
@@ -100,5 +100,5 @@ def test_without_a_network_the_error_says_what_to_do(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(WeightsError, match=r"cannot be fetched from the hub.*backbone.weights: FILE"):
+    with pytest.raises(WeightsError, match=r"cannot be downloaded from the hub.*backbone.weights: FILE"):
         ResNet18(ResNetConfig()).load(CPU, torch.float32)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from milsurv.backbones.ctranspath import CTransPath
 from milsurv.backbones.resnet import ResNet18, ResNet50, ResNet50Trunc
-from milsurv.backbones.timm_hub import described, name_of
+from milsurv.backbones.timm_hub import describe_weights, name_of
 from milsurv.backbones.vision_transformers import UNI, GigaPath, HOptimus1, PhikonV2, UNI2h, Virchow2
 from milsurv.errors import WeightsError
 
@@ -39,7 +39,8 @@ def test_a_file_is_recognised(backbone: type[Any]) -> None:
     """Where two backbones are the same network, as UNI and Phikon-v2 are, the first that is registered."""
     same = {ResNet50Trunc: ResNet50, PhikonV2: UNI}
     assert (
-        described(_state(backbone)) == f"the file holds weights for {name_of(same.get(backbone, backbone))}"
+        describe_weights(_state(backbone))
+        == f"the file contains weights of {name_of(same.get(backbone, backbone))}"
     )
 
 
@@ -49,7 +50,9 @@ def _whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def test_a_file_of_something_else_is_recognised_as_such() -> None:
-    assert described({"weight": torch.zeros(3)}).startswith("the file holds weights for none")
+    assert describe_weights({"weight": torch.zeros(3)}).startswith(
+        "the file contains weights of no registered"
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,7 +66,7 @@ def test_weights_of_another_network_are_refused_with_both_names(
     torch.save(_whole(_state(found)), tmp_path / "w.pth")
     backbone = asked(asked.Config(weights=tmp_path / "w.pth"))
     misfit = rf"w\.pth does not fit {name_of(asked)}: tensor \S+ (is|has) .*"
-    with pytest.raises(WeightsError, match=rf"{misfit}; the file holds weights for {name_of(found)}$"):
+    with pytest.raises(WeightsError, match=rf"{misfit}; the file contains weights of {name_of(found)}$"):
         backbone.load(torch.device("cpu"), torch.float32)
 
 
@@ -73,7 +76,7 @@ def test_a_damaged_file_of_the_right_network_is_not_said_to_be_of_another(tmp_pa
     )
     backbone = ResNet18(ResNet18.Config(weights=tmp_path / "w.pth"))
     with pytest.raises(
-        WeightsError, match=r"does not fit resnet18: tensor conv1\.weight holds NaN or infinity$"
+        WeightsError, match=r"does not fit resnet18: tensor conv1\.weight contains NaN or infinity$"
     ):
         backbone.load(torch.device("cpu"), torch.float32)
 

@@ -130,15 +130,15 @@ def test_patches_are_resized_and_cropped_as_timm_does_it(
     [
         ({"crop_pct": 1.2}, r"a crop_pct of 1\.2"),
         ({"crop_pct": -0.5}, r"a crop_pct of -0\.5"),
-        ({"crop_pct": "all"}, r"cannot be read \(could not convert"),
-        ({"interpolation": "lanczos"}, r"the interpolation 'lanczos'; milsurv has bilinear and bicubic"),
-        ({"input_size": (3, 96, 128)}, r"pictures of 3 colours and 96 × 128 px"),
-        ({"input_size": (96, 96)}, r"cannot be fetched from the hub, or not be read"),
-        ({"input_size": None}, r"cannot be fetched from the hub, or not be read"),
+        ({"crop_pct": "all"}, r"is invalid \(could not convert"),
+        ({"interpolation": "lanczos"}, r"the interpolation 'lanczos'; supported: bilinear and bicubic"),
+        ({"input_size": (3, 96, 128)}, r"inputs of 3 channels and 96 × 128 px"),
+        ({"input_size": (96, 96)}, r"cannot be downloaded from the hub, or is invalid"),
+        ({"input_size": None}, r"cannot be downloaded from the hub, or is invalid"),
         ({"mean": (0.5,)}, r"the mean \(0\.5,\)"),
-        ({"mean": (124, 117, 104)}, r"three numbers each from 0 to 1"),
-        ({"std": (0.5, 0.5, 0.0)}, r"three numbers each from 0 to 1 are to be given"),
-        ({"std": "abc"}, r"cannot be read"),
+        ({"mean": (124, 117, 104)}, r"three numbers each, from 0 to 1"),
+        ({"std": (0.5, 0.5, 0.0)}, r"three numbers each, from 0 to 1"),
+        ({"std": "abc"}, r"is invalid"),
     ],
 )
 def test_a_description_that_milsurv_cannot_follow_is_refused(
@@ -193,7 +193,7 @@ def test_the_width_is_known_before_there_are_weights(model: str, dim: int, input
 def test_weights_that_cannot_be_had_are_named_in_one_line() -> None:
     backbone = TimmModel(TimmModelConfig(model="resnet10t"))
     with pytest.raises(
-        WeightsError, match=r"\Athe weights of resnet10t cannot be fetched .*weights: FILE.*\Z"
+        WeightsError, match=r"\Athe weights of resnet10t cannot be downloaded .*weights: FILE.*\Z"
     ):
         backbone.load(CPU, torch.float32)
 
@@ -208,7 +208,9 @@ def test_weights_are_identified_by_the_training_that_they_are_of() -> None:
 
 @pytest.mark.usefixtures("no_network")
 def test_a_repository_that_cannot_be_reached_is_named() -> None:
-    with pytest.raises(WeightsError, match=r"\Athe description of hf-hub:owner/none cannot be fetched .*\Z"):
+    with pytest.raises(
+        WeightsError, match=r"\Athe description of hf-hub:owner/none cannot be downloaded .*\Z"
+    ):
         TimmModel(TimmModelConfig(model="hf-hub:owner/none"))
 
 
@@ -232,7 +234,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     save_file(_made("resnet18").state_dict(), tmp_path / "w.safetensors")
     backbone = TimmModel(TimmModelConfig(model="vit_tiny_patch16_224", weights=tmp_path / "w.safetensors"))
     misfit = r"w\.safetensors does not fit vit_tiny_patch16_224: tensor cls_token is missing"
-    with pytest.raises(WeightsError, match=rf"{misfit}; the file holds weights for resnet18$"):
+    with pytest.raises(WeightsError, match=rf"{misfit}; the file contains weights of resnet18$"):
         backbone.load(CPU, torch.float32)
 
 
@@ -245,7 +247,7 @@ def test_a_network_without_a_vector_is_refused(no_network: Path) -> None:
         safe_serialization=True,
     )
     with pytest.raises(
-        WeightsError, match=r"gives no vector for a patch: its output has shape \(1, 197, 192\)"
+        WeightsError, match=r"has no embedding vector per patch: its output has shape \(1, 197, 192\)"
     ):
         TimmModel(TimmModelConfig(model="hf-hub:owner/unpooled"))
 

@@ -142,7 +142,7 @@ def test_wrong_use_is_one_line_and_leaves_no_file(tmp_path: Path) -> None:
         ([checkpoint, "--model", "CrossFusion", "--heads", 5], "32 is not a multiple of 5"),
         ([other, "--model", "AMIL", "--heads", 4], "AMIL has no heads to choose"),
         ([tmp_path / "none.pt", "--model", "AMIL"], r"none\.pt is not there"),
-        ([tmp_path / "list.pt", "--model", "AMIL"], "does not hold tensors by name"),
+        ([tmp_path / "list.pt", "--model", "AMIL"], "does not contain named tensors"),
         ([tmp_path / "cut.pt", "--model", "AMIL"], r"cut\.pt cannot be read"),
         ([tmp_path / "cut.safetensors", "--model", "AMIL"], r"cut\.safetensors cannot be read"),
         ([tmp_path / "one.pt", "--model", "AMIL"], "has 1 output"),

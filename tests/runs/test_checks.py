@@ -231,7 +231,7 @@ def test_slides_without_tissue_and_weights_that_cannot_be_had_are_problems(
     assert "no case has a usable slide; the reasons: no tissue" in problem
     for backbone in ("resnet50", "uni"):
         (problem,) = _check(path, f"backbone={{name: {backbone}}}").problems
-        assert "cannot be fetched from the hub" in problem
+        assert "cannot be downloaded from the hub" in problem
         assert ("HF_TOKEN" in problem) == (backbone == "uni")
 
 

@@ -481,6 +481,6 @@ def test_pytest_shows_each_check_and_each_exemption(pytester: pytest.Pytester) -
             "*test_contract[[]ResNet18-dimension[]] SKIPPED*",
             "*test_not_needed[[]MeanPool-patch_order[]] FAILED*",
             "XFAIL *DSMIL-gradients_reach_all* the instance stream is not trained*",
-            "SKIPPED *the weights of timm/resnet18.tv_in1k cannot be fetched from the hub*",
+            "SKIPPED *the weights of timm/resnet18.tv_in1k cannot be downloaded from the hub*",
         ]
     )

@@ -136,7 +136,7 @@ BAD_TENSORS = {
     "infinity": (torch.tensor([[1.0, float("inf")], [1, 1]]), "1 of 2 patches"),
     "beyond float32": (torch.tensor([[1e300]], dtype=torch.float64), "1 of 1 patches"),
     "sparse": (torch.zeros(3, 4).to_sparse(), "floating-point tensor"),
-    "code": (Evil(), "might run code and is not loaded"),
+    "code": (Evil(), "not loaded since they could execute code"),
 }
 
 

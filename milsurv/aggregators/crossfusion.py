@@ -37,7 +37,7 @@ class CrossFusionConfig(CrossFusionBaseConfig):
     limited to windows of the grid, and convolutions follow the patches' positions in the slide. Requires a grid."""
 
 
-class MultiScale(Aggregator):
+class CrossFusionBase(Aggregator):
     """Base of CrossFusion and CrossFusionConcat: all magnifications on the grid of the source.
 
     The order of magnifications is the source, then the others from fine to coarse.
@@ -111,7 +111,7 @@ class MultiScale(Aggregator):
         return self.fuse(grids, layout)
 
 
-class CrossFusion(MultiScale):
+class CrossFusion(CrossFusionBase):
     """CrossFusion (Soraki et al., MIDL 2026, arXiv 2503.02064): the grids are fused by convolutions.
 
     The released model uses magnifications 20, 10 and 5, with source 10.
@@ -131,7 +131,7 @@ class CrossFusion(MultiScale):
         return fused
 
 
-class CrossFusionConcat(MultiScale):
+class CrossFusionConcat(CrossFusionBase):
     """Ablation of CrossFusion that concatenates the features of the magnifications (Soraki et al., MIDL 2026)."""
 
     Config = CrossFusionConfig

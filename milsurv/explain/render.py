@@ -58,14 +58,13 @@ class Shading:
         limit = max(float(np.quantile(size, 1 - CLIPPED_SHARE, method="higher")), MIN_LIMIT)
         return cls(OCCLUSION_COLOURS, -limit, limit, "both" if size.max() > limit else "neither")
 
-    def share(self, value: float) -> float:
-        """Position of a value between the ends: 0 at the lower, 1 at the upper."""
-        return (value - self.low) / (self.high - self.low)
+    def share(self, value: float | NDArray[np.float64]) -> NDArray[np.float64]:
+        """Position of values between the ends: 0 at the lower, 1 at the upper."""
+        return np.asarray((value - self.low) / (self.high - self.low))
 
     def shades(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """RGB ``(n, 3)`` from 0 to 1."""
-        share = (values - self.low) / (self.high - self.low)
-        return np.asarray(self.colours(np.clip(share, 0, 1)))[:, :3]
+        return np.asarray(self.colours(np.clip(self.share(values), 0, 1)))[:, :3]
 
     def bar(self, n: int = 256) -> NDArray[np.float64]:
         """RGB ``(n, 3)`` from 0 to 1: the colours from low to high, as they look over grey tissue."""

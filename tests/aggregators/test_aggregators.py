@@ -16,7 +16,7 @@ from milsurv.aggregators.abmil import ABMIL
 from milsurv.aggregators.attention import MultiHeadAttention
 from milsurv.aggregators.base import Aggregator
 from milsurv.aggregators.blocks import CrossAttention
-from milsurv.aggregators.crossfusion import CrossFusion, CrossFusionConcat, CrossFusionSingle, MultiScale
+from milsurv.aggregators.crossfusion import CrossFusion, CrossFusionBase, CrossFusionConcat, CrossFusionSingle
 from milsurv.aggregators.dsmil import DSMIL
 from milsurv.aggregators.layout import SQUARE
 from milsurv.aggregators.pooling import MaxPool, MeanPool
@@ -117,7 +117,7 @@ def test_heads_that_do_not_divide_the_width_are_refused(kind: type[Aggregator]) 
 def test_any_magnifications_with_the_source_named(kind: type[Aggregator]) -> None:
     dims = {40: 6, 20: 12, 10: 10, 5: 8}
     model = make(kind, dims=dims, source=20)
-    assert isinstance(model, MultiScale)
+    assert isinstance(model, CrossFusionBase)
     assert (model.source, model.others) == (20, [40, 10, 5])
     assert model.attention(bag({40: 50, 20: 13, 10: 4, 5: 1}, dims)).keys() == dims.keys()
     assert make(kind, dims={20: 12, 10: 10})(bag({20: 8, 10: 3})).shape == (4,)

@@ -128,8 +128,8 @@ def _print_slide(found: SlideInspection, estimate: Estimate, progress: RunProgre
             line("" if index else "patches", f"{m}x: {count:,} at {magnification.mpp:.4g} µm/px")
         line("time", _time(found, estimate))
         line("disk", f"{size(estimate.disk(found))} of features")
-    for doubt in found.doubts:
-        progress.warn(doubt)
+    for warning in found.warnings:
+        progress.warn(warning)
     if found.reason is not None:
         progress.error(f"would be excluded: {found.reason}")
 
@@ -176,8 +176,8 @@ def _print_folder(
     console.print(table)
     for found in inspected:
         name = found.path.relative_to(path).as_posix()
-        for doubt in found.doubts:
-            progress.warn(f"{name}: {doubt}")
+        for warning in found.warnings:
+            progress.warn(f"{name}: {warning}")
         if found.reason is not None:
             progress.warn(f"{name} would be excluded: {found.reason}")
     usable = [found for found in inspected if found.reason is None]

@@ -91,7 +91,7 @@ class TextTable:
         return ", ".join(filter(None, self.columns))
 
     def suggest_fix(self, wanted: Iterable[str]) -> str | None:
-        """What to do with a text file whose first line does not name the columns ``wanted``, if that can be told."""
+        """What to do with a text file whose first line does not name the columns ``wanted``, if known."""
         suffix = self.path.suffix.lower()
         if suffix not in SEPARATORS:
             return None

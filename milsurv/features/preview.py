@@ -54,7 +54,7 @@ class SlideInspection:
     read_by: str = ""
     read_by_reason: str = ""
     levels: tuple[tuple[int, int], ...] = ()
-    doubts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     qupath_origin: tuple[int, int] = (0, 0)
     mask: TissueMask | None = None
     tissue_mm2: float | None = None
@@ -113,7 +113,7 @@ def inspect_slide(path: Path, mpp: float | None, config: RunConfig, registry: Re
                 read_by=slide.read_by,
                 read_by_reason=slide.read_by_reason,
                 levels=slide.levels,
-                doubts=slide.warnings,
+                warnings=slide.warnings,
                 qupath_origin=slide.qupath_origin,
             )
             return _with_tissue(found, slide, config, registry)
@@ -133,7 +133,7 @@ def _with_tissue(
         thumbnail=thumbnail,
         mask=mask,
         tissue_mm2=area,
-        doubts=(*slide.warnings, *mask_warnings(mask, slide)),
+        warnings=(*slide.warnings, *mask_warnings(mask, slide)),
     )
     try:
         with slide_faults():

@@ -134,7 +134,7 @@ class RunContent:
             "cases_left_out": [f"case {case.case_id}: {self._why(case)}" for case in left_out],
             "dropped": list(self.cohort.dropped),
             "missing": list(self.cohort.missing),
-            "warnings": [*self.cohort.warnings, *self.warnings, *self._doubts],
+            "warnings": [*self.cohort.warnings, *self.warnings, *self._slide_warnings],
             **of_training,
             **self.source.summary,
         }
@@ -150,8 +150,8 @@ class RunContent:
         }
 
     @property
-    def _doubts(self) -> list[str]:
-        return [f"slide {o.slide_id}: {doubt}" for o in self.outcomes.values() for doubt in o.warnings]
+    def _slide_warnings(self) -> list[str]:
+        return [f"slide {o.slide_id}: {warning}" for o in self.outcomes.values() for warning in o.warnings]
 
     def _why(self, case: Case) -> str:
         has_features = any(self.outcomes[slide.slide_id].reason is None for slide in case.slides)

@@ -331,7 +331,7 @@ def make(context: Context, artifact: Path) -> str:
 def test_locked_units_are_done_last_and_looked_at_again(
     workers: int, tmp_path: Path, two_workers: LocalExecutor
 ) -> None:
-    """Another open claim keeps two units back until all others are done; one of them is then there already."""
+    """Another open lock keeps two units back until all others are done; one of them is then there already."""
     artifacts = [tmp_path / f"{number}.txt" for number in range(5)]
     units = [Unit(path.stem, make, {"artifact": path}, path) for path in artifacts]
     heard: list[tuple[str, str]] = []

@@ -18,7 +18,7 @@ def test_runs_are_found_by_their_own_folder_or_the_one_above(tmp_path: Path) -> 
     make(tmp_path, "one", "def")
     with pytest.raises(MilsurvError, match="several runs are finished here; name one of abc, def"):
         find_run(folder.parent)
-    with pytest.raises(MilsurvError, match="folder not found"):
+    with pytest.raises(MilsurvError, match="there is no such folder"):
         find_run(tmp_path / "nowhere")
     (folder / METRICS).unlink()
     with pytest.raises(MilsurvError, match=r"no finished run is here .* again to finish it"):

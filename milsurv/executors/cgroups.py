@@ -1,4 +1,4 @@
-"""Limits that a control group puts on this process: a container's, or those of a Slurm job, in version 1 or 2."""
+"""Memory and CPU limits of this process's control groups (version 1 or 2), as set by containers and Slurm."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from contextlib import suppress
 from pathlib import Path
 
 OWN_GROUPS = Path("/proc/self/cgroup")
-"""Lines of ``number:controllers:path``; version 2 has no controllers."""
+"""Lines of ``number:controllers:path``; in version 2 ``controllers`` is empty."""
 MOUNT = Path("/sys/fs/cgroup")
 MEMORY_FILES = ("memory.max", "memory.high", "memory.limit_in_bytes")
-"""Of version 2, where beyond ``high`` a process is slowed down until it hardly moves, and of version 1."""
+"""Of version 2 and version 1; above ``memory.high`` a process is throttled heavily."""
 
 UNLIMITED = 2**62
-"""Version 1 writes the largest number there is, rounded down to whole pages, where nothing is limited."""
+"""Version 1 writes a number above this, the largest multiple of the page size, when there is no limit."""
 
 
 def memory_limit(own: Path = OWN_GROUPS, mount: Path = MOUNT) -> int | None:
-    """Bytes of memory that this process's control group and all those above it allow; None without a limit.
+    """Memory limit in bytes, the lowest of this process's control group and its ancestors; None without a limit.
 
     Args:
-        own: tells the groups of the process.
-        mount: where the hierarchies are mounted.
+        own: file that lists the groups of the process.
+        mount: folder where the hierarchies are mounted.
     """
     limits = [
         limit
@@ -33,7 +33,7 @@ def memory_limit(own: Path = OWN_GROUPS, mount: Path = MOUNT) -> int | None:
 
 
 def cpu_limit(own: Path = OWN_GROUPS, mount: Path = MOUNT) -> float | None:
-    """Cores whose time this process's control group and all those above it may use; None without a limit."""
+    """CPU limit in cores, the lowest of this process's control group and its ancestors; None without a limit."""
     limits = [limit for folder in _groups("cpu", own, mount) if (limit := _cores(folder)) is not None]
     return min(limits, default=None)
 
@@ -47,17 +47,17 @@ def _cores(folder: Path) -> float | None:
 
 
 def _number(file: Path) -> int | None:
-    """What stands in a file; None for ``max``, and where there is no such file."""
+    """The integer in a file; None for ``max`` or if the file does not exist."""
     with suppress(OSError, ValueError):
         return int(file.read_text())
     return None
 
 
 def _groups(controller: str, own: Path, mount: Path) -> Iterator[Path]:
-    """The folders of the process's groups that may limit what ``controller`` controls, each with all above it.
+    """Folders of the process's groups of ``controller`` and of their ancestors.
 
-    In a container the path may be the host's, of which nothing is mounted but the end: the mount itself is looked at
-    in any case. A path out of the own namespace begins with ``/..``, and only the mount is left of it.
+    In a container the path may be the host's, of which only the last part is mounted, so the mount itself is always
+    included. A path outside of the namespace begins with ``/..``; then only the mount is used.
     """
     try:
         lines = own.read_text().splitlines()

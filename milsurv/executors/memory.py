@@ -1,4 +1,4 @@
-"""How much memory there is, on the host and on GPUs, and which errors say that there is not enough."""
+"""Memory of the host and of GPUs, and errors that report too little of it."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ OUT_OF_MEMORY = (
     "bad_alloc",
     "status_alloc_failed",
 )
-"""What errors for want of memory say, in lower case: PyTorch's, its CPU allocator's, those of CUDA's libraries."""
-PERHAPS_OUT_OF_MEMORY = (
+"""Parts of out-of-memory messages, in lower case: of PyTorch, its CPU allocator, and the CUDA libraries."""
+MAYBE_OUT_OF_MEMORY = (
     "status_not_initialized",
     "unable to find a valid cudnn algorithm",
     "unable to find an engine",
 )
-"""What they say too when a GPU has no room for a library's workspace, and for other reasons when it has."""
-TIGHT = 2**30
-"""Bytes free on a GPU below which its libraries may lack room for their workspaces."""
+"""Parts of messages of CUDA libraries that cannot allocate a workspace, or have another problem."""
+LOW_MEMORY = 2**30
+"""Free bytes of a GPU below which its libraries may fail to allocate a workspace."""
 
-UNTOLD_MEMORY = 8 * 2**30
-"""Bytes that are taken for a machine's memory where Python does not tell it, on Windows."""
+ASSUMED_MEMORY = 8 * 2**30
+"""Memory in bytes that is assumed where Python cannot determine it, on Windows."""
 
 
 def host_memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or less where a control group is limited."""
+    """Memory in bytes that this process may use: of the machine, or the limit of its control group."""
     if not hasattr(os, "sysconf"):
-        return UNTOLD_MEMORY
+        return ASSUMED_MEMORY
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(total, memory_limit() or total)
 
 
 def pinned_size(wanted: int) -> int:
-    """Bytes of a block of pinned memory, which PyTorch rounds up to a power of two and does not share out."""
+    """Bytes that PyTorch allocates for a block of pinned memory: the next power of two."""
     return 1 << (wanted - 1).bit_length() if wanted > 0 else 0
 
 
@@ -52,16 +52,16 @@ def free_device_memory(device: str) -> int:
 
 
 def release_device_memory() -> None:
-    """Give back to the GPU what PyTorch keeps of it for later use."""
+    """Release the GPU memory that PyTorch caches for later use."""
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
 
 def out_of_memory(error: BaseException, free: Callable[[], int | None] | None = None) -> bool:
-    """Whether an exception says that memory is short, a GPU's or the host's.
+    """Whether an exception reports that memory of a GPU or of the host ran out.
 
-    Libraries of CUDA that find no room for a workspace say that they are not initialised: this counts where less
-    than 1 GiB is free. ``free`` tells how much is, by default of the current GPU; None when there is none.
+    CUDA libraries that cannot allocate a workspace report that they are not initialised; this counts if less than
+    1 GiB is free. ``free`` returns the free bytes, by default of the current GPU, or None without one.
     """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
@@ -70,10 +70,10 @@ def out_of_memory(error: BaseException, free: Callable[[], int | None] | None = 
     text = str(error).lower()
     if any(phrase in text for phrase in OUT_OF_MEMORY):
         return True
-    if not any(phrase in text for phrase in PERHAPS_OUT_OF_MEMORY):
+    if not any(phrase in text for phrase in MAYBE_OUT_OF_MEMORY):
         return False
     left = (free or _free_on_current)()
-    return left is not None and left < TIGHT
+    return left is not None and left < LOW_MEMORY
 
 
 def _free_on_current() -> int | None:
@@ -84,15 +84,15 @@ def _free_on_current() -> int | None:
 
 
 @contextmanager
-def want_of_memory_named(explain: Callable[[], str]) -> Iterator[None]:
-    """Turn an error that says that memory is short into a MilsurvError.
+def out_of_memory_explained(explain: Callable[[], str]) -> Iterator[None]:
+    """Turn an out-of-memory error into a MilsurvError.
 
-    ``explain`` gives what did not fit and what to do; the first line of the library's message is added.
+    ``explain`` returns what did not fit and what to do; the first line of the library's message is appended.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        told = first_line(error) or type(error).__name__
-        raise MilsurvError(f"{explain()} ({told})") from error
+        reason = first_line(error) or type(error).__name__
+        raise MilsurvError(f"{explain()} ({reason})") from error

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from milsurv.errors import MilsurvError
-from milsurv.executors.memory import want_of_memory_named
+from milsurv.executors.memory import out_of_memory_explained
 from milsurv.explain.figures import extremes, gallery_figure, heatmap_figure
 from milsurv.explain.importance import Explainer
 from milsurv.explain.patch_table import patch_table, patches_geojson
@@ -40,7 +40,7 @@ def explain_slide(
     sides = {m: part.side for m, part in patches.items()}
     n = sum(bag.sizes.values())
     too_large = f"slide {slide_id}: not enough memory for a model with its {n} patches; use --device cpu"
-    with want_of_memory_named(lambda: too_large):
+    with out_of_memory_explained(lambda: too_large):
         view = replace(view, importance=explainer.importance(slide_id, bag, sides, progress))
     if flat := ", ".join(shown.name for shown in view.maps if shown.nearly_uniform):
         progress.warn(f"attention is nearly uniform (within 10 %) at {flat}: these maps say little")

@@ -19,7 +19,7 @@ from milsurv.losses.base import Loss
 from milsurv.plugin.registry import Registry
 from milsurv.progress import RunProgress
 from milsurv.training.model import SurvivalModel, load_model
-from milsurv.training.seeds import seed_draws
+from milsurv.training.seeds import seed_torch
 
 Kind = Literal["attention", "occlusion"]
 Values = dict[int, NDArray[np.float64]]
@@ -128,7 +128,7 @@ def attention(model: SurvivalModel, bag: Bag, *seed: object) -> Values:
 
     Random numbers drawn by the aggregator are determined by ``seed``.
     """
-    seed_draws(_device(model), *seed)
+    seed_torch(_device(model), *seed)
     return {m: (weights.double() * len(weights)).cpu().numpy() for m, weights in model.attention(bag).items()}
 
 
@@ -149,7 +149,7 @@ def occlusion(
     """
 
     def risk(part: Bag) -> float:
-        seed_draws(_device(model), *seed)
+        seed_torch(_device(model), *seed)
         value = float(loss.risk(model(part).float().cpu().unsqueeze(0)))
         on_pass()
         return value

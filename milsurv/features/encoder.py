@@ -17,7 +17,7 @@ from torch import Tensor
 
 from milsurv.backbones.base import Backbone, Precision
 from milsurv.errors import MilsurvError, first_line
-from milsurv.executors.memory import out_of_memory, release_device_memory, want_of_memory_named
+from milsurv.executors.memory import out_of_memory, out_of_memory_explained, release_device_memory
 
 QUEUED_BATCHES = 3
 """Batches of patches that wait for the network at most."""
@@ -126,7 +126,7 @@ class Encoder:
         if batch_size == "auto":
             batch_size = AUTOMATIC_BATCH["cpu" if device.type == "cpu" else "cuda"]
         self.batch_size = self._known_size = batch_size
-        with want_of_memory_named(self._too_large):
+        with out_of_memory_explained(self._too_large):
             network: Any = backbone.load(device, torch.float32).to(memory_format=torch.channels_last)
         self._network = torch.compile(network, dynamic=True) if compiled else network
         self._threads = threads
@@ -269,7 +269,7 @@ class Encoder:
 
     def _launch(self, pieces: list[Piece]) -> _Launched:
         try:
-            with want_of_memory_named(self._too_many):
+            with out_of_memory_explained(self._too_many):
                 patches = self._together(pieces)
             vectors = self.vectors(patches)
             expected = (len(patches), self.backbone.dim)
@@ -280,7 +280,7 @@ class Encoder:
                 )
             if self.device.type == "cpu":
                 return _Launched(pieces, vectors.float())
-            with want_of_memory_named(self._too_many):
+            with out_of_memory_explained(self._too_many):
                 host = torch.empty(vectors.shape, dtype=torch.float32, pin_memory=True)
             host.copy_(vectors.float(), non_blocking=True)
             return _Launched(pieces, host, torch.cuda.current_stream(self.device).record_event())

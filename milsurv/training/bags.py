@@ -1,4 +1,4 @@
-"""Bags for the loop: read from disk once while they fit in memory, else ahead of their use, never changed."""
+"""Reads bags for training and prediction, ahead of their use, and keeps in memory what fits."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from milsurv.features.store import read_bag
 
 READING_THREADS = 2
 READ_AHEAD = 4
-"""Bags that are read before they are needed."""
-SHARE_OF_MEMORY = 0.5
-"""Of the host's memory, or of what is free of a GPU's, that bags take when nothing else is said."""
+"""Bags that are read ahead."""
+MEMORY_SHARE = 0.5
+"""Default share of the host's memory, or of the free memory of a GPU, that bags may occupy."""
 
 
 @dataclass(frozen=True)
 class CachePlan:
-    """Where one worker keeps bags, and how much of them."""
+    """Where one worker keeps bags, and how many bytes of them."""
 
     place: Literal["device", "host", "none"]
     bytes: int
@@ -48,9 +48,9 @@ def plan_cache(files: Iterable[Path], context: Context) -> tuple[CachePlan, str]
     where, takes = "in memory", needed
     if context.device != "cpu":
         where, takes = "in pinned memory", sum(map(pinned_size, sizes))
-        most = _share(bound, free_device_memory(context.device), context.placement.workers_per_gpu)
-        if settings.cache == "device" or (settings.cache == "auto" and needed <= most):
-            plan, where, takes = CachePlan("device", most), "on the GPU", needed
+        limit = _share(bound, free_device_memory(context.device), context.placement.workers_per_gpu)
+        if settings.cache == "device" or (settings.cache == "auto" and needed <= limit):
+            plan, where, takes = CachePlan("device", limit), "on the GPU", needed
     each = f" by each of {workers} workers" if workers > 1 else ""
     if takes <= plan.bytes:
         return plan, f"{size(needed)}, read once and kept {where}{each}"
@@ -58,58 +58,58 @@ def plan_cache(files: Iterable[Path], context: Context) -> tuple[CachePlan, str]
     return plan, f"{size(needed)}, of which {kept} and the rest is read ahead in each epoch"
 
 
-def _share(bound: int | None, there_is: int, sharers: int) -> int:
-    return int((SHARE_OF_MEMORY * there_is if bound is None else bound) / sharers)
+def _share(bound: int | None, available: int, sharers: int) -> int:
+    return int((MEMORY_SHARE * available if bound is None else bound) / sharers)
 
 
 class BagCache:
-    """Gives the bags of feature files on the device, in the type that is stored.
+    """Loads the bags of feature files to the device, in the dtype that is stored.
 
-    What the plan has room for stays where the plan says; the rest is read by threads shortly before its turn.
+    Bags are kept as far as the plan allows; the others are read by threads shortly before they are needed.
     """
 
     def __init__(self, device: torch.device, plan: CachePlan):
         self._device = device
         self._pins = device.type == "cuda"
         self._place = plan.place
-        self._room = plan.bytes
+        self._free = plan.bytes
         self._kept: dict[tuple[Path, int], Bag] = {}
-        self._coming: deque[Path] = deque()
+        self._expected: deque[Path] = deque()
         self._ahead: dict[Path, Future[Bag]] = {}
         self._readers = ThreadPoolExecutor(READING_THREADS, thread_name_prefix="bags")
 
     def expect(self, files: Sequence[Path]) -> None:
-        """Say which files are read next, in their order, in place of what was said before."""
+        """Set the files that are read next, in their order, and forget those set before."""
         self._ahead.clear()
-        self._coming = deque(files)
+        self._expected = deque(files)
         self._read_ahead()
 
     def read(self, file: Path) -> Bag:
-        """The bag on the device. Raises MilsurvError when the file cannot be read."""
+        """The bag, on the device. Raises MilsurvError if the file cannot be read."""
         key = _key(file)
         bag = self._kept.get(key)
         if bag is None:
-            coming = self._ahead.pop(file, None)
-            bag = self._load(file) if coming is None else coming.result()
+            read_ahead = self._ahead.pop(file, None)
+            bag = self._load(file) if read_ahead is None else read_ahead.result()
             if self._place == "device":
                 bag = bag.to(self._device)
             takes = bag.pinned_nbytes if self._place == "host" and self._pins else bag.nbytes
-            if self._place != "none" and takes <= self._room:
-                self._room -= takes
+            if self._place != "none" and takes <= self._free:
+                self._free -= takes
                 self._kept[key] = bag
         self._read_ahead()
         return bag.to(self._device)
 
     def close(self) -> None:
-        """Let the bags go, and end the threads that read."""
-        self._coming.clear()
+        """Release the bags and stop the reading threads."""
+        self._expected.clear()
         self._ahead.clear()
         self._kept.clear()
         self._readers.shutdown(cancel_futures=True)
 
     def _read_ahead(self) -> None:
-        while self._coming and len(self._ahead) < READ_AHEAD:
-            file = self._coming.popleft()
+        while self._expected and len(self._ahead) < READ_AHEAD:
+            file = self._expected.popleft()
             if file not in self._ahead and _key(file) not in self._kept:
                 self._ahead[file] = self._readers.submit(self._load, file)
 
@@ -119,14 +119,14 @@ class BagCache:
 
 
 def _key(file: Path) -> tuple[Path, int]:
-    """A file that was made anew is another one."""
+    """Identifies a version of a file."""
     return file, file.stat().st_mtime_ns
 
 
 def shared_bags(context: Context, files: Sequence[Path]) -> BagCache:
-    """The bags of this worker, which the units that it runs one after the other share.
+    """The bag cache that the units of this worker share.
 
-    Where they are kept is planned for the ``files`` of the first of them, and reported in an event ``bags``.
+    It is planned for the ``files`` of the first unit; an event ``bags`` reports the plan.
     """
 
     def make() -> BagCache:

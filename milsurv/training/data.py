@@ -1,4 +1,4 @@
-"""Cases as the loop sees them: their follow-up, and how their slides make rows and bags."""
+"""Cases of a training: their follow-up, and the rows and bags of their slides."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SlideFiles = tuple[tuple[str, Path], ...]
 
 @dataclass(frozen=True)
 class FoldId:
-    """A fold and its seed, which name a model of a run."""
+    """Seed and fold of a model of a run."""
 
     seed: int
     fold: int
@@ -30,7 +30,7 @@ class FoldId:
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """A case as the loop sees it."""
+    """A case of a training."""
 
     case_id: str
     time: float
@@ -43,28 +43,28 @@ class TrainingCase:
 
 
 def rows_of(cases: Iterable[TrainingCase], rows: Literal["case", "slide"]) -> tuple[TrainingCase, ...]:
-    """What the loss sees as rows: the cases, or each of their slides as if it were a case."""
+    """Rows of the loss: the cases, or each of their slides as a case of its own."""
     if rows == "case":
         return tuple(cases)
     return tuple(replace(case, slides=(slide,)) for case in cases for slide in case.slides)
 
 
 def files_of(cases: Iterable[TrainingCase]) -> list[Path]:
-    """Feature files in the order in which the cases' bags are read."""
+    """Feature files of the cases, in the order in which their bags are read."""
     return [path for case in cases for _, path in case.slides]
 
 
-def one_bag(bags: Sequence[Bag]) -> Bag:
-    """All patches of several slides, by magnification, without their places, which are each slide's own."""
+def merge_bags(bags: Sequence[Bag]) -> Bag:
+    """All patches of several slides, without coordinates and grid, which differ between slides."""
     return Bag({m: torch.cat([bag.features[m] for bag in bags]) for m in bags[0].features})
 
 
 def sample_patches(bag: Bag, most: int, generator: torch.Generator) -> Bag:
-    """About ``most`` patches of the finest magnification, never more but for the first, and those that belong to them.
+    """A random sample of about ``most`` patches of the finest magnification, with the corresponding coarser patches.
 
-    A bag with a grid keeps whole patches of the coarsest magnification with all that lies in them, drawn at random,
-    so that no patch loses what it covers or lies in; without a grid each magnification keeps the same share. Patches
-    stay in their order. A bag that has no more than ``most`` comes back as it is.
+    A bag with a grid keeps randomly chosen patches of the coarsest magnification and all finer patches in them, at
+    most ``most`` unless the first alone has more. Without a grid each magnification keeps the same share. The order
+    of patches is kept. A bag with at most ``most`` patches is returned unchanged.
     """
     n = bag.sizes[max(bag.sizes)]
     if n <= most:
@@ -87,7 +87,7 @@ def sample_patches(bag: Bag, most: int, generator: torch.Generator) -> Bag:
 
 
 def _whole_areas(grid: Mapping[int, Tensor], most: int, generator: torch.Generator) -> dict[int, Tensor]:
-    """Magnification -> indices of the patches in areas of the coarsest grid that are drawn until ``most`` are had."""
+    """Magnification -> indices of the patches in randomly chosen areas of the coarsest grid, up to ``most``."""
     coarsest, finest = min(grid), max(grid)
     areas = torch.cat([places.cpu() // (m // coarsest) for m, places in grid.items()])
     area = torch.unique(areas, dim=0, return_inverse=True)[1].split([len(places) for places in grid.values()])
@@ -101,10 +101,10 @@ def _whole_areas(grid: Mapping[int, Tensor], most: int, generator: torch.Generat
     return {m: drawn[cells].nonzero().squeeze(-1) for m, cells in by_magnification.items()}
 
 
-def balancing_weights(time: Tensor, event: Tensor) -> Tensor:
-    """``(n,)`` float64: 1 / number of cases in the same quarter of event times that had, or had not, an event.
+def balanced_weights(time: Tensor, event: Tensor) -> Tensor:
+    """Sampling weights ``(n,)`` float64: 1 / number of cases with the same event in the same quartile of event times.
 
-    The sampling weights of the released CrossFusion code, whose four bins are cut at the quartiles of the event times.
+    As in the released CrossFusion code.
     """
     event_times = time[event == 1].double()
     edges = cut_bins(time.double(), event_times, min(4, len(torch.unique(event_times))))

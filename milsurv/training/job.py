@@ -1,4 +1,4 @@
-"""One fold with one seed: who trains, who chooses, who is reported, and the files that it leaves."""
+"""The training of one fold with one seed: its cases, and its files."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from milsurv.storage.run_files import (
 )
 from milsurv.training.data import FoldId, TrainingCase, files_of, rows_of
 
-COLUMN_OF = {"inner_validation": "validation", "reported_fold": "reported"}
-"""Who chooses -> how the history's columns of their loss and C-index begin."""
+COLUMN_PREFIX = {"inner_validation": "validation", "reported_fold": "reported"}
+"""Selection set -> prefix of its columns in the history."""
 
 
 @dataclass(frozen=True)
 class FoldJob:
-    """All that one fold with one seed needs to know."""
+    """Everything that the training of one fold with one seed needs."""
 
     config: RunConfig
     seed: int
@@ -37,39 +37,39 @@ class FoldJob:
     folder: Path
     train: tuple[TrainingCase, ...]
     validation: tuple[TrainingCase, ...]
-    """Cases that choose the epoch; empty when the last is kept, or when the reported cases alone choose."""
+    """Inner validation cases; empty if they do not select the epoch."""
     test: tuple[TrainingCase, ...]
     times: tuple[float, ...]
-    """Times at which survival is predicted."""
+    """Times of the predicted survival probabilities."""
     origins: dict[tuple[str, str], str] = field(default_factory=dict)
-    """Kind and name of the plugins that it uses -> the fingerprint of their source."""
+    """Kind and name of each plugin used -> fingerprint of its source."""
 
     @property
     def id(self) -> FoldId:
-        """Names it in messages."""
+        """Seed and fold, for messages."""
         return FoldId(self.seed, self.fold)
 
     @property
     def files(self) -> list[Path]:
-        """Feature files of all its cases."""
+        """Feature files of all cases."""
         return files_of(self.train + self.validation + self.test)
 
     @property
     def finished(self) -> bool:
-        """Predictions are written last."""
+        """Whether the predictions, which are written last, exist."""
         return self.trained and (self.folder / PREDICTIONS).is_file()
 
     @property
     def trained(self) -> bool:
-        """Whether predictions are all that can be missing: the model is written last of what training leaves.
+        """Whether the model, which is written last before the predictions, exists.
 
-        Folds of an older milsurv, which kept no checksums, are trained anew.
+        Folds of older versions without checksums are trained again.
         """
         return _is_trained(self.folder)
 
     @property
     def prefixes(self) -> dict[str, str]:
-        """Who chooses an epoch -> how the names of its model and predictions begin; the honest choice comes first."""
+        """Selection -> prefix of the file names of its model and predictions; inner validation first."""
         selection = self.config.training.selection
         return (
             {"inner_validation": "", "reported_fold": OPTIMISTIC} if selection == "both" else {selection: ""}
@@ -77,25 +77,25 @@ class FoldJob:
 
     @property
     def rows(self) -> tuple[TrainingCase, ...]:
-        """What an epoch goes through."""
+        """Rows of an epoch."""
         return rows_of(self.train, self.config.training.rows)
 
     @property
-    def choosers(self) -> dict[str, tuple[TrainingCase, ...]]:
-        """Who chooses an epoch, and by which rows; none when the last is kept."""
+    def selection_sets(self) -> dict[str, tuple[TrainingCase, ...]]:
+        """Name -> rows by which an epoch is selected; empty if the last epoch is used."""
         of = {
             "inner_validation": {"inner_validation": self.validation},
             "last_epoch": {},
             "reported_fold": {"reported_fold": self.test},
             "both": {"inner_validation": self.validation, "reported_fold": self.test},
         }[self.config.training.selection]
-        return {chooser: rows_of(cases, self.config.training.rows) for chooser, cases in of.items()}
+        return {name: rows_of(cases, self.config.training.rows) for name, cases in of.items()}
 
     def take_over(self, others: Sequence[Path]) -> Path | None:
-        """Take what one of the ``others``, this fold's folders in other runs of the same training, has of it.
+        """Copy the results of this fold from one of ``others``, its folders in other runs of the same training.
 
-        That is the trained models, with their predictions when these are of the same times; else, where no fold is
-        trained, the state that was saved last. Gives the folder that it was taken from, if there was one.
+        These are the trained models, with their predictions if they are for the same times; or, if none is trained,
+        the state that was saved last. Returns the folder that was copied from, or None.
         """
         trained = [other for other in others if _is_trained(other)]
         if trained:
@@ -108,14 +108,14 @@ class FoldJob:
             same = [other for other in trained if _survival_columns(other / PREDICTIONS) == columns]
             if same:
                 names = [f"{OPTIMISTIC}{PREDICTIONS}", *names, PREDICTIONS]
-            return self._take((same or trained)[0], [HISTORY, *names])
+            return self._copy((same or trained)[0], [HISTORY, *names])
         latest = max((self.folder, *others), key=_saved_at)
         if latest == self.folder:
             return None
         self.remove_states()
-        return self._take(latest, [REFIT_STATE, STATE])
+        return self._copy(latest, [REFIT_STATE, STATE])
 
-    def _take(self, other: Path, names: Sequence[str]) -> Path:
+    def _copy(self, other: Path, names: Sequence[str]) -> Path:
         for name in names:
             source, target = other / name, self.folder / name
             if name.endswith(".safetensors"):
@@ -126,12 +126,12 @@ class FoldJob:
         return other
 
     def remove_states(self) -> None:
-        """Remove the states of a training that is finished."""
+        """Remove the checkpoints of a finished training."""
         for state in (STATE, REFIT_STATE):
             (self.folder / state).unlink(missing_ok=True)
 
     def refit(self) -> FoldJob:
-        """The same fold, with all of its training cases training, and none choosing."""
+        """The same fold, trained on training and inner validation cases, without selection."""
         settings = self.config.training.model_copy(update={"selection": "last_epoch"})
         config = self.config.model_copy(update={"training": settings})
         return replace(self, config=config, train=self.train + self.validation, validation=())
@@ -142,7 +142,7 @@ def _is_trained(folder: Path) -> bool:
 
 
 def _survival_columns(predictions: Path) -> list[str] | None:
-    """Names of a table's columns of survival; None when there is no table."""
+    """Names of a table's survival columns; None if there is no table."""
     if not predictions.is_file():
         return None
     with predictions.open(newline="", encoding="utf-8") as file:
@@ -150,7 +150,7 @@ def _survival_columns(predictions: Path) -> list[str] | None:
 
 
 def _saved_at(folder: Path) -> int:
-    """When a fold's state was saved last, in nanoseconds; 0 when there is none."""
+    """Time of a fold's last checkpoint in nanoseconds; 0 if there is none."""
     try:
         return (folder / STATE).stat().st_mtime_ns
     except FileNotFoundError:

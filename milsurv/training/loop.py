@@ -1,7 +1,7 @@
 """The training loop: one fold with one seed, from bags to a saved model and its predictions.
 
-Everything random follows from (run seed, fold, epoch, slide), so a fold that was killed and goes on from its last
-saved step draws what the undisturbed one would have drawn.
+All random numbers are derived from (run seed, fold, epoch, slide), so a fold that is resumed from its last checkpoint
+draws the same ones as an uninterrupted training.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from milsurv.config.training import Training
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.pairs import c_index
 from milsurv.executors.base import Context
-from milsurv.executors.memory import want_of_memory_named
+from milsurv.executors.memory import out_of_memory_explained
 from milsurv.features.store import feature_dims
 from milsurv.losses.base import Loss
 from milsurv.plugin.registry import Registry, get_registry
 from milsurv.storage.run_files import REFIT_STATE, STATE
 from milsurv.training.bags import shared_bags
 from milsurv.training.checkpoint import FoldState, load_state, save_state
-from milsurv.training.data import TrainingCase, balancing_weights, files_of, follow_up
-from milsurv.training.job import COLUMN_OF, FoldJob
+from milsurv.training.data import TrainingCase, balanced_weights, files_of, follow_up
+from milsurv.training.job import COLUMN_PREFIX, FoldJob
 from milsurv.training.model import SurvivalModel, build_model
-from milsurv.training.outputs import Outputs, in_words
+from milsurv.training.outputs import Outputs, describe_cases
 from milsurv.training.results import write_models, write_predictions
 from milsurv.training.schedule import learning_rate
-from milsurv.training.seeds import generator_of, seed_draws
+from milsurv.training.seeds import generator_of, seed_torch
 
-MOST_TIME_SAVING = 0.02
-"""Share of the time that may go into saving the state."""
+MAX_SAVING_SHARE = 0.02
+"""Maximum share of the time that is spent on saving checkpoints."""
 REHEARSED_CASES = 2
 
 
 def train_fold(context: Context, job: FoldJob) -> None:
-    """Unit of work: train, choose the epoch, predict the fold's test cases; goes on where it was stopped."""
+    """Unit of work: train, select the epoch, predict the fold's test cases; resumes from a checkpoint."""
     if not job.finished:
         get_registry(job.config.plugins).require_origins(job.origins)
         torch.use_deterministic_algorithms(job.config.training.deterministic)
@@ -66,7 +66,8 @@ def _train(context: Context, job: FoldJob) -> None:
 def fit_loss(job: FoldJob, registry: Registry) -> Loss:
     """The fold's loss, fitted on its training cases.
 
-    Raises MilsurvError, naming the fold, when it cannot be fitted on them, or nobody's events could choose the epoch.
+    Raises MilsurvError, naming the fold, if it cannot be fitted, or if no selection case has an event but the criterion
+    needs one.
     """
     loss: Loss = registry.create("loss", job.config.loss)
     try:
@@ -75,19 +76,19 @@ def fit_loss(job: FoldJob, registry: Registry) -> Loss:
         raise MilsurvError(f"fold {job.fold}: {error}") from error
     by_c_index = job.config.training.select_by == "c_index"
     if loss.couples_cases or by_c_index:
-        for chooser, rows in job.choosers.items():
+        for name, rows in job.selection_sets.items():
             if not any(row.event for row in rows):
-                cases = chooser.removesuffix("_fold").replace("_", " ")
+                cases = {"inner_validation": "inner validation", "reported_fold": "test"}[name]
                 by = "C-index" if by_c_index else f"loss '{job.config.loss.name}'"
                 raise MilsurvError(
-                    f"fold {job.fold}: no {cases} case has an event, so the epoch cannot be chosen by their {by}; "
-                    "raise splits.validation or set training.selection: last_epoch"
+                    f"fold {job.fold}: no {cases} case has an event, so the epoch cannot be selected by their {by}; "
+                    "increase splits.validation or set training.selection: last_epoch"
                 )
     return loss
 
 
 def rehearse(context: Context, job: FoldJob) -> None:
-    """One step of the fold's training with a few cases, and their prediction; nothing is written.
+    """Run one training step of the fold with a few cases and predict them, without writing anything.
 
     Raises MilsurvError as the training would.
     """
@@ -97,17 +98,17 @@ def rehearse(context: Context, job: FoldJob) -> None:
         context, replace(job, config=job.config.model_copy(update={"training": settings}))
     )
     rows, of = training.rows, training.outputs
-    few = [rows[i] for i in training.order(epoch=1)[:REHEARSED_CASES]]
+    sample = [rows[i] for i in training.order(epoch=1)[:REHEARSED_CASES]]
     training.model.train()
-    training.step(few, epoch=1)
-    outputs = of.of_cases(few)
+    training.step(sample, epoch=1)
+    outputs = of.of_cases(sample)
     of.risk(outputs)
     of.loss.fit_baseline(outputs[:1].repeat(len(rows), 1), *follow_up(rows))
     of.survival(outputs, job.times)
 
 
 class FoldTraining:
-    """A fold in training, saved in ``state_file``, for ``epochs`` epochs at most: model, optimiser, best epochs."""
+    """Model, optimizer and progress of a fold in training, with checkpoints in ``state_file``."""
 
     def __init__(self, context: Context, job: FoldJob, state_file: str = STATE, epochs: int | None = None):
         self.context = context
@@ -115,11 +116,11 @@ class FoldTraining:
         self.settings: Training = job.config.training
         self.last_epoch = epochs or self.settings.epochs
         self.rows = job.rows
-        self.choosers = job.choosers
+        self.selection_sets = job.selection_sets
         registry = get_registry(job.config.plugins)
         loss = fit_loss(job, registry)
         dims = feature_dims(files_of(self.rows)[0])
-        seed_draws(torch.device(context.device), job.seed, job.fold, "initial weights")
+        seed_torch(torch.device(context.device), job.seed, job.fold, "initial weights")
         self.model: SurvivalModel = build_model(registry, job.config.aggregator, dims, loss.n_outputs)
         self.model.to(context.device)
         bags = shared_bags(context, job.files)
@@ -133,12 +134,12 @@ class FoldTraining:
         )
         self._state_file = job.folder / state_file
         self._saved_at, self._saving_took, self._unsaved = time.monotonic(), 0.0, False
-        self.state = self._begin()
+        self.state = self._restore_or_init()
         if self.settings.compile:
             self.model.aggregator.compile(dynamic=True)
 
-    def _begin(self) -> FoldState:
-        """The saved state, or that of a new training."""
+    def _restore_or_init(self) -> FoldState:
+        """The saved state, or the state of a new training."""
         state = load_state(self._state_file, self.model, self.optimizer)
         if state is not None:
             self.scaler.load_state_dict(state.scaler)
@@ -146,14 +147,14 @@ class FoldTraining:
         if self.settings.standardize:
             files = files_of(self.rows)
             self.outputs.bags.expect(files)
-            with want_of_memory_named(self.outputs.too_large):
+            with out_of_memory_explained(self.outputs.too_large):
                 self.model.fit_standardization(self.outputs.bags.read(file) for file in files)
         return FoldState()
 
     def epochs(self) -> Iterator[dict[str, float]]:
         """Train epoch by epoch; yields the rows of ``history.csv``.
 
-        The state is saved now and then, and when something stops the training between two steps.
+        Checkpoints are saved regularly, and when the training is stopped between two steps.
         """
         self.outputs.on_bag = self.context.raise_if_stopped
         for epoch in range(self.state.epoch + 1, self.last_epoch + 1):
@@ -161,12 +162,12 @@ class FoldTraining:
                 return
             row = {"epoch": epoch, "learning_rate": learning_rate(self.settings, epoch, 0)}
             try:
-                with want_of_memory_named(self.outputs.too_large):
+                with out_of_memory_explained(self.outputs.too_large):
                     row |= self._train_epoch(epoch)
                 row |= self._validate(epoch)
                 self.state.record(row, self.model, self._scores(row))
                 self._unsaved = True
-                self._save_now_and_then()
+                self._save_if_due()
             except BaseException:
                 if self._unsaved:
                     self._save()
@@ -185,7 +186,7 @@ class FoldTraining:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.settings, epoch, step / len(batches))
             self.step(batch, epoch)
-            self._save_now_and_then()
+            self._save_if_due()
             self.context.report({"event": "cases", "count": len(batch)})
         risk = self.outputs.risk(torch.cat(self.state.outputs))
         return {
@@ -194,12 +195,12 @@ class FoldTraining:
         }
 
     def step(self, batch: Sequence[TrainingCase], epoch: int) -> None:
-        """One step of the optimiser."""
+        """One optimizer step."""
         self.optimizer.zero_grad()
         outputs, loss = self._accumulate(batch, epoch)
         self.scaler.unscale_(self.optimizer)
         self._clip_gradient(batch, epoch)
-        self._unsaved = False  # not while model and optimiser change: half a step is no state
+        self._unsaved = False  # model and optimizer are inconsistent within a step
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.state.scaler = self.scaler.state_dict()
@@ -208,11 +209,11 @@ class FoldTraining:
         self._unsaved = True
 
     def _accumulate(self, batch: Sequence[TrainingCase], epoch: int) -> tuple[Tensor, float]:
-        """Add the batch's gradient with the graph of one bag at a time; gives ``(n, n_outputs)`` and the loss.
+        """Accumulate the batch's gradient with the graph of one bag at a time; returns ``(n, n_outputs)`` and the loss.
 
-        The loss is a function of the outputs alone, so its gradient is had in two passes: all outputs without a
-        graph, d loss / d outputs, then each bag again with a graph, weighted by its case's row. A loss that does
-        not couple cases needs no outputs but the case's own, and one pass.
+        The loss is a function of the outputs, so the gradient needs two passes: all outputs without a graph and
+        d loss / d outputs, then each bag again with a graph, weighted by the row of its case. A loss that does not
+        couple cases needs one pass.
         """
         of = self.outputs
         if not of.loss.couples_cases:
@@ -236,55 +237,57 @@ class FoldTraining:
         return output.detach(), value.item()
 
     def _clip_gradient(self, batch: Sequence[TrainingCase], epoch: int) -> None:
-        """Scale the gradient down to ``clip_norm``. Raises MilsurvError when it is not finite.
+        """Scale the gradient down to ``clip_norm``. Raises MilsurvError if it is not finite.
 
-        While the loss is scaled it may be so: the step is then left out, and the scale halved.
+        With a scaled loss it may be infinite: the scaler then skips the step and halves the scale.
         """
-        most = self.settings.clip_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), most)
+        max_norm = self.settings.clip_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
         if bool(torch.isfinite(norm)) or (self.scaler.is_enabled() and self.scaler.get_scale() > 1):
             return
         raise MilsurvError(
-            f"{self.job.id}: the gradient is not finite in epoch {epoch} after {in_words(batch)}; try a lower "
-            "training.learning_rate or training.clip_norm: 1; the state before this step is kept"
+            f"{self.job.id}: the gradient is not finite in epoch {epoch} after {describe_cases(batch)}; try a lower "
+            "training.learning_rate or training.clip_norm: 1; the checkpoint before this step is kept"
         )
 
     def order(self, epoch: int) -> list[int]:
-        """Which rows an epoch takes, and in which order."""
+        """Indices of the rows of an epoch, in their order."""
         generator = generator_of(self.job.seed, self.job.fold, epoch)
         if self.settings.sampling == "uniform":
             return torch.randperm(len(self.rows), generator=generator).tolist()
-        weights = balancing_weights(*follow_up(self.rows))
+        weights = balanced_weights(*follow_up(self.rows))
         return torch.multinomial(weights, len(self.rows), replacement=True, generator=generator).tolist()
 
     def _validate(self, epoch: int) -> dict[str, float]:
-        """Loss and C-index of each chooser's rows."""
+        """Loss and C-index of each selection set."""
         values = {"validation_loss": math.nan, "validation_c_index": math.nan}
-        for chooser, rows in self.choosers.items():
+        for selection, rows in self.selection_sets.items():
             outputs = self.outputs.of_cases(rows)
-            name = COLUMN_OF[chooser]
+            name = COLUMN_PREFIX[selection]
             values[f"{name}_loss"] = self.outputs.loss_of(outputs, rows, epoch).item()
             values[f"{name}_c_index"] = c_index(*follow_up(rows), self.outputs.risk(outputs))
         return values
 
     def _scores(self, row: dict[str, float]) -> dict[str, float]:
-        """What the epoch is worth to whoever chooses, lower is better; nothing while none may be chosen."""
-        if not self.choosers:
+        """Score of the epoch by each selection set, lower is better; empty if it cannot be selected."""
+        if not self.selection_sets:
             return {"last_epoch": -row["epoch"]}
         if row["epoch"] <= self.settings.select_after:
             return {}
         if self.settings.select_by == "loss":
-            return {chooser: row[f"{COLUMN_OF[chooser]}_loss"] for chooser in self.choosers}
-        c_indices = {chooser: row[f"{COLUMN_OF[chooser]}_c_index"] for chooser in self.choosers}
-        return {chooser: math.inf if math.isnan(c) else -c for chooser, c in c_indices.items()}
+            return {selection: row[f"{COLUMN_PREFIX[selection]}_loss"] for selection in self.selection_sets}
+        c_indices = {
+            selection: row[f"{COLUMN_PREFIX[selection]}_c_index"] for selection in self.selection_sets
+        }
+        return {selection: math.inf if math.isnan(c) else -c for selection, c in c_indices.items()}
 
     def _out_of_patience(self, epoch: int) -> bool:
-        """Whether for nobody who chooses a better epoch came in the last ``patience`` epochs."""
+        """Whether no selection set improved in the last ``patience`` epochs."""
         last = max((best.epoch for best in self.state.best.values()), default=self.settings.select_after)
         return self.settings.patience is not None and epoch - last > self.settings.patience
 
-    def _save_now_and_then(self) -> None:
-        if time.monotonic() - self._saved_at >= self._saving_took / MOST_TIME_SAVING:
+    def _save_if_due(self) -> None:
+        if time.monotonic() - self._saved_at >= self._saving_took / MAX_SAVING_SHARE:
             self._save()
 
     def _save(self) -> None:

@@ -1,4 +1,4 @@
-"""What is trained and saved: standardisation, the aggregator, and the loss that reads its outputs."""
+"""The model that is trained and saved: feature standardisation and the aggregator; files of models."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from milsurv.storage.documents import parse_json
 
 METADATA_KEY = "milsurv"
 CHECKSUM = "checksum"
-BYTES_OF_A_WEIGHT = 4
+BYTES_PER_WEIGHT = 4
 
 
 class SurvivalModel(nn.Module):
-    """An aggregator behind a per-magnification standardisation of the features (identity until fitted)."""
+    """Standardises the features of each magnification (identity until fitted), then applies an aggregator."""
 
     def __init__(self, aggregator: Aggregator, feature_dims: dict[int, int]):
         super().__init__()
@@ -41,7 +41,7 @@ class SurvivalModel(nn.Module):
             self.register_buffer(f"scale_{magnification}", torch.ones(dim))
 
     def fit_standardization(self, bags: Iterable[Bag]) -> None:
-        """Mean and deviation over all patches of ``bags``, in float64, by magnification."""
+        """Set mean and standard deviation of each magnification over all patches of ``bags``, in float64."""
         sums = {m: torch.zeros(2, dim, dtype=torch.float64) for m, dim in self.feature_dims.items()}
         counts = dict.fromkeys(self.feature_dims, 0)
         for bag in bags:
@@ -56,7 +56,7 @@ class SurvivalModel(nn.Module):
             self.get_buffer(f"scale_{m}").copy_(1 / torch.where(deviation > 1e-6, deviation, 1.0))
 
     def standardized(self, bag: Bag) -> Bag:
-        """The bag as the aggregator sees it: float32, standardised."""
+        """The bag with standardised float32 features."""
         features = {
             m: (bag.features[m].float() - self.get_buffer(f"mean_{m}")) * self.get_buffer(f"scale_{m}")
             for m in self.feature_dims
@@ -76,13 +76,13 @@ class SurvivalModel(nn.Module):
 def build_model(
     registry: Registry, section: PluginSection, feature_dims: dict[int, int], n_outputs: int
 ) -> SurvivalModel:
-    """A new model, initialised from torch's global seed. Raises MilsurvError when memory cannot hold it."""
+    """A new model, initialised from torch's global seed. Raises MilsurvError if it does not fit into memory."""
     shapes = _shapes(registry, section, feature_dims, n_outputs) or {}
-    needed = sum(BYTES_OF_A_WEIGHT * math.prod(shape) for shape in shapes.values())
+    needed = sum(BYTES_PER_WEIGHT * math.prod(shape) for shape in shapes.values())
     if needed > host_memory():
         raise MilsurvError(
-            f"aggregator '{section.name}' with these settings takes {size(needed)}, and the memory is "
-            f"{size(host_memory())}; choose smaller sizes"
+            f"aggregator '{section.name}' with these settings needs {size(needed)} of {size(host_memory())} of memory; "
+            "use smaller settings"
         )
     return SurvivalModel(registry.create("aggregator", section, feature_dims, n_outputs), feature_dims)
 
@@ -90,20 +90,20 @@ def build_model(
 def _shapes(
     registry: Registry, section: PluginSection, feature_dims: dict[int, int], n_outputs: int
 ) -> dict[str, tuple[int, ...]] | None:
-    """The shapes of all weights, without memory for any; None for an aggregator that cannot be built so."""
+    """Shapes of all weights, on the meta device; None if the aggregator cannot be built there."""
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             aggregator = registry.create("aggregator", section, feature_dims, n_outputs)
             state = SurvivalModel(aggregator, feature_dims).state_dict()
     except MilsurvError:
         raise
-    except Exception:  # the aggregator of a plugin may need values; if it is wrong, building it says so
+    except Exception:  # a plugin may need real tensors; if it is broken, building it raises
         return None
     return {name: tuple(value.shape) for name, value in state.items()}
 
 
 def save_model(path: Path, model: SurvivalModel, loss: Loss, about: dict[str, Any]) -> None:
-    """Write weights, what the loss fitted, and JSON-able ``about`` to one safetensors file."""
+    """Write the weights, the fitted state of the loss, and JSON metadata ``about`` to a safetensors file."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"loss.{name}": value for name, value in loss.state_dict().items()}
     about = {**about, "feature_dims": model.feature_dims, "n_outputs": loss.n_outputs}
@@ -113,57 +113,55 @@ def save_model(path: Path, model: SurvivalModel, loss: Loss, about: dict[str, An
 def load_model(
     path: Path, registry: Registry, device: torch.device | str
 ) -> tuple[SurvivalModel, Loss, dict[str, Any]]:
-    """The model in evaluation mode, its loss, and what was said about it."""
+    """The model in evaluation mode, its loss, and the metadata. Raises MilsurvError if it cannot be built."""
     tensors, about = load_tensors(path)
-    weights = under("model.", tensors)
+    weights = with_prefix("model.", tensors)
     try:
         loss: Loss = registry.create("loss", PluginSection.model_validate(about["loss"]))
         feature_dims = {int(magnification): dim for magnification, dim in about["feature_dims"].items()}
         aggregator = PluginSection.model_validate(about["aggregator"])
         expected = _shapes(registry, aggregator, feature_dims, about["n_outputs"])
         if expected not in (None, {name: tuple(value.shape) for name, value in weights.items()}):
-            raise ValueError("its settings ask for other weights than it holds")
+            raise ValueError("its settings do not match its weights")
         model = build_model(registry, aggregator, feature_dims, about["n_outputs"])
         model.load_state_dict(weights)
-        loss.load_state_dict(under("loss.", tensors))
+        loss.load_state_dict(with_prefix("loss.", tensors))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-        raise MilsurvError(f"{path} holds no model that can be built here ({first_line(error)})") from error
+        raise MilsurvError(f"{path}: the model cannot be built ({first_line(error)})") from error
     return model.to(device).eval(), loss, about
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Write a safetensors file atomically, with ``about`` as JSON in its metadata.
 
-    There it stands under one key, since several are written in random order: equal content gives equal bytes.
+    The metadata has a single key, because several would be written in random order: equal content gives equal bytes.
     """
-    whole = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
-    as_read = json.loads(json.dumps(about))  # its keys are text
-    about = {**as_read, CHECKSUM: _checksum(whole, as_read)}
-    content = save(whole, {METADATA_KEY: json.dumps(about, sort_keys=True)})
+    contiguous = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+    as_read = json.loads(json.dumps(about))  # all keys become strings
+    about = {**as_read, CHECKSUM: _checksum(contiguous, as_read)}
+    content = save(contiguous, {METADATA_KEY: json.dumps(about, sort_keys=True)})
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by name, and what :func:`save_tensors` was told about them. Raises MilsurvError when it is damaged."""
+    """The tensors and the metadata of :func:`save_tensors`. Raises MilsurvError if the file is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             about = parse_json((file.metadata() or {}).get(METADATA_KEY, "{}"), path)
     except SafetensorError as error:
-        raise MilsurvError(f"{path} is damaged ({error}); delete it and run again to make it anew") from error
+        raise MilsurvError(f"{path} is damaged ({error}); delete it and run again") from error
     checksum = about.pop(CHECKSUM, None) if isinstance(about, dict) else None
     if checksum is None:
-        raise MilsurvError(f"{path} has no checksum: an older milsurv made it; delete it and run again")
+        raise MilsurvError(f"{path} has no checksum: an older milsurv wrote it; delete it and run again")
     if checksum != _checksum(tensors, about):
-        raise MilsurvError(
-            f"{path} is damaged (its checksum differs); delete it and run again to make it anew, or copy it again"
-        )
+        raise MilsurvError(f"{path} is damaged (wrong checksum); delete it and run again, or copy it again")
     return tensors, about
 
 
 def _checksum(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
-    """SHA-256 over names, types, shapes and values, and over JSON-able ``about``."""
+    """SHA-256 of names, dtypes, shapes and values, and of ``about`` as JSON."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -171,6 +169,6 @@ def _checksum(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix``, which is cut off."""
+def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

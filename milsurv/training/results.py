@@ -1,4 +1,4 @@
-"""What a fold leaves behind: models, predictions of the cases that are reported, and the history of its epochs."""
+"""Result files of a fold: models, predictions of its test cases, and the history of its epochs."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ HISTORY_COLUMNS = (
 def write_models(
     job: FoldJob, outputs: Outputs, history: Sequence[Mapping[str, float]], best: Mapping[str, Best]
 ) -> None:
-    """Write the history and, for each chooser, the model and the risks of the cases that it learned from.
+    """Write the history and, for each selected epoch, the model and the risks of training and validation cases.
 
-    The model of the honest choice is written last: with it the fold is trained.
+    The model selected by inner validation is written last; it marks the fold as trained.
     """
     table = pd.DataFrame(history)[[column for column in HISTORY_COLUMNS if column in history[0]]]
-    for chooser, prefix in job.prefixes.items():
-        table[f"{prefix}chosen"] = (table["epoch"] == best[chooser].epoch).astype(int)
+    for selection, prefix in job.prefixes.items():
+        table[f"{prefix}chosen"] = (table["epoch"] == best[selection].epoch).astype(int)
     write_checked(job.folder / HISTORY, table.to_csv(index=False))
-    for chooser, prefix in reversed(job.prefixes.items()):
-        _write_choice(job, outputs, best[chooser], prefix)
+    for selection, prefix in reversed(job.prefixes.items()):
+        _write_choice(job, outputs, best[selection], prefix)
 
 
 def _write_choice(job: FoldJob, outputs: Outputs, best: Best, prefix: str) -> None:
@@ -80,7 +80,10 @@ def _write_training_risks(path: Path, known: Mapping[str, tuple[Sequence[Any], T
 
 
 def write_predictions(context: Context, job: FoldJob) -> None:
-    """Write what the fold's saved models predict for its test cases; the honest choice's last: with it all is done."""
+    """Write the predictions of the fold's models for its test cases.
+
+    Those of the model selected by inner validation are written last; they mark the fold as finished.
+    """
     registry = get_registry(job.config.plugins)
     for prefix in reversed(job.prefixes.values()):
         model, loss, about = load_model(job.folder / f"{prefix}{MODEL}", registry, context.device)
@@ -93,11 +96,11 @@ def write_predictions(context: Context, job: FoldJob) -> None:
 def predictions_of(job: FoldJob, outputs: Outputs, median: float, deviation: float) -> pd.DataFrame:
     """A row for each test case: follow-up, risk, and survival at ``job.times``.
 
-    ``median`` and ``deviation`` are those of the training cases' risks. A case's standardised risk is its distance from
-    the median in deviations, so that models whose risks are on different scales can be put together.
+    ``median`` and ``deviation`` are the median and standard deviation of the risks of training cases. The standardised
+    risk, (risk - median) / deviation, makes the risks of several models comparable.
     """
-    seen = outputs.of_cases(job.test)
-    risk = outputs.risk(seen)
+    predicted = outputs.of_cases(job.test)
+    risk = outputs.risk(predicted)
     table: dict[str, Any] = {
         "case_id": [case.case_id for case in job.test],
         "fold": job.fold,
@@ -108,11 +111,11 @@ def predictions_of(job: FoldJob, outputs: Outputs, median: float, deviation: flo
         "high_risk": (risk > median).int().numpy(),
         "standardized_risk": ((risk.double() - median) / (deviation or 1.0)).numpy(),
     }
-    survival = outputs.survival(seen, job.times).numpy()
+    survival = outputs.survival(predicted, job.times).numpy()
     columns = {survival_column(t): survival[:, i] for i, t in enumerate(job.times)}
     return pd.DataFrame({**table, **columns})
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """A table of predictions, every number to the last bit. Raises MilsurvError when it is not what was written."""
+    """A table of predictions with exact numbers. Raises MilsurvError if the file was changed."""
     return pd.read_csv(StringIO(read_checked(path)), dtype={"case_id": str}, float_precision="round_trip")

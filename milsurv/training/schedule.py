@@ -1,4 +1,4 @@
-"""The learning rate over a training."""
+"""Learning rate schedules."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from milsurv.config.training import Training
 
 
 def learning_rate(settings: Training, epoch: int, share: float) -> float:
-    """The rate after ``share`` of epoch ``epoch``, which is counted from 1."""
+    """The learning rate after the fraction ``share`` of an epoch, counted from 1."""
     period = settings.cosine_period / settings.epochs if settings.cosine_period else 1.0
     progress = (epoch - 1 + share) / settings.epochs
     return settings.learning_rate * schedule_factor(settings.schedule, progress, settings.warmup, period)
 
 
 def schedule_factor(schedule: str, progress: float, warmup: float = 0.0, period: float = 1.0) -> float:
-    """Share of the learning rate at ``progress`` in [0, 1) of the training.
+    """Factor of the learning rate at ``progress`` in [0, 1) of the training.
 
-    It rises linearly from 0 during ``warmup``, a share of the training; the schedule takes the rest.
-    ``cosine`` falls from 1 to 0 along half a cosine in ``period``, a share of the training, and rises again in as
-    long (Loshchilov & Hutter 2017, without the restart); ``one_cycle`` rises from 1/25 to 1 over the first 30 %, then
-    falls to 0, both along half a cosine (Smith & Topin 2019).
+    It increases linearly from 0 during ``warmup``, a fraction of the training, before the schedule begins.
+    ``cosine`` decreases from 1 to 0 along half a cosine in ``period``, a fraction of the training, and increases again
+    over as long (Loshchilov & Hutter 2017, without restarts); ``one_cycle`` increases from 1/25 to 1 over the first
+    30 %, then decreases to 0, both along half a cosine (Smith & Topin 2019).
     """
     if progress < warmup:
         return progress / warmup

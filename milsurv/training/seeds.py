@@ -1,4 +1,4 @@
-"""Seeds that follow from what they are for, so that whatever is drawn is drawn alike after a kill and a resume."""
+"""Seeds derived from their purpose, so that a resumed training draws the same random numbers."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import torch
 
 
 def seed_of(*parts: object) -> int:
-    """A 63-bit seed that stands for ``parts``."""
+    """A 63-bit seed derived from ``parts``."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generator_of(*parts: object) -> torch.Generator:
-    """A generator on the host with that seed."""
+    """A generator on the CPU with the seed of ``parts``."""
     return torch.Generator().manual_seed(seed_of(*parts))
 
 
-def seed_draws(device: torch.device, *parts: object) -> None:
-    """Make all that PyTorch draws on the host and on ``device`` follow from ``parts``.
+def seed_torch(device: torch.device, *parts: object) -> None:
+    """Seed PyTorch's generators of the CPU and of ``device`` with the seed of ``parts``.
 
-    ``torch.manual_seed`` does so too, but in a process without a GPU it keeps each call for one, with its traceback:
-    milliseconds and kilobytes for each bag.
+    ``torch.manual_seed`` would queue each call, with its traceback, in a process that has not initialised CUDA:
+    milliseconds and kilobytes per bag.
     """
     seed = seed_of(*parts)
     torch.default_generator.manual_seed(seed)

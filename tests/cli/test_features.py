@@ -159,7 +159,7 @@ def test_a_run_on_the_authors_tensors_needs_no_coordinates(tmp_path: Path) -> No
     report = Path(done.stdout.rpartition("Report: ")[2].strip()).read_text()
     assert "nothing: it is not known" in report
     assert ">nan<" not in report
-    with pytest.raises(MilsurvError, match="needs the patches' grid, which the features of slide"):
+    with pytest.raises(MilsurvError, match="needs a patch grid, but the features of slide"):
         _run(config, "aggregator.attention=local")
 
 

@@ -8,11 +8,11 @@ import torch
 from milsurv.errors import MilsurvError
 from milsurv.executors.devices import cores
 from milsurv.executors.memory import (
-    TIGHT,
+    LOW_MEMORY,
     host_memory,
     out_of_memory,
+    out_of_memory_explained,
     pinned_size,
-    want_of_memory_named,
 )
 
 SHORT = [
@@ -49,7 +49,7 @@ OTHER = [
 @pytest.mark.parametrize("error", SHORT, ids=str)
 def test_errors_for_want_of_memory(error: BaseException) -> None:
     assert out_of_memory(error)
-    with pytest.raises(MilsurvError) as raised, want_of_memory_named(lambda: "it does not fit; do that"):
+    with pytest.raises(MilsurvError) as raised, out_of_memory_explained(lambda: "it does not fit; do that"):
         raise error
     assert str(raised.value).startswith("it does not fit; do that (")
     assert "\n" not in str(raised.value)
@@ -57,21 +57,21 @@ def test_errors_for_want_of_memory(error: BaseException) -> None:
 
 @pytest.mark.parametrize("error", PERHAPS, ids=str)
 def test_errors_that_mean_it_where_a_gpu_is_nearly_full(error: BaseException) -> None:
-    assert out_of_memory(error, lambda: TIGHT - 1)
-    assert not out_of_memory(error, lambda: TIGHT)
+    assert out_of_memory(error, lambda: LOW_MEMORY - 1)
+    assert not out_of_memory(error, lambda: LOW_MEMORY)
     assert not out_of_memory(error, lambda: None)
 
 
 @pytest.mark.parametrize("error", OTHER, ids=str)
 def test_other_errors_pass(error: BaseException) -> None:
     assert not out_of_memory(error, lambda: 0)
-    with pytest.raises(type(error)) as raised, want_of_memory_named(lambda: "it does not fit"):
+    with pytest.raises(type(error)) as raised, out_of_memory_explained(lambda: "it does not fit"):
         raise error
     assert raised.value is error
 
 
 def test_what_torch_raises_where_memory_is_short() -> None:
-    with pytest.raises(MilsurvError, match="allocate memory"), want_of_memory_named(lambda: "no"):
+    with pytest.raises(MilsurvError, match="allocate memory"), out_of_memory_explained(lambda: "no"):
         torch.empty(2**60, dtype=torch.uint8)
     accelerator = getattr(torch, "AcceleratorError", RuntimeError)
     assert issubclass(accelerator, RuntimeError)

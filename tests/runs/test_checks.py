@@ -108,7 +108,7 @@ REFUSED: dict[str, tuple[str, str, tuple[str, ...], str]] = {
         "float32",
         "follow-up",
         ("plugins=[gridded.py]", "aggregator={name: gridded}"),
-        "needs the patches' grid",
+        "needs a patch grid",
     ),
     "no patches": ("no patches", "follow-up", (), "(0, 6); (n, d) is expected"),
     "integers": ("integers", "follow-up", (), "'features' is int64"),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milsurv import Bag
-from milsurv.training.data import TrainingCase, one_bag, rows_of, sample_patches
+from milsurv.training.data import TrainingCase, merge_bags, rows_of, sample_patches
 
 
 def _nested_bag(cells: np.ndarray) -> Bag:
@@ -79,9 +79,9 @@ def test_rows_and_bags_of_a_case() -> None:
     assert one.bags("case") == [one.slides]
 
 
-def test_one_bag_has_all_patches_and_no_places() -> None:
+def test_merge_bags_has_all_patches_and_no_places() -> None:
     bags = [_nested_bag(np.argwhere(np.ones((side, side)))) for side in (4, 8)]
-    joined = one_bag(bags)
+    joined = merge_bags(bags)
     assert joined.sizes == {20: 80, 10: 20, 5: 5}
     assert joined.grid is joined.coords is None
     assert torch.equal(joined.features[10][4:], bags[1].features[10])

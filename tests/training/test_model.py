@@ -103,13 +103,13 @@ def test_settings_that_are_not_the_weights_are_refused_before_memory_is_taken(
     section = PluginSection.model_validate({"name": "abmil", "hidden_dim": 4, "attention_dim": 3})
     about = {"aggregator": {**section.model_dump(), **settings}, "loss": {"name": "nll"}}
     save_model(tmp_path / "model.safetensors", build_model(registry, section, {20: 3}, 4), loss, about)
-    with pytest.raises(MilsurvError, match=r"model\.safetensors holds no model that can be built here"):
+    with pytest.raises(MilsurvError, match=r"model\.safetensors: the model cannot be built"):
         load_model(tmp_path / "model.safetensors", registry, "cpu")
 
 
 def test_a_model_larger_than_the_memory_is_refused_before_it_is_built() -> None:
     section = PluginSection.model_validate({"name": "abmil", "hidden_dim": 2**16, "attention_dim": 2**16})
     with pytest.raises(
-        MilsurvError, match=r"'abmil' with these settings takes .*, and the memory is .*smaller"
+        MilsurvError, match=r"'abmil' with these settings needs .* of .* of memory; use smaller"
     ):
         build_model(get_registry(), section, {20: 2**40}, 4)

@@ -13,7 +13,7 @@ import torch
 from milsurv import Bag
 from milsurv.errors import ConfigError, MilsurvError
 from milsurv.storage.run_files import HISTORY, MODEL, PREDICTIONS, STATE
-from milsurv.training.data import TrainingCase, one_bag
+from milsurv.training.data import TrainingCase, merge_bags
 from milsurv.training.job import FoldJob
 from milsurv.training.loop import FoldTraining, rehearse, train_fold
 from milsurv.training.model import load_tensors
@@ -45,7 +45,7 @@ def test_rows_of_slides_are_refused_with_a_loss_that_couples_cases(make_job: Mak
         ConfigError, match=r"training.rows: slide can repeat .* loss 'cox' compares .*use case"
     ):
         make_job(**{"training.rows": "slide", "loss.name": "cox"})
-    with pytest.raises(ConfigError, match=r"training.bag: .* set rows to case"):
+    with pytest.raises(ConfigError, match=r"training.bag: .*needs rows: case"):
         make_job(**{"training.rows": "slide", "training.bag": "case"})
 
 
@@ -54,7 +54,7 @@ def test_a_bag_of_a_case_holds_the_patches_of_all_its_slides(make_job: MakeJob) 
     case = training.rows[0]
     assert len(case.slides) == 2
     training.model.eval()
-    whole = one_bag([training.outputs.bags.read(path) for _, path in case.slides])
+    whole = merge_bags([training.outputs.bags.read(path) for _, path in case.slides])
     with torch.no_grad():
         torch.testing.assert_close(training.outputs.of_case(case, epoch=0), training.model(whole))
 
@@ -62,7 +62,7 @@ def test_a_bag_of_a_case_holds_the_patches_of_all_its_slides(make_job: MakeJob) 
 def test_a_bag_of_a_case_is_refused_by_an_aggregator_that_needs_a_grid(make_job: MakeJob) -> None:
     training = FoldTraining(on_cpu(), make_job(**{"training.bag": "case", "aggregator.attention": "local"}))
     with pytest.raises(
-        MilsurvError, match=r"grid, which a bag of several slides has not; set training.bag: slide"
+        MilsurvError, match=r"grid, but bags of several slides have none; set training.bag: slide"
     ):
         training.outputs.of_case(training.rows[0], epoch=0)
 
@@ -157,7 +157,7 @@ def test_deterministic_algorithms_are_asked_for_only_then(make_job: MakeJob) -> 
 def test_a_case_without_events_among_those_who_choose_is_told(make_job: MakeJob) -> None:
     job = make_job(**{"training.selection": "both", "training.select_by": "c_index"})
     silent = tuple(replace(case, event=0) for case in job.test)
-    with pytest.raises(MilsurvError, match=r"no reported case has an event, so the epoch cannot be chosen"):
+    with pytest.raises(MilsurvError, match=r"no test case has an event, so the epoch cannot be selected"):
         FoldTraining(on_cpu(), replace(job, test=silent))
 
 

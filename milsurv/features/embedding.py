@@ -46,9 +46,8 @@ def load_encoder(context: Context, config: RunConfig, precision: Precision) -> E
             registry.describe("backbone", section.name),
             torch.device(context.device),
             precision,
-            config.extraction.batch_size,
-            compiled=config.extraction.compile,
-            threads=context.placement.config.threads,
+            config.extraction,
+            context.placement.config.threads,
         )
 
     key = ("encoder", config.plugins, section.model_dump_json(), precision, config.extraction)

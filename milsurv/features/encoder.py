@@ -1,4 +1,4 @@
-"""A backbone at work: the patches of all magnifications and slides in hand fill its batches."""
+"""A backbone in a thread of its own, whose batches are filled from all magnifications and slides being read."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from milsurv.backbones.base import Backbone, Precision
+from milsurv.config.run import Extraction
 from milsurv.errors import MilsurvError, first_line
 from milsurv.executors.memory import out_of_memory, out_of_memory_explained, release_device_memory
 
 QUEUED_BATCHES = 3
-"""Batches of patches that wait for the network at most."""
+"""Limit of batches of patches that wait for the network."""
 AUTOMATIC_BATCH = {"cpu": 32, "cuda": 256}
-HEEDED_EVERY = 1.0
-"""Seconds of waiting after which a reader looks whether it is to stop."""
+STOP_CHECK_SECONDS = 1.0
+"""Interval at which a waiting reader checks whether it should stop."""
 TYPES: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -33,7 +34,7 @@ TYPES: dict[Precision, torch.dtype] = {
 
 @dataclass(frozen=True)
 class Piece:
-    """Patches of one magnification of a slide, on their way through the network."""
+    """Patches of one magnification of a slide, queued for the network."""
 
     slide: SlideFeatures
     magnification: int
@@ -46,36 +47,35 @@ class Piece:
 
     def cut(self, at: int) -> tuple[Piece, Piece]:
         """The first ``at`` patches, and the rest."""
-        first, rest = slice(None, at), slice(at, None)
         return (
-            Piece(self.slide, self.magnification, self.rows[first], self.patches[first]),
-            Piece(self.slide, self.magnification, self.rows[rest], self.patches[rest]),
+            replace(self, rows=self.rows[:at], patches=self.patches[:at]),
+            replace(self, rows=self.rows[at:], patches=self.patches[at:]),
         )
 
 
 @dataclass(eq=False)
 class SlideFeatures:
-    """The features of a slide, filled as its patches come out of the network."""
+    """The features of a slide, filled in as the network computes them."""
 
-    what: str
+    name: str
     """The slide, for errors."""
     coords: dict[int, NDArray[np.int64]]
     features: dict[int, NDArray[Any]]
     """Magnification -> ``(n, dim)``."""
     embedded: dict[int, NDArray[np.bool_]]
-    """Magnification -> ``(n,)``: which patches have been through the network."""
-    heed: Callable[[], None]
+    """Magnification -> ``(n,)``: which patches have features."""
+    raise_if_stopped: Callable[[], None]
     """Called while its reader waits."""
     waiting: int = 0
     error: BaseException | None = None
 
     def take(self, piece: Piece, vectors: NDArray[np.float32], backbone: str) -> None:
-        """Keep the vectors of a piece. Raises MilsurvError when one is not finite, or not in the type stored."""
+        """Store the vectors of a piece. Raises MilsurvError when one is not finite, or not in the stored type."""
         features = self.features[piece.magnification]
         with np.errstate(over="ignore"):
             stored = vectors.astype(features.dtype)
         for values, advice in (
-            (vectors, "compute in a wider type with extraction.precision: float32, or mend the weights"),
+            (vectors, "compute in a wider type with extraction.precision: float32, or repair the weights"),
             (stored, f"they are beyond {features.dtype}: store wider ones with extraction.dtype: float32"),
         ):
             bad = ~np.isfinite(values).all(axis=1)
@@ -83,7 +83,7 @@ class SlideFeatures:
                 x, y = self.coords[piece.magnification][piece.rows[bad.argmax()]]
                 raise MilsurvError(
                     f"{backbone} gave features that are not finite for the {piece.magnification}x patch at "
-                    f"({x}, {y}) of {self.what}; {advice}"
+                    f"({x}, {y}) of {self.name}; {advice}"
                 )
         features[piece.rows] = stored
         self.embedded[piece.magnification][piece.rows] = True
@@ -95,7 +95,7 @@ class _Launched:
 
     pieces: list[Piece]
     vectors: Tensor | None = None
-    """float32 on the host; of a GPU, they are there once they have ``arrived``."""
+    """float32 on the host; from a GPU, they are valid once they have ``arrived``."""
     arrived: torch.cuda.Event | None = None
     error: BaseException | None = None
 
@@ -103,11 +103,11 @@ class _Launched:
 class Encoder:
     """A network in a thread of its own, fed by the threads that read slides.
 
-    A batch is computed as soon as it is full, or when nobody who reads a slide could still add to it. While a batch
-    is on a GPU, the next one is gathered and the last one's vectors are taken back.
+    A batch is computed as soon as it is full, or when no slide is being read that could add to it. While a batch is on
+    a GPU, the next one is gathered and the vectors of the last one are collected.
 
     Attributes:
-        batch_size: patches of a batch; halved when the device's memory does not hold one.
+        batch_size: patches per batch; halved when a batch does not fit into the device's memory.
     """
 
     def __init__(
@@ -116,19 +116,17 @@ class Encoder:
         name: str,
         device: torch.device,
         precision: Precision,
-        batch_size: int | Literal["auto"],
-        *,
-        compiled: bool = False,
+        settings: Extraction,
         threads: int = 1,
     ):
-        """Load the network. ``name`` is the backbone's with its distribution, for errors. Raises WeightsError."""
+        """Load the network. ``name``: the backbone with its distribution, for errors. Raises WeightsError."""
         self.backbone, self.name, self.device, self.precision = backbone, name, device, precision
-        if batch_size == "auto":
-            batch_size = AUTOMATIC_BATCH["cpu" if device.type == "cpu" else "cuda"]
-        self.batch_size = self._known_size = batch_size
+        automatic = AUTOMATIC_BATCH["cpu" if device.type == "cpu" else "cuda"]
+        self.batch_size = automatic if settings.batch_size == "auto" else settings.batch_size
+        self._known_size = self.batch_size
         with out_of_memory_explained(self._too_large):
             network: Any = backbone.load(device, torch.float32).to(memory_format=torch.channels_last)
-        self._network = torch.compile(network, dynamic=True) if compiled else network
+        self._network = torch.compile(network, dynamic=True) if settings.compile else network
         self._threads = threads
         self._pieces: deque[Piece] = deque()
         self._queued = 0
@@ -141,10 +139,7 @@ class Encoder:
         atexit.register(self.close)
 
     def close(self) -> None:
-        """End the thread, after the batch in hand: Python may not end while it is in the network.
-
-        Nothing holds the network any more once the encoder itself is let go.
-        """
+        """End the thread after the current batch: Python must not exit while it is in the network."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -153,7 +148,7 @@ class Encoder:
 
     def _too_many(self) -> str:
         return (
-            f"the host's memory does not hold a batch of {self.batch_size} patches; use a smaller "
+            f"a batch of {self.batch_size} patches does not fit into the host's memory; use a smaller "
             "extraction.batch_size, fewer extraction.decoding_threads or fewer executor.workers"
         )
 
@@ -166,22 +161,22 @@ class Encoder:
     @contextmanager
     def slide(
         self,
-        what: str,
+        name: str,
         coords: dict[int, NDArray[np.int64]],
         dtype: str,
-        heed: Callable[[], None] = lambda: None,
+        raise_if_stopped: Callable[[], None] = lambda: None,
     ) -> Iterator[SlideFeatures]:
-        """While the block lasts, ``put`` may be called with what it gives; all is embedded when it has ended.
+        """Within the block, ``put`` may be called with the slide; all patches have features when the block has ended.
 
-        ``heed`` is called every second of waiting; what it raises ends the wait, and the slide is given up.
+        ``raise_if_stopped`` is called every second of waiting; an exception from it abandons the slide.
         """
         dim = self.backbone.dim
         slide = SlideFeatures(
-            what,
+            name,
             coords,
             {m: np.empty((len(places), dim), dtype) for m, places in coords.items()},
             {m: np.zeros(len(places), bool) for m, places in coords.items()},
-            heed,
+            raise_if_stopped,
         )
         try:
             with self._reads():
@@ -195,7 +190,7 @@ class Encoder:
 
     @contextmanager
     def _reads(self) -> Iterator[None]:
-        """While the block lasts, a batch waits to be full."""
+        """Within the block, batches wait to be full."""
         with self._changed:
             self._reading += 1
         try:
@@ -206,13 +201,13 @@ class Encoder:
                 self._changed.notify_all()
 
     def _wait_for(self, condition: Callable[[], bool], slide: SlideFeatures) -> None:
-        while not self._changed.wait_for(condition, HEEDED_EVERY):
-            slide.heed()
+        while not self._changed.wait_for(condition, STOP_CHECK_SECONDS):
+            slide.raise_if_stopped()
 
     def put(
         self, slide: SlideFeatures, magnification: int, rows: NDArray[np.int64], patches: NDArray[np.uint8]
     ) -> None:
-        """Hand over patches ``(k, h, w, 3)``; waits while enough others wait. Raises what befell earlier ones."""
+        """Queue patches ``(k, h, w, 3)``; waits while the queue is full. Raises the error of earlier ones, if any."""
         if not len(rows):
             return
         most = QUEUED_BATCHES * self.batch_size
@@ -225,7 +220,7 @@ class Encoder:
             self._changed.notify_all()
 
     def smaller_batches(self) -> int | None:
-        """The size to which batches were halved since this was asked last, or None."""
+        """The size to which batches were halved since the last call, or None."""
         with self._changed:
             known, self._known_size = self._known_size, self.batch_size
         return self.batch_size if self.batch_size < known else None
@@ -246,7 +241,7 @@ class Encoder:
             under_way = launched
 
     def _gather(self, wait: bool) -> list[Piece]:
-        """The next batch; empty when there is none yet and ``wait`` is not asked for."""
+        """The next batch; empty when there is none yet and ``wait`` is False."""
 
         def ready() -> bool:
             return self._queued >= self.batch_size or (self._reading == 0 and self._queued > 0)
@@ -288,14 +283,14 @@ class Encoder:
             return _Launched(pieces, error=error)
 
     def _together(self, pieces: Sequence[Piece]) -> Tensor:
-        """uint8 ``(n, h, w, 3)``, for a GPU in memory from which it can copy while others compute."""
+        """uint8 ``(n, h, w, 3)``; for a GPU in pinned memory."""
         patches = [torch.from_numpy(piece.patches) for piece in pieces]
         if self.device.type == "cpu":
             return torch.cat(patches)
         shape = (self.batch_size, *patches[0].shape[1:])
         if not self._pinned or self._pinned[0].shape != shape:
             self._pinned = [torch.empty(shape, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
-        self._pinned.reverse()  # the other one may still be on its way to the device
+        self._pinned.reverse()  # the other one may still be being copied
         pinned = self._pinned[0][: sum(map(len, patches))]
         torch.cat(patches, out=pinned)
         return pinned
@@ -303,7 +298,7 @@ class Encoder:
     def vectors(self, patches: Tensor) -> Tensor:
         """uint8 ``(n, h, w, 3)`` -> ``(n, dim)`` on the encoder's device, computed in its precision.
 
-        Where memory is short halves are computed, and batches are smaller from then on.
+        Batches are halved, from then on, when memory is short.
         """
         narrow = self.precision != "float32"
         with torch.inference_mode(), torch.autocast(self.device.type, TYPES[self.precision], enabled=narrow):

@@ -1,4 +1,4 @@
-"""What feature files there are, and whether they are sound."""
+"""Lists of feature files, and checks that they are intact."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from milsurv.errors import MilsurvError
 from milsurv.features.store import MagnificationFeatures, read_attributes, read_features
 
 MADE_FROM = ("slide", "source")
-"""Attribute with the identity of what a file was made from: a slide, or features of others."""
+"""Attributes that identify what a file was made from: a slide, or files of another tool."""
 ROUNDING_SHARE = 0.02
-"""Of a patch's side, by which corners may lie off the lattice, besides a pixel of rounding."""
+"""Share of a patch's side by which corners may be off the lattice, besides a pixel of rounding."""
 
 
 @dataclass
@@ -25,14 +25,14 @@ class FeatureFolder:
 
     folder: Path
     settings: dict[str, Any]
-    """As they stand in the first file."""
+    """Those of the first file."""
     slides: int = 0
     patches: Counter[int] = field(default_factory=Counter)
     """Magnification -> patches of all slides."""
     bytes: int = 0
     milsurv_versions: list[str] = field(default_factory=list)
     unreadable: int = 0
-    """Files that are counted nowhere else."""
+    """Files that cannot be read; they are not counted elsewhere."""
 
     @property
     def name(self) -> str:
@@ -40,7 +40,7 @@ class FeatureFolder:
         return self.folder.name.rpartition("-")[0] or self.folder.name
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, JSON-able."""
+        """All fields, JSON-able."""
         return {**asdict(self), "folder": str(self.folder), "name": self.name, "patches": dict(self.patches)}
 
 
@@ -49,11 +49,11 @@ def feature_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise MilsurvError(f"{path}: there is no such file or folder")
+        raise MilsurvError(f"{path}: no such file or folder")
     root = path / "features" if (path / "features").is_dir() else path
     files = sorted(file for file in root.rglob("*.h5") if not file.name.startswith("."))
     if not files:
-        raise MilsurvError(f"{path}: there are no feature files (features/<name>/<slide>.h5) in it")
+        raise MilsurvError(f"{path}: holds no feature files (features/<name>/<slide>.h5)")
     return files
 
 
@@ -77,7 +77,7 @@ def list_folders(workspace: Path) -> list[FeatureFolder]:
 
 
 def problems_of(path: Path) -> list[str]:
-    """What is wrong with a feature file, which is read whole, checksums and all; empty when it is sound."""
+    """The problems of a feature file, which is read completely, with its checksums; empty when it is intact."""
     try:
         attributes, by_magnification = read_attributes(path), read_features(path)
     except MilsurvError as error:
@@ -97,12 +97,12 @@ def _attribute_problems(
 ) -> Iterable[str]:
     for name in ("patches", "settings", "milsurv_version"):
         if name not in attributes:
-            yield f"lacks the attribute '{name}'"
+            yield f"has no attribute '{name}'"
     if not any(name in attributes for name in MADE_FROM):
-        yield f"lacks an attribute that says what it was made from, '{MADE_FROM[0]}' or '{MADE_FROM[1]}'"
+        yield f"has neither the attribute '{MADE_FROM[0]}' nor '{MADE_FROM[1]}', which identify what it was made from"
     counts = {str(m): len(stored.features) for m, stored in by_magnification.items()}
     if attributes.get("patches", counts) != counts:
-        yield f"says that it holds {attributes['patches']} patches, and holds {counts}"
+        yield f"its attribute 'patches' is {attributes['patches']}, but it holds {counts}"
 
 
 def _array_problems(stored: MagnificationFeatures) -> Iterable[str]:
@@ -122,11 +122,11 @@ def _array_problems(stored: MagnificationFeatures) -> Iterable[str]:
         and stored.grid.ndim == 2
         and len(np.unique(stored.grid, axis=0)) < len(stored.grid)
     ):
-        yield "two patches have one place in the grid"
+        yield "two patches have the same place in the grid"
 
 
 def _grid_problems(by_magnification: Mapping[int, MagnificationFeatures], extracted: bool) -> Iterable[str]:
-    """Grids that do not nest, or do not fit the coordinates."""
+    """Grids that are not nested, or do not match the coordinates."""
     grids = {m: stored.grid for m, stored in by_magnification.items() if stored.grid is not None}
     if 0 < len(grids) < len(by_magnification):
         yield f"only {', '.join(f'{m}x' for m in grids)} of its magnifications have a grid"
@@ -135,7 +135,7 @@ def _grid_problems(by_magnification: Mapping[int, MagnificationFeatures], extrac
         held = {m: np.unique(grid // (m // coarsest), axis=0) for m, grid in grids.items()}
         for m, cells in held.items():
             if not np.array_equal(cells, held[coarsest]):
-                yield f"the {m}x patches do not lie within the {coarsest}x patches, and each of these holds one"
+                yield f"the {m}x patches are not all within {coarsest}x patches, or one of these holds none"
     origins = {}
     for m, stored in by_magnification.items():
         if stored.grid is None or stored.coords is None or stored.patch_level0 is None:
@@ -143,8 +143,8 @@ def _grid_problems(by_magnification: Mapping[int, MagnificationFeatures], extrac
         offsets = stored.coords - stored.grid * stored.patch_level0
         origins[m] = np.median(offsets, axis=0)
         if np.abs(offsets - origins[m]).max() > 1 + ROUNDING_SHARE * stored.patch_level0:
-            yield f"{m}x: coords and grid say different places"
+            yield f"{m}x: coords and grid are inconsistent"
     if origins:
         sides = [by_magnification[m].patch_level0 or 0.0 for m in origins]
         if np.ptp(list(origins.values()), axis=0).max() > 1 + ROUNDING_SHARE * min(sides):
-            yield "the grids of its magnifications begin at different places"
+            yield "the grids of its magnifications have different origins"

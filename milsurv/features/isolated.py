@@ -1,4 +1,4 @@
-"""Reads files in a child process: the HDF5 library crashes on some damaged ones, and cannot be interrupted."""
+"""Reading files in a child process: the HDF5 library crashes on some damaged files, and cannot be interrupted."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from milsurv.interrupts import ignore_interrupts
 
 T = TypeVar("T")
-LONGEST, SLOWEST = 20.0, 5e6
-"""Seconds in which a file is read, besides those for its size at so many bytes per second."""
+TIMEOUT_SECONDS, BYTES_PER_SECOND = 20.0, 5e6
+"""Time limit for a file, which is extended by its size at a slow rate."""
 
 
 class _Child:
@@ -34,7 +34,7 @@ class _Child:
         theirs.close()
 
     def call(self, read: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> Any:
-        """Raises EOFError when the process dies, TimeoutError after so many seconds, and what ``read`` raises."""
+        """Raises EOFError when the process dies, TimeoutError after ``seconds``, and what ``read`` raises."""
         self.connection.send((read, arguments))
         if not self.connection.poll(seconds):
             raise TimeoutError
@@ -54,10 +54,10 @@ _one_at_a_time = threading.Lock()
 
 
 def read_isolated(read: Callable[..., T], file: Path, *arguments: Any) -> T:
-    """``read(file, *arguments)``, a function of a module, done by a child process that lives on for the next file.
+    """``read(file, *arguments)``, a function of a module, in a child process that is kept for the next file.
 
-    Raises what ``read`` raises, and ValueError when it crashes the process or does not come to an end. In this process
-    where there is no fork.
+    Raises what ``read`` raises, and ValueError when it crashes the process or takes too long. Without fork, the file is
+    read in this process.
     """
     global _child
     if not hasattr(os, "fork"):
@@ -68,12 +68,14 @@ def read_isolated(read: Callable[..., T], file: Path, *arguments: Any) -> T:
         result: T
         finished = False
         try:
-            result = _child.call(read, (file, *arguments), LONGEST + file.stat().st_size / SLOWEST)
+            result = _child.call(
+                read, (file, *arguments), TIMEOUT_SECONDS + file.stat().st_size / BYTES_PER_SECOND
+            )
             finished = True
         except (EOFError, ConnectionError):
             raise ValueError("the HDF5 library crashes on it") from None
         except TimeoutError:
-            raise ValueError("the HDF5 library does not come to an end with it") from None
+            raise ValueError("the HDF5 library does not finish reading it") from None
         except Exception:
             finished = True
             raise
@@ -85,7 +87,7 @@ def read_isolated(read: Callable[..., T], file: Path, *arguments: Any) -> T:
 
 
 def _serve(parent: Connection) -> None:
-    """Until the parent closes its end of the pipe, or ends."""
+    """Serve calls until the parent closes its end of the pipe, or exits."""
     ignore_interrupts()
     faulthandler.disable()
     with suppress(EOFError, OSError):

@@ -1,4 +1,4 @@
-"""What milsurv would make of a slide: its resolution, tissue and patches, and the time and disk they would take."""
+"""A slide as a run would see it: resolution, tissue and patches, and the time and disk space that they take."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from milsurv.slides.reader import Slide
 from milsurv.slides.tissue import TissueMask, mask_warnings
 
 SAMPLED_PLACES = 4
-"""Patches of the coarsest magnification that are read to measure how fast the slide is read."""
+"""Patches of the coarsest magnification that are read to estimate the reading time."""
 THUMBNAIL_PX = 1200
 TIMED_BATCHES = 3
 MPP_ADVICE = "give the µm per level-0 pixel with --mpp, or in the table of the --config (cohort.columns.mpp)"
@@ -36,10 +36,10 @@ MPP_ADVICE = "give the µm per level-0 pixel with --mpp, or in the table of the 
 
 @dataclass(frozen=True)
 class SlideInspection:
-    """A slide as a run with some configuration would see it.
+    """A slide as a run with a given configuration would see it.
 
     Attributes:
-        reason: why it would be left out, or None; then everything below may lack too.
+        reason: why it would be excluded, or None; if given, the following may be missing.
         levels: (width, height) of each stored level.
         qupath_origin: the level-0 pixel that is QuPath's (0, 0).
         tissue_mm2: area of the tissue.
@@ -68,25 +68,23 @@ class SlideInspection:
         return {} if self.grid is None else self.grid.counts
 
     def disk_bytes(self, dim: int, dtype: str) -> int:
-        """Size of the feature file with ``dim`` numbers of ``dtype`` for each patch."""
+        """Size of the feature file with vectors of ``dim`` numbers of ``dtype``."""
         return sum(self.patches.values()) * bytes_per_patch(dim, dtype)
 
 
 def slides_to_inspect(path: Path, config: RunConfig, mpp: float | None = None) -> dict[Path, float | None]:
     """The slide, or the slides in a folder, with the µm/px of the configuration's cohort table, else ``mpp``.
 
-    Raises MilsurvError when there is none, or when the configuration reads no slides.
+    Raises MilsurvError when there is no slide, or when the configuration imports features.
     """
     if not config.reads_slides:
         raise MilsurvError(
-            f"configuration '{config.name}' imports features and reads no slides; inspect with another one"
+            f"configuration '{config.name}' imports features and reads no slides; use another one"
         )
     if path.is_dir():
         files = index_slides(path).files
         if not files:
-            raise MilsurvError(
-                f"{path}: no slide file in it or below; slides end in {', '.join(SLIDE_SUFFIXES)}"
-            )
+            raise MilsurvError(f"{path}: no slide files; they end in {', '.join(SLIDE_SUFFIXES)}")
     else:
         files = (path,)
     table = _table_mpp(config)
@@ -101,7 +99,7 @@ def _table_mpp(config: RunConfig) -> Mapping[Path, float | None]:
 
 
 def inspect_slide(path: Path, mpp: float | None, config: RunConfig, registry: Registry) -> SlideInspection:
-    """Open the slide, find its tissue and its patches, read a few of them. What fails is the ``reason``."""
+    """Open the slide, find its tissue and patches, and read a few of them. A failure is the ``reason``."""
     found = SlideInspection(path)
     try:
         with open_slide(registry, config.reader, path, mpp) as slide:
@@ -145,7 +143,7 @@ def _with_tissue(
 
 
 def _read_seconds(slide: Slide, grid: PatchGrid, tiling: Tiling) -> float:
-    """Time to read all patches, from the time that some places of the coarsest magnification take."""
+    """Time to read all patches, from the time for a few patches of the coarsest magnification and their finer ones."""
     coarsest = min(grid.grid)
     places = grid.grid[coarsest]
     chosen = places[np.linspace(0, len(places) - 1, min(len(places), SAMPLED_PLACES)).round().astype(int)]
@@ -157,7 +155,7 @@ def _read_seconds(slide: Slide, grid: PatchGrid, tiling: Tiling) -> float:
 
 
 def embedding_seconds(context: Context, extraction: Extraction) -> float:
-    """Time of the backbone for a patch, measured on batches of grey ones. Raises WeightsError without its weights."""
+    """Time of the backbone per patch, measured with grey patches. Raises WeightsError without its weights."""
     encoder = load_encoder(context, extraction.config, extraction.precision)
     tiling = extraction.config.tiling
     n, px = encoder.batch_size, tiling.patch_px

@@ -1,4 +1,4 @@
-"""External validation: a trained model on another cohort, with nothing fitted anew."""
+"""External validation: a trained model on another cohort, without fitting anything to it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from milsurv.storage.locks import remove_abandoned
 from milsurv.storage.run_files import METRICS, PREDICTIONS
 
 ONE_FOLD, NO_SEED = 0, 0
-"""Under which the ensemble's predictions stand, as if it were the one fold of a run."""
+"""Fold and seed of the ensemble's predictions, in tables that have those columns."""
 
 
 def load_for(
@@ -52,7 +52,7 @@ def load_for(
 ) -> TrainedModel:
     """The trained model in ``path``, with another cohort in its configuration.
 
-    Columns, patterns and units of the table are training's unless overridden; subgroups are asked for anew.
+    Columns, patterns and units of the table are those of training unless overridden; subgroups must be given again.
     """
     trained = read_settings(find_run(path))
     cohort = trained["cohort"] if trained["cohort"].get("source", "table") == "table" else {}
@@ -64,13 +64,13 @@ def load_for(
     unit, trained_unit = _table(loaded).time_unit, loaded.cohort["time_unit"]
     if (known_unit(unit) or unit) != (known_unit(trained_unit) or trained_unit):
         raise MilsurvError(
-            f"cohort.time_unit: the table's times are in {unit}, and the model speaks of {trained_unit}; convert the "
-            "table's times"
+            f"cohort.time_unit: the table's times are in {unit}, but the model was trained on {trained_unit}; convert "
+            "the table's times"
         )
     if loaded.config.evaluation.clinical:
         raise MilsurvError(
-            "evaluation.clinical: Cox models of clinical variables are fitted on training cases, and nothing is "
-            "fitted in an external validation; leave it out (evaluation.subgroups can be given)"
+            "evaluation.clinical: Cox models of clinical variables are fitted to training cases, but nothing is fitted "
+            "in an external validation; remove it (evaluation.subgroups is possible)"
         )
     return loaded
 
@@ -81,10 +81,10 @@ def _table(trained: TrainedModel) -> TableCohort:
 
 
 def evaluate_external(session: Session, trained: TrainedModel) -> RunResult:
-    """Judge the cohort of ``trained.config``, measure, and write a report into WORKSPACE/evaluations.
+    """Predict the cohort of ``trained.config``, evaluate, and write a report into WORKSPACE/evaluations.
 
-    A case that training knows is judged by the folds that did not learn from it, or left out when there is none.
-    Weights for censoring and the Kaplan-Meier reference come from the cohort itself: they are no part of the model.
+    Training cases are predicted by the folds that were not trained on them, and excluded if there is none. Censoring
+    weights and the Kaplan-Meier reference come from the cohort itself: they are not part of the model.
     """
     config = session.config
     for part in ("features", "evaluations"):
@@ -104,7 +104,7 @@ def evaluate_external(session: Session, trained: TrainedModel) -> RunResult:
     cases = [training_case(case, source) for case in usable.cases]
     predicted = predict_cases(session, trained, cases, folds, times.all)
     content = RunContent(
-        session, source, cohort, usable, outcomes, warnings=tuple(notes), model_name=trained.name
+        session, source, cohort, usable, outcomes, times, warnings=tuple(notes), model_name=trained.name
     )
     folder = config.workspace / "evaluations" / config.name / _fingerprint(trained, content, times)
     describe(content, folder)
@@ -123,8 +123,8 @@ def evaluate_external(session: Session, trained: TrainedModel) -> RunResult:
     write_checked(folder / PREDICTIONS, predictions.to_csv(index=False))
     write_checked(folder / METRICS, json_text(metrics))
     report = write_report(folder, config, _views(trained, predictions, folds, content.slides()))
-    left_out = sum(outcome.reason is not None for outcome in outcomes.values())
-    return RunResult(folder, metrics, report, left_out, usable)
+    excluded = sum(outcome.reason is not None for outcome in outcomes.values())
+    return RunResult(folder, metrics, report, excluded, usable)
 
 
 def _views(
@@ -133,7 +133,7 @@ def _views(
     folds: Mapping[str, Sequence[int]],
     slides: pd.DataFrame,
 ) -> list[SlideView | MissingView]:
-    """Three slides as the first model sees them, of cases that it may judge."""
+    """Three slides with the attention of the first model, of cases that it was not trained on."""
     model = trained.models[0]
     rows = predictions[[model.fold in folds[case_id] for case_id in predictions["case_id"]]]
     where = f" (seen by the model of seed {model.seed}, fold {model.fold})"
@@ -144,56 +144,53 @@ def _views(
 def _usable_folds(
     trained: TrainedModel, cohort: Cohort, outcomes: Mapping[str, SlideOutcome]
 ) -> tuple[dict[str, tuple[int, ...]], list[str]]:
-    """Case id -> folds that may judge it; and what there is to say of cases that training knows."""
-    allowed: dict[str, tuple[int, ...]] = {}
-    known: list[str] = []
+    """Case id -> folds that were not trained on it; and notes on the model and on the overlap with training."""
+    usable: dict[str, tuple[int, ...]] = {}
+    trained_on: list[str] = []
     notes = list(trained.warnings)
     if trained.cohort["synthetic"]:
         notes.append("the model was trained on a synthetic cohort: its numbers say nothing about patients")
     endpoint, trained_endpoint = _table(trained).endpoint, trained.cohort["endpoint"]
     if endpoint != trained_endpoint:
-        notes.append(f"the endpoint is {endpoint}, and the model was trained for {trained_endpoint}")
+        notes.append(f"the endpoint is {endpoint}, but the model was trained for {trained_endpoint}")
     unit, training = trained.cohort["time_unit"], trained.training_cases.follow_up.time
-    if doubt := check_follow_up(unit, [case.time for case in cohort.cases], training.tolist()):
-        notes.append(doubt)
+    if warning := check_follow_up(unit, [case.time for case in cohort.cases], training.tolist()):
+        notes.append(warning)
     for case in cohort.cases:
         slides = [trained.overlap(slide, outcomes[slide.slide_id], case.case_id) for slide in case.slides]
-        allowed[case.case_id] = tuple(
+        usable[case.case_id] = tuple(
             fold for fold in slides[0].folds if all(fold in slide.folds for slide in slides)
         )
-        known += [case.case_id for slide in slides[:1] if any(s.reason is not None for s in slides)]
-    if known:
+        trained_on += [case.case_id for slide in slides[:1] if any(s.reason is not None for s in slides)]
+    if trained_on:
         notes.append(
-            f"{len(known)} of {len(cohort.cases)} cases trained this model, by their ids or files, and are judged only "
-            f"by folds that did not see them ({shorten(known)}): of them this is no external validation; if they are "
-            "other people, give them other ids"
+            f"{len(trained_on)} of {len(cohort.cases)} cases were used in training, by their ids or files, and are "
+            f"predicted only by folds that were not trained on them ({shorten(trained_on)}): for them this is not an "
+            "external validation; if they are different patients, give them different ids"
         )
-    unjudged = [case_id for case_id, folds in allowed.items() if not folds]
-    if unjudged:
+    if excluded := [case_id for case_id, folds in usable.items() if not folds]:
         notes.append(
-            f"{len(unjudged)} cases are left out, since every fold learned from them: {shorten(unjudged)}"
+            f"{len(excluded)} cases are excluded, as every fold was trained on them: {shorten(excluded)}"
         )
-    return allowed, notes
+    return usable, notes
 
 
 def _with_folds(cohort: Cohort, folds: Mapping[str, Sequence[int]]) -> Cohort:
     cases = tuple(case for case in cohort.cases if folds[case.case_id])
     if not cases:
-        raise CohortError(
-            ["every fold learned from every case of this table; validate on cases that are new"]
-        )
+        raise CohortError(["every fold was trained on every case of this table; use new cases"])
     return replace(cohort, cases=cases)
 
 
 def _times(cohort: Cohort, trained: TrainedModel) -> EvaluationTimes:
-    """The run's times, unless others are asked for; the grid of the integrated scores is the cohort's own."""
+    """The times of the run unless others are given, and the cohort's own grid for integrated scores."""
     settings = trained.config.evaluation
     settings = settings.model_copy(update={"times": settings.times or trained.times})
     return evaluation_times([c.time for c in cohort.cases], [c.event for c in cohort.cases], settings)
 
 
 def _as_predictions(predicted: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
-    """The table that a run of one fold would have written, with the spread over models."""
+    """The predictions as a table of one fold, with the spread over models."""
     by_id = {case.case_id: case for case in cohort.cases}
     cases = [by_id[case_id] for case_id in predicted["case_id"]]
     return predicted.assign(

@@ -1,8 +1,8 @@
-"""The slides that a trained model is to judge, and what a table or the command line says of them."""
+"""The slides that a trained model predicts, with their resolution and case from a table or the command line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from milsurv.progress import RunProgress
 
 @dataclass(frozen=True)
 class NewSlide:
-    """A slide to be judged, and its case if a table tells it."""
+    """A slide to predict, and its case if a table names it."""
 
     slide: SlideRef
     case_id: str | None = None
@@ -33,27 +33,28 @@ def find_new_slides(
 ) -> list[NewSlide]:
     """The slides in ``paths``, files or folders, in their order.
 
-    Their µm/px come from ``table``, else from ``mpp``, else from the run's own table for its slides. Raises
-    MilsurvError when there is no slide, when two have one id, or when the table cannot be used.
+    Their µm/px come from ``table``, else from ``mpp``, else, for slides of the run, from its own table. Raises
+    MilsurvError when there is no slide, when two have the same id, or when the table cannot be used.
     """
     slides = [trained.slide(file) for file in _files(paths, progress)]
     by_id: dict[str, Path | None] = {}
     for slide in slides:
         if slide.slide_id in by_id:
             raise MilsurvError(
-                f"{slide.path}: has the slide id {slide.slide_id}, as {by_id[slide.slide_id]} has; predict them one "
-                "after the other, or rename one"
+                f"{slide.path}: has the same slide id, {slide.slide_id}, as {by_id[slide.slide_id]}; predict them "
+                "one after the other, or rename one"
             )
         by_id[slide.slide_id] = slide.path
     if not slides:
-        raise MilsurvError(f"{', '.join(map(str, paths))}: no slide file is there")
-    told = {} if table is None else _read(trained, table)
-    _warn_of_table(told, by_id, table, progress)
+        raise MilsurvError(f"{', '.join(map(str, paths))}: no slide files")
+    given = {} if table is None else _read(trained, table)
+    if table is not None:
+        _check_table(table, given, by_id, progress)
     found = []
     for slide in slides:
-        table_mpp, case_id = told.get(slide.slide_id, (None, None))
-        given = next((value for value in (table_mpp, mpp, slide.mpp) if value is not None), None)
-        found.append(NewSlide(replace(slide, mpp=given), case_id))
+        table_mpp, case_id = given.get(slide.slide_id, (None, None))
+        known = next((value for value in (table_mpp, mpp, slide.mpp) if value is not None), None)
+        found.append(NewSlide(replace(slide, mpp=known), case_id))
     _warn_of_resolution(trained, found, progress)
     return found
 
@@ -68,47 +69,41 @@ def _files(paths: Sequence[Path], progress: RunProgress) -> list[Path]:
     return list(group_files(files).files)
 
 
-def _warn_of_table(
-    told: dict[str, tuple[float | None, str | None]],
-    by_id: dict[str, Path | None],
-    table: Path | None,
-    progress: RunProgress,
-) -> None:
-    lacking = [slide_id for slide_id in by_id if slide_id not in told] if table else []
-    if lacking:
-        progress.warn(f"{len(lacking)} of {len(by_id)} slides have no row in {table}: {shorten(lacking)}")
-    others = [slide_id for slide_id in told if slide_id not in by_id]
-    if others:
-        progress.warn(f"{len(others)} rows of {table} name none of the slides: {shorten(others)}")
+def _check_table(table: Path, rows: Collection[str], slides: Collection[str], progress: RunProgress) -> None:
+    """Warn of slides without a row, and of rows without a slide."""
+    if missing := [slide_id for slide_id in slides if slide_id not in rows]:
+        progress.warn(f"{len(missing)} of {len(slides)} slides have no row in {table}: {shorten(missing)}")
+    if others := [slide_id for slide_id in rows if slide_id not in slides]:
+        progress.warn(f"{len(others)} rows of {table} are for none of the slides: {shorten(others)}")
 
 
 def _warn_of_resolution(trained: TrainedModel, slides: Sequence[NewSlide], progress: RunProgress) -> None:
     cohort = trained.config.cohort
     if cohort.columns.mpp and any(new.slide.mpp is None for new in slides):
         progress.warn(
-            f"training took µm/px from column {cohort.columns.mpp!r} of its table; of new slides it is taken from the "
-            "files, which may say something else: give it with --mpp VALUE or --table FILE"
+            f"training took µm/px from column {cohort.columns.mpp!r} of its table; for new slides it is read from the "
+            "files, which may differ: give it with --mpp VALUE or --table FILE"
         )
 
 
 def _read(trained: TrainedModel, path: Path) -> dict[str, tuple[float | None, str | None]]:
-    """Slide id -> its µm/px and case; None where an empty cell or no column says so."""
+    """Slide id -> its µm/px and case; None for an empty cell or a missing column."""
     columns = trained.config.cohort.columns
     slide, mpp = columns.slide or "slide_id", columns.mpp or "mpp"
     table = read_text_table(path)
     if slide not in table.columns or not {mpp, columns.case} & {*table.columns}:
         raise MilsurvError(
-            f"--table {path}: columns {slide!r}, and {mpp!r} or {columns.case!r} or both, are needed; there are: "
+            f"--table {path}: needs columns {slide!r}, and {mpp!r} or {columns.case!r} or both; it has: "
             f"{table.column_list()}"
         )
-    told: dict[str, tuple[float | None, str | None]] = {}
+    found: dict[str, tuple[float | None, str | None]] = {}
     for row in table.rows:
         slide_id, of_slide = _values(trained, table, row, (slide, mpp, columns.case))
-        if told.setdefault(slide_id, of_slide) != of_slide:
+        if found.setdefault(slide_id, of_slide) != of_slide:
             raise MilsurvError(
-                f"--table {path}: row {row.number}: slide {slide_id} is told otherwise in another row"
+                f"--table {path}: row {row.number}: another row has different values for slide {slide_id}"
             )
-    return told
+    return found
 
 
 def _values(

@@ -1,4 +1,4 @@
-"""A trained model's opinion of cases: the mean of the models that did not learn from them, and how far they differ."""
+"""Predictions of a trained model: mean and spread over the models that were not trained on a case."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from milsurv.training.model import SurvivalModel, load_model
 from milsurv.training.outputs import Outputs
 
 CURVE_POINTS = 1000
-"""Steps from 0 to the longest follow-up in training, in which the median survival is looked for."""
+"""Steps from 0 to the longest follow-up in training on which the median survival is searched."""
 
 
 @dataclass(frozen=True)
 class ModelPredictions:
-    """What one model says of ``n`` cases."""
+    """Predictions of one model for ``n`` cases."""
 
     case_ids: tuple[str, ...]
     risk: NDArray[np.float64]
@@ -46,14 +46,14 @@ class ModelPredictions:
 
 @dataclass(frozen=True)
 class SlidePrediction:
-    """A slide, what the models say of it, and the feature file they read."""
+    """The prediction for a slide, and its feature file."""
 
     slide: SlideRef
     row: dict[str, Any]
     overlap: TrainingOverlap | None
     """Overlap with the training cases; None when the slide cannot be used."""
     features: Path
-    """Where its features are, if it can be used."""
+    """Its feature file, if the slide can be used."""
 
 
 def predict_slides(
@@ -63,12 +63,15 @@ def predict_slides(
     mpp: float | None = None,
     table: Path | None = None,
 ) -> list[SlidePrediction]:
-    """A prediction for each slide, or each slide in a folder, in their order.
+    """A prediction for each slide, in the order of ``paths``: files, or folders of slides.
 
-    ``mpp`` are µm per level-0 pixel of all slides, ``table`` a file with those and the case of each slide.
+    Slides of training cases are predicted only by models that were not trained on them. A slide that cannot be read,
+    or whose case trained every model, has a note and no numbers. Raises MilsurvError when features would differ from
+    those of training.
 
-    A slide of a training case is judged by the folds alone that did not learn from it; one that cannot be read, or
-    that every fold knows, has a note and no numbers. Raises MilsurvError when features would differ from training's.
+    Args:
+        mpp: µm per level-0 pixel of all slides.
+        table: a file with the µm per pixel and the case of each slide.
     """
     if not trained.config.reads_slides:
         raise MilsurvError(
@@ -115,16 +118,16 @@ def predict_cases(
     folds: Mapping[str, Sequence[int]],
     times: Sequence[float],
 ) -> pd.DataFrame:
-    """A row per case, from the models of the folds that ``folds`` names under its id, at least one.
+    """A row per case, predicted by the models of its ``folds`` (case id -> at least one fold).
 
     Columns: ``case_id``; ``models``, their number; ``risk``, the mean of their standardised risks (above 0: higher
-    than half of the training cases'), with ``risk_sd``, ``risk_lowest`` and ``risk_highest`` over them; ``high_risk``,
-    1 or 0; ``median_survival``, where the mean of their survival falls to one half, in the cohort's unit, NaN when it
-    does not within the longest follow-up in training; ``survival_at_T`` for each of ``times``.
+    than half of the training cases), with ``risk_sd``, ``risk_lowest`` and ``risk_highest`` over the models;
+    ``high_risk``, 1 or 0; ``median_survival``, where the mean survival falls to one half, in the cohort's unit, NaN
+    when it does not within the longest follow-up in training; ``survival_at_T`` for each of ``times``.
     """
     curve = np.linspace(0, float(trained.training_cases.follow_up.time.max()), CURVE_POINTS + 1)
-    everywhen = (*times, *curve.tolist())
-    asked = {
+    all_times = (*times, *curve.tolist())
+    cases_of = {
         model: tuple(case for case in cases if model.fold in folds[case.case_id]) for model in trained.models
     }
     resources = Resources(gpus=int(session.device.kind == "cuda"))
@@ -132,10 +135,10 @@ def predict_cases(
         Unit(
             f"seed {model.seed} fold {model.fold}",
             predict_with_model,
-            {"config": session.config, "model": model, "cases": mine, "times": everywhen},
+            {"config": session.config, "model": model, "cases": mine, "times": all_times},
             resources=resources,
         )
-        for model, mine in asked.items()
+        for model, mine in cases_of.items()
         if mine
     ]
     with session.progress.stage("predicting", len(units), "models") as stage:
@@ -155,7 +158,7 @@ def predict_with_model(
     cases: tuple[TrainingCase, ...],
     times: tuple[float, ...],
 ) -> ModelPredictions:
-    """Unit of work: one model's risks and survival of cases."""
+    """Unit of work: the risk and survival of cases, predicted by one model."""
     registry = get_registry(config.plugins)
     network, loss, about = load_model(model.file, registry, context.device)
     _require_dims(network, model, cases[0])
@@ -169,7 +172,7 @@ def predict_with_model(
 
 
 def _require_dims(network: SurvivalModel, model: FoldModel, case: TrainingCase) -> None:
-    """Raise MilsurvError when features are not as long as training's: imported ones may be of another encoder."""
+    """Raise MilsurvError when imported features are of another length, and so of another encoder, than in training."""
     slide, path = case.slides[0]
     here, trained = (
         ", ".join(f"{dim} values at {m}x" for m, dim in sorted(dims.items(), reverse=True))
@@ -177,8 +180,8 @@ def _require_dims(network: SurvivalModel, model: FoldModel, case: TrainingCase) 
     )
     if here != trained:
         raise MilsurvError(
-            f"{model.file} was trained on features of {trained}, and those of slide {slide} have {here}: another "
-            "encoder made them; give features of the same one"
+            f"{model.file} was trained on features of {trained}, but those of slide {slide} have {here}; use features "
+            "of the same encoder"
         )
 
 
@@ -227,7 +230,7 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def median_survival(times: NDArray[np.float64], survival: NDArray[np.float64]) -> float:
-    """Where ``survival (k,)`` at ascending ``times (k,)`` falls to one half, linear between them; NaN when nowhere."""
+    """Time at which ``survival (k,)`` at ascending ``times (k,)`` falls to one half, interpolated; NaN if never."""
     below = np.flatnonzero(survival <= 0.5)
     if not below.size:
         return float("nan")

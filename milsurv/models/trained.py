@@ -1,4 +1,4 @@
-"""A finished run, or the folder that was exported of one, as a model to be used on other slides."""
+"""A finished run, or its export, as a model for other slides."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from milsurv.storage.run_files import (
 
 NEEDED = (CONFIG, PLUGINS, ENVIRONMENT, COHORT, FEATURES, TRAINING_SLIDES, TRAINING_FOLLOW_UP)
 OF_TRAINING = ("training", "aggregator", "loss", "seeds", "splits")
-"""Sections of the configuration that made the models what they are."""
+"""Sections of the configuration that a trained model keeps."""
 MPP_ADVICE = (
     "give the µm per level-0 pixel with --mpp VALUE (milsurv predict also takes a table: --table FILE)"
 )
@@ -52,7 +52,7 @@ MPP_ADVICE = (
 
 @dataclass(frozen=True)
 class FoldModel:
-    """The model of one fold under one seed."""
+    """The model of one fold and seed."""
 
     seed: int
     fold: int
@@ -61,44 +61,40 @@ class FoldModel:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """The models of all folds and seeds, and what must be known to use them."""
+    """The models of all folds and seeds, and what is needed to use them."""
 
     folder: Path
     config: RunConfig
-    """Training's, with the plugin files and overrides of whoever uses it now."""
+    """That of training, with the plugin files and overrides given now."""
     registry: Registry
     warnings: tuple[str, ...] = ()
-    """What of milsurv's own code changed since training."""
+    """Changes of milsurv's own code since training."""
 
     @property
     def name(self) -> str:
-        """The run's name with its fingerprint, or the export's folder."""
+        """Name of the run with its fingerprint, or of the export's folder."""
         parts = self.folder.absolute().parts
         return "/".join(parts[-2:]) if parts[-2] == self.config.name else parts[-1]
 
     @cached_property
     def models(self) -> tuple[FoldModel, ...]:
-        """By seed and fold."""
+        """Sorted by seed and fold. Raises MilsurvError when some are missing."""
         found = [
             FoldModel(int(match[1]), int(match[2]), file)
             for file in self.folder.glob(f"seed_*/fold_*/{MODEL}")
-            if (
-                match := re.fullmatch(
-                    r"seed_(\d+)/fold_(\d+)", file.parent.relative_to(self.folder).as_posix()
-                )
-            )
+            if (match := re.search(r"/seed_(\d+)/fold_(\d+)$", file.parent.as_posix()))
         ]
         expected = self.cohort["folds"] * len(self.cohort["seeds"])
         if len(found) != expected:
             raise MilsurvError(
-                f"{self.folder}: {len(found)} of {expected} files seed_*/fold_*/{MODEL} are there; copy or export the "
+                f"{self.folder}: {len(found)} of {expected} files seed_*/fold_*/{MODEL} exist; copy or export the "
                 "whole run again"
             )
         return tuple(sorted(found, key=lambda model: (model.seed, model.fold)))
 
     @cached_property
     def cohort(self) -> dict[str, Any]:
-        """``cohort.json``: the cohort that trained it."""
+        """``cohort.json`` of the training cohort."""
         summary: dict[str, Any] = read_json(self.folder / COHORT)
         return summary
 
@@ -109,22 +105,22 @@ class TrainedModel:
 
     @cached_property
     def training_cases(self) -> TrainingCases:
-        """Whom the models learned from."""
-        known = TrainingCases.read(self.folder)
-        there = {TRAINING_SLIDES: len(known.slides), TRAINING_FOLLOW_UP: len(known.follow_up.time)}
-        told = {TRAINING_SLIDES: self.cohort["slides"], TRAINING_FOLLOW_UP: self.cohort["cases"]}
-        for name, rows in there.items():
-            if rows != told[name]:
+        """The cases that trained the models. Raises MilsurvError when some are missing."""
+        found = TrainingCases.read(self.folder)
+        for name, rows, expected in (
+            (TRAINING_SLIDES, len(found.slides), self.cohort["slides"]),
+            (TRAINING_FOLLOW_UP, len(found.follow_up.time), self.cohort["cases"]),
+        ):
+            if rows != expected:
                 raise MilsurvError(
-                    f"{self.folder / name} has {rows} rows, where training had {told[name]}; copy or export the whole "
-                    "run again"
+                    f"{self.folder / name} has {rows} rows instead of {expected}; copy or export the whole run again"
                 )
-        return known
+        return found
 
     def slide(self, path: Path) -> SlideRef:
-        """The slide in a file, under the id that training would give it. Raises MilsurvError when it can have none."""
+        """The slide in a file, with the id that training would give it. Raises MilsurvError when there is none."""
         if not path.exists():
-            raise MilsurvError(f"{path}: there is no such slide file")
+            raise MilsurvError(f"{path}: no such slide file")
         try:
             slide_id = extract_slide_id(path.name, self.config.cohort.slide_pattern)
         except IdError as error:
@@ -163,9 +159,9 @@ class TrainedModel:
         return names
 
     def require_same_features(self, source: FeatureSource) -> None:
-        """Raise MilsurvError naming what makes features differ from those that the models were trained on."""
-        trained = _flat(read_json(self.folder / FEATURES))
-        here = _flat(json.loads(json.dumps(source.content)))
+        """Raise MilsurvError, naming the settings, when features would differ from those of training."""
+        trained = dict(_flat(read_json(self.folder / FEATURES)))
+        here = dict(_flat(json.loads(json.dumps(source.content))))
         differing = [
             f"{key.replace('.', ' ')} was {trained.get(key)} and is {here.get(key)}"
             for key in sorted({*trained, *here})
@@ -175,29 +171,29 @@ class TrainedModel:
         ]
         if differing:
             raise MilsurvError(
-                f"{self.folder}: the models were trained on other features than these would be: "
-                f"{'; '.join(differing)}; give back what training had, or train anew"
+                f"{self.folder}: the models were trained on different features: {'; '.join(differing)}; restore the "
+                "settings of training, or train again"
             )
 
 
 def load_trained(
     path: Path, overrides: Sequence[str] = (), plugin_files: Sequence[Path] = ()
 ) -> TrainedModel:
-    """The model in the folder of a finished run, or of an export.
+    """The model in the folder of a finished run or of an export.
 
-    No code comes with it: of plugin files those alone are loaded that are given. Code of milsurv that is not that of
-    training is a warning, and a plugin's own code an error. Raises MilsurvError when the run is
-    not finished, was made by a milsurv that kept less, or needs a plugin that is not here or is another one.
+    A model brings no code: only the given plugin files are loaded. If milsurv's own code changed since training, that
+    is a warning; a changed plugin is an error. Raises MilsurvError when the run is not finished, lacks files, or needs
+    a plugin that is not installed.
     """
     folder = find_run(path)
-    lacking = [name for name in NEEDED if not (folder / name).is_file()]
-    if lacking:
+    missing = [name for name in NEEDED if not (folder / name).is_file()]
+    if missing:
         raise MilsurvError(
-            f"{folder}: {', '.join(lacking)} is missing: an older milsurv made this run, or a part of it was copied; "
-            "run its milsurv command again (what is trained is kept), or copy the whole folder"
+            f"{folder}: {', '.join(missing)} is missing: the run was made by an older milsurv, or copied in part; run "
+            "its milsurv command again (trained folds are kept), or copy the whole folder"
         )
-    _require_nothing_of_training(overrides)
-    read_settings(folder)  # a damaged file is not a wrong configuration
+    _refuse_training_settings(overrides)
+    read_settings(folder)  # reports a damaged file as such
     try:
         changed = _require_plugins(folder, plugin_files)
         given = [*_local_executor(folder, plugin_files), *overrides, "plugins=[]"]
@@ -207,19 +203,17 @@ def load_trained(
         if made_by == __version__:
             raise
         raise MilsurvError(
-            f"{folder}: made by milsurv {made_by}, and this is {__version__}, which does not read its configuration "
+            f"{folder}: made by milsurv {made_by}; milsurv {__version__} cannot read its configuration "
             f"({first_line(error)}); pip install milsurv=={made_by}"
         ) from error
     return TrainedModel(folder, config, registry, _warnings(folder, config, changed))
 
 
-def _require_nothing_of_training(overrides: Sequence[str]) -> None:
+def _refuse_training_settings(overrides: Sequence[str]) -> None:
     for override in overrides:
         section = override.partition("=")[0].partition(".")[0].strip()
         if section in OF_TRAINING:
-            raise MilsurvError(
-                f"--set {override}: {section} belongs to training, and a trained model keeps it; leave it out"
-            )
+            raise MilsurvError(f"--set {override}: {section} is fixed by training; remove it")
 
 
 def _registry(plugin_files: Sequence[Path]) -> Registry:
@@ -237,7 +231,7 @@ def _local_executor(folder: Path, plugin_files: Sequence[Path]) -> list[str]:
 
 
 def _require_plugins(folder: Path, plugin_files: Sequence[Path]) -> list[str]:
-    """The plugins of which milsurv's own code changed since training."""
+    """The plugins in which only milsurv's own code changed since training."""
     registry = _registry(plugin_files)
     broken = [info for info in registry.plugins if info.version == LOCAL and info.status != "ok"]
     if broken:
@@ -255,12 +249,12 @@ def _require_plugins(folder: Path, plugin_files: Sequence[Path]) -> list[str]:
         except PluginError as error:
             if local:
                 raise MilsurvError(
-                    f"{folder}: {name} came from the local file {file}, and a model brings no code; name the file with "
+                    f"{folder}: {name} is from the local file {file}, and a model brings no code; give the file with "
                     "--plugin FILE"
                 ) from error
             raise MilsurvError(
-                f"{folder}: {name} of {trained['distribution']} {trained['version']} is not here ({error}); install "
-                "it with pip"
+                f"{folder}: {name} of {trained['distribution']} {trained['version']} is not installed ({error}); "
+                "install it with pip"
             ) from error
         if origin == trained["origin"]:
             continue
@@ -269,47 +263,42 @@ def _require_plugins(folder: Path, plugin_files: Sequence[Path]) -> list[str]:
             continue
         source = f"the local file {file}" if local else f"{trained['distribution']} {trained['version']}"
         raise MilsurvError(
-            f"{folder}: {name} was trained as {source} had it, and the code of "
-            f"{registry.describe(kind, trained['name'])} here is different; use the code that it was trained with, or "
-            "train anew"
+            f"{folder}: {name} was trained with {source}, but the code of {registry.describe(kind, trained['name'])} "
+            "is different; use the code of training, or train again"
         )
     return changed
 
 
 def _warnings(folder: Path, config: RunConfig, changed: list[str]) -> tuple[str, ...]:
-    """What to say when milsurv's own code is not what it was in training."""
+    """A warning when milsurv's own code changed since training."""
     origins = read_json(folder / FEATURES).get("origins", {})
     if origins.get("milsurv") != framework_fingerprint(*source_class(config).code):
-        changed = [*changed, "what makes features"]
+        changed = [*changed, f"{source_class(config).verb} features"]
     if not changed:
         return ()
     made_by = read_json(folder / ENVIRONMENT)["milsurv"]
     return (
-        f"the code of {', '.join(changed)} in milsurv {__version__} is not that of milsurv {made_by}, which trained "
-        "this model, so predictions can differ; train anew, or use the milsurv of training, to be sure",
+        f"the code of {', '.join(changed)} in milsurv {__version__} differs from milsurv {made_by}, which trained this "
+        "model, so predictions can differ; to be sure, train again or use the milsurv of training",
     )
 
 
 def _is_path(value: Any) -> bool:
-    """A file or folder may stand elsewhere; what it holds is part of a slide's own identity."""
+    """Files and folders may be elsewhere; their contents are part of each slide's identity."""
     return isinstance(value, str) and Path(value).is_absolute()
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as ``section.key``; plugins' sources are left out, they are compared as plugins are."""
-    return dict(_pairs({key: value for key, value in content.items() if key != "origins"}, prefix))
-
-
-def _pairs(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as ``section.key``, without the sources of plugins, which are compared separately."""
     for key, value in content.items():
         if isinstance(value, Mapping):
-            yield from _pairs(value, f"{prefix}{key}.")
+            yield from _flat(value, f"{prefix}{key}.") if key != "origins" else ()
         else:
             yield f"{prefix}{key}", value
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """``config.yaml`` of a run's folder as it stands. Raises MilsurvError when it is damaged."""
+    """The content of a run's ``config.yaml``. Raises MilsurvError when it is damaged."""
     path = folder / CONFIG
     try:
         settings = construct_yaml(compose_yaml(read_checked(path)))

@@ -1,4 +1,4 @@
-"""Everything that can be known before a run starts: the run's own stages with a sample of the slides."""
+"""Checks before a run starts: the run's own stages, with a sample of the slides."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from milsurv.plugin.registry import Registry
 from milsurv.progress import RunProgress
 from milsurv.runs.folder import RunContent, RunFolder
 from milsurv.runs.inputs import cohort_of, feature_source
-from milsurv.runs.planning import Plan, fold_jobs, plan_folds
+from milsurv.runs.planning import fold_jobs, plan_run
 from milsurv.runs.sample import Sample, sample_slides
 from milsurv.runs.session import Session, open_session
 from milsurv.storage.atomic import write_text
@@ -36,7 +36,7 @@ BYTES_OF_SYNTHETIC_SLIDE = 2**21
 
 @dataclass
 class Findings:
-    """What a check found, a line each."""
+    """The results of a check, one line each."""
 
     facts: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Findings:
 
 
 def check_run(config: RunConfig, registry: Registry, only_fold: int | None = None) -> Findings:
-    """Check a run whose configuration and plugins are valid, by all that it does before the first epoch."""
+    """Do all that a run does before the first epoch, with a sample of the slides; nothing is kept."""
     findings = Findings()
     _check_workspace(config.workspace, findings)
     progress = RunProgress(quiet=True)
@@ -70,22 +70,19 @@ def _check_stages(session: Session, findings: Findings, only_fold: int | None) -
         sample = _collect(findings, lambda: _sample(cohort, source, folder))
         if sample is None:
             return
-        _tell_slides(source, sample, findings)
+        _report_slides(source, sample, findings)
         if sample.to_do:
             findings.warnings += source.warnings(())
             _collect(findings, lambda: _check_backbone(session, source, sample, findings))
-        plan = _collect(findings, lambda: plan_folds(cohort, sample.outcomes, config, only_fold))
-        if plan is None:
+        content = _collect(findings, lambda: plan_run(session, source, cohort, sample.outcomes, only_fold))
+        if content is None:
             return
         findings.facts.append(
-            f"{len(plan.splits)} folds of the {len(plan.usable.cases)} cases with a usable slide"
+            f"{len(content.splits)} folds of the {len(content.usable.cases)} cases with a usable slide"
         )
-        findings.warnings += plan.warnings
+        findings.warnings += content.warnings
         if sample.files:
-            content = RunContent(
-                session, source, cohort, plan.usable, sample.outcomes, plan.splits, plan.warnings
-            )
-            _collect(findings, lambda: _rehearse(content, plan, sample, folder, only_fold))
+            _collect(findings, lambda: _rehearse(content, sample, folder, only_fold))
 
 
 def _read_cohort(config: RunConfig, source: FeatureSource, folder: Path, findings: Findings) -> Cohort:
@@ -125,7 +122,7 @@ def _sample(cohort: Cohort, source: FeatureSource, folder: Path) -> Sample:
     return replace(sample, outcomes=outcomes, bytes=sample.bytes * len(slides))
 
 
-def _tell_slides(source: FeatureSource, sample: Sample, findings: Findings) -> None:
+def _report_slides(source: FeatureSource, sample: Sample, findings: Findings) -> None:
     outcomes = sample.outcomes.values()
     warnings = [f"slide {of.slide_id}: {warning}" for of in outcomes for warning in of.warnings]
     excluded = [
@@ -146,8 +143,8 @@ def _check_backbone(session: Session, source: FeatureSource, sample: Sample, fin
     findings.warnings += warnings
 
 
-def _rehearse(content: RunContent, plan: Plan, sample: Sample, folder: Path, only_fold: int | None) -> None:
-    """Fit the loss of every fold, and train one of them for a step, on the sampled slides' features in place of all."""
+def _rehearse(content: RunContent, sample: Sample, folder: Path, only_fold: int | None) -> None:
+    """Fit the loss of every fold, and train one fold for a step, with the sampled slides in place of all."""
     cases = [
         TrainingCase(
             case.case_id,
@@ -155,9 +152,9 @@ def _rehearse(content: RunContent, plan: Plan, sample: Sample, folder: Path, onl
             case.event,
             tuple((slide.slide_id, sample.files[at % len(sample.files)]) for slide in case.slides),
         )
-        for at, case in enumerate(plan.usable.cases)
+        for at, case in enumerate(content.usable.cases)
     ]
-    jobs = fold_jobs(content, cases, RunFolder(folder), plan.times)
+    jobs = fold_jobs(content, cases, RunFolder(folder))
     jobs = [job for job in jobs if only_fold in (None, job.fold)]
     for job in jobs:
         fit_loss(job, content.session.registry)
@@ -166,27 +163,27 @@ def _rehearse(content: RunContent, plan: Plan, sample: Sample, folder: Path, onl
 
 
 def _check_workspace(workspace: Path, findings: Findings) -> None:
-    there = existing_parent(workspace)
+    parent = existing_parent(workspace)
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=parent):
             pass
     except OSError as error:
-        findings.problems.append(f"workspace {workspace} cannot be written: {error.strerror} at {there}")
+        findings.problems.append(f"workspace {workspace} cannot be written: {error.strerror} at {parent}")
 
 
 def _check_disk(workspace: Path, needed: int, what: str, findings: Findings) -> None:
-    there, free = existing_parent(workspace), free_bytes(workspace)
-    line = f"{what} take at most {size(needed)}; {size(free)} are free in {there}"
+    free = free_bytes(workspace)
+    line = f"{what} take at most {size(needed)}; {size(free)} are free in {existing_parent(workspace)}"
     if needed > free:
         findings.warnings.append(line)
     else:
         findings.facts.append(line)
 
 
-def _collect(findings: Findings, question: Callable[[], T]) -> T | None:
-    """The answer, or None with its problems among the findings."""
+def _collect(findings: Findings, stage: Callable[[], T]) -> T | None:
+    """The result, or None with the problems added to the findings."""
     try:
-        return question()
+        return stage()
     except ProblemsError as error:
         findings.problems += error.problems
     except MilsurvError as error:

@@ -1,4 +1,4 @@
-"""A finished run for notebooks: its tables as DataFrames, its figures as matplotlib's."""
+"""A finished run for notebooks: tables as DataFrames, figures as matplotlib figures."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from milsurv.storage.run_files import REPORT
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What :func:`load_run` gives."""
+    """A finished run, as returned by :func:`load_run`."""
 
     folder: Path
 
     @cached_property
     def results(self) -> RunResults:
-        """The files of the folder as they are, ``metrics.json`` as a dict among them."""
+        """The files of the folder, among them ``metrics.json`` as a dict."""
         return RunResults.read(self.folder)
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """A row per reported case, fold and seed: ``case_id, fold, time, event, risk, seed, high_risk,
+        """A row per test case, fold and seed: ``case_id, fold, time, event, risk, seed, high_risk,
         standardized_risk, survival_at_T…``, times in the cohort's unit."""
         return self.results.predictions
 
     @property
     def slides(self) -> pd.DataFrame:
-        """A row per slide of the cohort, used or left out with its reason."""
+        """A row per slide of the cohort: used, or excluded with the reason."""
         return self.results.slides
 
     @property
@@ -62,14 +62,14 @@ class FinishedRun:
         return self.folder / REPORT
 
     def figure(self, name: str) -> Figure:
-        """One of the report's figures. Raises MilsurvError naming all when there is none of that name."""
+        """One of the report's figures. Raises MilsurvError, listing all names, for an unknown one."""
         return draw(name, self.results)
 
 
 def load_run(path: str | Path) -> FinishedRun:
-    """The finished run, or external validation, in a folder: WORKSPACE/runs/NAME, or the fingerprint's folder in it.
+    """The finished run or external validation in a folder: WORKSPACE/runs/NAME, or one of the folders in it.
 
-    Raises MilsurvError when it is not finished, or several are there.
+    Raises MilsurvError when it is not finished, or when there are several.
     """
     return FinishedRun(find_run(Path(path)))
 

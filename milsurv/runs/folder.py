@@ -1,9 +1,9 @@
-"""A run's folder: what it is named after, and the files that say what was run."""
+"""The folder of a run: its name, and the files that describe the run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,26 +33,27 @@ from milsurv.storage.run_files import COHORT, CONFIG, EVENTS, FEATURES, METRICS,
 from milsurv.training.job import FoldJob
 
 SHOWN_SETTINGS = 4
-"""How many settings are named in which runs differ."""
+"""Settings that are listed to tell runs apart."""
 TRAINING_CODE = ("milsurv.training.loop",)
-"""What of milsurv itself decides a model, beside its plugins."""
+"""Modules of milsurv that decide a model, besides its plugins."""
 
 
 @dataclass(frozen=True)
 class RunContent:
-    """All that a run is made of, once features are there."""
+    """All inputs of training or of an external validation, once the features exist."""
 
     session: Session
     source: FeatureSource
     cohort: Cohort
     usable: Cohort
-    """The cohort with the cases and slides that have features, by id."""
-    outcomes: dict[str, SlideOutcome]
+    """The cases and slides that have features, sorted by id."""
+    outcomes: Mapping[str, SlideOutcome]
+    times: EvaluationTimes
     splits: tuple[Split, ...] = ()
     warnings: tuple[str, ...] = ()
-    """What was odd about the splits, or about cases that training knows."""
+    """Warnings about the splits, or about overlap with training cases."""
     model_name: str | None = None
-    """Of an external validation, the model whose training had other cases."""
+    """The trained model, for an external validation."""
 
     @property
     def config(self) -> RunConfig:
@@ -66,7 +67,7 @@ class RunContent:
 
     @property
     def origins(self) -> dict[tuple[str, str], str]:
-        """Kind and name of each plugin at work -> the fingerprint of its source."""
+        """Kind and name of each of these plugins -> fingerprint of its source."""
         return {(kind, name): self.session.registry.origin(kind, name) for kind, name in self.plugins.items()}
 
     @property
@@ -75,10 +76,18 @@ class RunContent:
         return [*self.plugins.items(), *(("metric", name) for name in self.session.registry.names("metric"))]
 
     def training_fingerprint(self) -> str:
-        """Stands for every setting and every input that changes a model, and for nothing else."""
+        """Hash of every setting and input that changes a model, and of nothing else."""
         config = self.config
         cases = [
-            (case.case_id, case.time, case.event, [self._slide_key(slide) for slide in case.slides])
+            (
+                case.case_id,
+                case.time,
+                case.event,
+                [
+                    (slide.slide_id, self.outcomes[slide.slide_id].made_from, slide.mpp)
+                    for slide in case.slides
+                ],
+            )
             for case in self.usable.cases
         ]
         return fingerprint(
@@ -96,32 +105,35 @@ class RunContent:
             }
         )
 
-    def evaluation_fingerprint(self, times: EvaluationTimes) -> str:
-        """Stands for what is asked of the models once they are trained, and for the columns that it takes."""
+    def evaluation_fingerprint(self) -> str:
+        """Hash of the evaluation's settings and of the table columns that it uses."""
         settings = self.config.evaluation
-        asked = [
+        columns = [
             (case.case_id, [case.attributes.get(column) for column in settings.columns])
             for case in self.usable.cases
         ]
         return fingerprint(
             {
                 **settings.model_dump(mode="json"),
-                "times": times.times,
-                "integration": times.integration,
-                "columns": asked,
+                "times": self.times.times,
+                "integration": self.times.integration,
+                "columns": columns,
                 **metric_origins(self.session.registry),
             }
         )
 
-    def _slide_key(self, slide: SlideRef) -> tuple[str, Any, float | None]:
-        return slide.slide_id, self.outcomes[slide.slide_id].made_from, slide.mpp
-
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """What ``cohort.json`` holds."""
+        """The content of ``cohort.json``."""
         usable = {case.case_id for case in self.usable.cases}
-        left_out = [case for case in self.cohort.cases if case.case_id not in usable]
-        of_training = {} if self.model_name else self._of_training
+        training = {
+            "selection": self.config.training.selection,
+            "select_by": self.config.training.select_by,
+            "group_by": self.config.splits.group_by,
+            "folds": len(self.splits),
+            "seeds": list(self.config.seeds),
+        }
+        outcomes = self.outcomes.values()
         return {
             "external": self.model_name,
             "cases": len(self.usable.cases),
@@ -130,59 +142,48 @@ class RunContent:
             "endpoint": self.cohort.endpoint,
             "synthetic": self.cohort.synthetic,
             "slides": sum(len(case.slides) for case in self.usable.cases),
-            "slides_left_out": sum(outcome.reason is not None for outcome in self.outcomes.values()),
-            "cases_left_out": [f"case {case.case_id}: {self._why(case)}" for case in left_out],
+            "slides_left_out": sum(outcome.reason is not None for outcome in outcomes),
+            "cases_left_out": [
+                f"case {case.case_id}: {self._why_excluded(case)}"
+                for case in self.cohort.cases
+                if case.case_id not in usable
+            ],
             "dropped": list(self.cohort.dropped),
             "missing": list(self.cohort.missing),
-            "warnings": [*self.cohort.warnings, *self.warnings, *self._slide_warnings],
-            **of_training,
+            "warnings": [
+                *self.cohort.warnings,
+                *self.warnings,
+                *(f"slide {o.slide_id}: {warning}" for o in outcomes for warning in o.warnings),
+            ],
+            **({} if self.model_name else training),
             **self.source.summary,
         }
 
-    @property
-    def _of_training(self) -> dict[str, Any]:
-        return {
-            "selection": self.config.training.selection,
-            "select_by": self.config.training.select_by,
-            "group_by": self.config.splits.group_by,
-            "folds": len(self.splits),
-            "seeds": list(self.config.seeds),
-        }
-
-    @property
-    def _slide_warnings(self) -> list[str]:
-        return [f"slide {o.slide_id}: {warning}" for o in self.outcomes.values() for warning in o.warnings]
-
-    def _why(self, case: Case) -> str:
+    def _why_excluded(self, case: Case) -> str:
         has_features = any(self.outcomes[slide.slide_id].reason is None for slide in case.slides)
-        return "every fold of the model learned from it" if has_features else "no usable slide"
+        return "every fold of the model was trained on it" if has_features else "no usable slide"
 
     def slides(self) -> pd.DataFrame:
-        """A row for each slide of the cohort, used or left out."""
-        workspace = self.config.workspace
-        rows = []
-        for case in self.cohort.cases:
-            for slide in case.slides:
-                outcome = self.outcomes[slide.slide_id]
-                used = outcome.reason is None
-                rows.append(
-                    {
-                        "slide_id": slide.slide_id,
-                        "case_id": case.case_id,
-                        "status": "used" if used else "left out",
-                        "reason": outcome.reason,
-                        "doubts": "; ".join(outcome.warnings) or None,
-                        "path": slide.path,
-                        "mpp": outcome.mpp,
-                        "mpp_source": outcome.mpp_source,
-                        **{
-                            f"patches_{m}x": outcome.patches.get(m, 0)
-                            for m in self.config.tiling.magnifications
-                        },
-                        "features": self.source.path(slide.slide_id).relative_to(workspace) if used else None,
-                    }
-                )
-        return pd.DataFrame(rows)
+        """The content of ``slides.csv``: a row for each slide of the cohort, used or excluded."""
+        return pd.DataFrame(
+            [self._slide_row(case, slide) for case in self.cohort.cases for slide in case.slides]
+        )
+
+    def _slide_row(self, case: Case, slide: SlideRef) -> dict[str, Any]:
+        outcome, config = self.outcomes[slide.slide_id], self.config
+        used = outcome.reason is None
+        return {
+            "slide_id": slide.slide_id,
+            "case_id": case.case_id,
+            "status": "used" if used else "left out",
+            "reason": outcome.reason,
+            "doubts": "; ".join(outcome.warnings) or None,
+            "path": slide.path,
+            "mpp": outcome.mpp,
+            "mpp_source": outcome.mpp_source,
+            **{f"patches_{m}x": outcome.patches.get(m, 0) for m in config.tiling.magnifications},
+            "features": self.source.path(slide.slide_id).relative_to(config.workspace) if used else None,
+        }
 
 
 @dataclass(frozen=True)
@@ -192,10 +193,10 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def lay_out(cls, content: RunContent, times: EvaluationTimes) -> RunFolder:
-        """Make the folder, or find it, and write what says what is run."""
+    def create(cls, content: RunContent) -> RunFolder:
+        """Create the folder unless it exists, and write the files that describe the run."""
         config = content.config
-        name = f"{content.training_fingerprint()}-{content.evaluation_fingerprint(times)}"
+        name = f"{content.training_fingerprint()}-{content.evaluation_fingerprint()}"
         path = config.workspace / "runs" / config.name / name
         describe(content, path)
         write_splits(content.splits, path / SPLITS)
@@ -204,19 +205,19 @@ class RunFolder:
         return cls(path)
 
     def of_fold(self, seed: int, fold: int) -> Path:
-        """Where a fold of a seed leaves its model and predictions."""
+        """Folder of the model and predictions of a fold."""
         return self.path / f"seed_{seed}" / f"fold_{fold}"
 
-    def take_over(self, jobs: Sequence[FoldJob], content: RunContent) -> int:
-        """Take what runs with the same training, and another evaluation, have of the folds; gives their number."""
+    def reuse_folds(self, jobs: Sequence[FoldJob], content: RunContent) -> int:
+        """Copy the folds that runs with the same training, and another evaluation, have; returns their number."""
         training = self.path.name.partition("-")[0]
         others = sorted(path for path in self.path.parent.glob(f"{training}-*") if path != self.path)
         found = {}
         for job in jobs:
             if not job.trained:
                 folders = {other / job.folder.relative_to(self.path): other for other in others}
-                if (giver := job.take_over(list(folders))) is not None:
-                    found[job.folder] = folders[giver]
+                if (other := job.reuse(list(folders))) is not None:
+                    found[job.folder] = folders[other]
         if found:
             earlier_runs = sorted(set(found.values()))
             record_versions(self.path, content.session.registry, content.recorded_plugins, earlier_runs)
@@ -228,7 +229,7 @@ class RunFolder:
 
 
 def describe(content: RunContent, path: Path) -> None:
-    """Write into ``path`` what says what is run, and on whom."""
+    """Write the files that describe a run, or an external validation, into ``path``."""
     settings = content.config.model_dump(mode="json", by_alias=True)
     write_checked(path / CONFIG, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     record_versions(path, content.session.registry, content.recorded_plugins)
@@ -250,31 +251,29 @@ def find_run(path: Path) -> Path:
     if (path / METRICS).is_file():
         return path
     if not path.is_dir():
-        raise MilsurvError(f"{path}: there is no such folder; name that of a run, WORKSPACE/runs/NAME")
+        raise MilsurvError(f"{path}: no such folder; give the folder of a run, WORKSPACE/runs/NAME")
     inside = sorted(folder.parent for folder in path.glob(f"*/{METRICS}"))
     if len(inside) == 1:
         return inside[0]
     if inside:
-        raise MilsurvError(f"{path}: several runs are finished here; name one of {_told_apart(inside)}")
-    raise MilsurvError(
-        f"{path}: no finished run is here (no {METRICS}); run its milsurv command again to finish it"
-    )
+        raise MilsurvError(f"{path}: holds several finished runs; give one of {_differences(inside)}")
+    raise MilsurvError(f"{path}: no finished run (no {METRICS}); run its milsurv command again to finish it")
 
 
-def _told_apart(folders: Sequence[Path]) -> str:
-    """Runs with the settings in which they differ."""
+def _differences(folders: Sequence[Path]) -> str:
+    """Names of runs, each with the settings in which they differ."""
     settings = [_flat_settings(folder / CONFIG) for folder in folders]
     keys = sorted({key for one in settings for key in one})
     differing = [key for key in keys if len({json.dumps(one.get(key)) for one in settings}) > 1]
-    told = []
+    described = []
     for folder, one in zip(folders, settings, strict=True):
         values = [f"{key}={json.dumps(one.get(key))}" for key in differing]
-        told.append(f"{folder.name} ({', '.join(values[:SHOWN_SETTINGS])})" if values else folder.name)
-    return ", ".join(told)
+        described.append(f"{folder.name} ({', '.join(values[:SHOWN_SETTINGS])})" if values else folder.name)
+    return ", ".join(described)
 
 
 def _flat_settings(path: Path) -> dict[str, Any]:
-    """``section.key`` -> value; nothing when the file is damaged or not there."""
+    """``section.key`` -> value; empty when the file is damaged or missing."""
     try:
         sections = construct_yaml(compose_yaml(read_checked(path)))
         flat = {}

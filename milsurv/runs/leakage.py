@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,21 +45,21 @@ class TrainingOverlap:
 
 @dataclass(frozen=True)
 class TrainingCases:
-    """The slides that a run trained on, and how long their cases were followed."""
+    """The slides that a run trained on, and the follow-up of their cases."""
 
     slides: pd.DataFrame
-    """A row per slide: digests of its ``case`` and ``slide`` ids, what stands for its ``content``, and ``unseen_by``,
-    the folds whose models learned nothing from its case."""
+    """A row per slide: digests of its ``case`` and ``slide`` ids, a hash of its ``content``, and ``unseen_by``, the
+    folds whose models were not trained on its case."""
     follow_up: TrainingFollowUp
-    """Of all cases, in no order that tells who is who."""
+    """Of all cases, sorted by time, so that nobody can be identified by position."""
 
     @classmethod
     def of(cls, cohort: Cohort, made_from: Mapping[str, Any], splits: Sequence[Split]) -> TrainingCases:
-        """``made_from``: slide id -> what tells the files that its features were made from."""
-        learned = {split.fold: {*split.train, *split.validation} for split in splits}
+        """``made_from``: slide id -> hashes of the files that its features were made from."""
+        trained_on = {split.fold: {*split.train, *split.validation} for split in splits}
         rows = []
         for case in cohort.cases:
-            unseen = " ".join(str(fold) for fold, cases in learned.items() if case.case_id not in cases)
+            unseen = " ".join(str(fold) for fold, cases in trained_on.items() if case.case_id not in cases)
             rows += [
                 {
                     "case": digest(case.case_id),
@@ -78,7 +77,7 @@ class TrainingCases:
 
     @classmethod
     def read(cls, folder: Path) -> TrainingCases:
-        """What :meth:`write` left in ``folder``."""
+        """Read the tables that :meth:`write` wrote."""
         follow_up = pd.read_csv(
             StringIO(read_checked(folder / TRAINING_FOLLOW_UP)), float_precision="round_trip"
         )
@@ -119,20 +118,16 @@ class TrainingCases:
     @cached_property
     def _cases_by(self) -> dict[str, dict[str, set[str]]]:
         """Column -> its value -> digests of the cases of its slides."""
-        found: dict[str, dict[str, set[str]]] = {
-            name: defaultdict(set) for name in ("content", "slide", "case")
+        return {
+            column: {str(value): set(cases) for value, cases in self.slides.groupby(column)["case"]}
+            for column in ("content", "slide", "case")
         }
-        for row in self.slides.to_dict("records"):
-            for column, cases in found.items():
-                cases[row[column]].add(row["case"])
-        return found
 
     @cached_property
     def _unseen_by(self) -> dict[str, set[int]]:
-        """Digest of a case -> folds that did not learn from it."""
-        return {
-            row["case"]: set(map(int, row["unseen_by"].split())) for row in self.slides.to_dict("records")
-        }
+        """Digest of a case -> folds that were not trained on it."""
+        rows = zip(self.slides["case"], self.slides["unseen_by"], strict=True)
+        return {case: set(map(int, folds.split())) for case, folds in rows}
 
 
 def name_prefixes(name: str) -> list[str]:
@@ -141,7 +136,7 @@ def name_prefixes(name: str) -> list[str]:
 
 
 def digest(identifier: str) -> str:
-    """16 hexadecimal digits that stand for an id, by which it can be recognised but not read."""
+    """A hash of an id, 16 hexadecimal digits: it recognises the id and does not reveal it."""
     return hashlib.sha256(identifier.encode()).hexdigest()[:16]
 
 

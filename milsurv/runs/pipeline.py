@@ -1,4 +1,4 @@
-"""The way through the house: from slides and follow-up to a report, one function per stage."""
+"""A run, from slides and follow-up to a report: one function per stage."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ from milsurv.report.html import write_report
 from milsurv.runs.evaluation import measure
 from milsurv.runs.folder import RunContent, RunFolder
 from milsurv.runs.inputs import feature_source, make_features, prepare_cohort, training_case
-from milsurv.runs.planning import (
-    fold_jobs,
-    plan_folds,
-    require_fold,
-)
+from milsurv.runs.planning import fold_jobs, plan_run, require_fold
 from milsurv.runs.session import Session, advance
 from milsurv.storage.locks import remove_abandoned
 from milsurv.storage.run_files import EVENTS, PREDICTIONS
@@ -30,18 +26,18 @@ from milsurv.training.results import read_predictions
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to."""
+    """The result of a run or an external validation."""
 
     folder: Path
     metrics: RunMetrics
     report: Path | None
-    """None when folds are still to be trained."""
+    """None while some folds are not trained."""
     slides_left_out: int
     cohort: Cohort
 
 
 def run(session: Session, only_fold: int | None = None) -> RunResult:
-    """Do all of a run that is not done yet. Raises MilsurvError for what the user can mend."""
+    """Do everything of a run that is not finished yet. Raises MilsurvError for problems that the user can fix."""
     config, progress = session.config, session.progress
     for part in ("cohorts", "features", "runs", "evaluations"):
         remove_abandoned(config.workspace / part)
@@ -51,35 +47,33 @@ def run(session: Session, only_fold: int | None = None) -> RunResult:
     cohort = prepare_cohort(session, source)
     slides = [slide for case in cohort.cases for slide in case.slides]
     outcomes = make_features(session, source, slides)
-    plan = plan_folds(cohort, outcomes, config, only_fold)
-    for warning in plan.warnings:
+    content = plan_run(session, source, cohort, outcomes, only_fold)
+    for warning in content.warnings:
         progress.warn(warning)
-    content = RunContent(session, source, cohort, plan.usable, outcomes, plan.splits, plan.warnings)
-    folder = RunFolder.lay_out(content, plan.times)
-    cases = [training_case(case, source) for case in plan.usable.cases]
-    jobs = fold_jobs(content, cases, folder, plan.times)
-    if taken := folder.take_over(jobs, content):
-        progress.say(f"{taken} of {len(jobs)} folds go on from where another evaluation of this training was")
+    folder = RunFolder.create(content)
+    jobs = fold_jobs(content, [training_case(case, source) for case in content.usable.cases], folder)
+    if reused := folder.reuse_folds(jobs, content):
+        progress.say(f"{reused} of {len(jobs)} folds are reused from another evaluation of this training")
     todo = [job for job in jobs if only_fold in (None, job.fold)]
     for job in todo:
-        fit_loss(job, session.registry)  # a fold that cannot train is told before the first one trains
-    life_cycle = tell_plugins(session, folder)
+        fit_loss(job, session.registry)  # report a fold that cannot train before the first one trains
+    life_cycle = notify_plugins(session, folder)
     train(session, todo, folder, life_cycle)
-    progress.say("measuring, writing the report")
-    metrics = measure(jobs, content, plan.times, folder)
+    progress.say("computing metrics, writing the report")
+    metrics = measure(jobs, content, content.times, folder)
     finished = all(job.finished for job in jobs)
     report = finish(content, folder, metrics, life_cycle) if finished else None
     left_out = sum(outcome.reason is not None for outcome in outcomes.values())
-    return RunResult(folder.path, metrics, report, left_out, plan.usable)
+    return RunResult(folder.path, metrics, report, left_out, content.usable)
 
 
-def tell_plugins(session: Session, folder: RunFolder) -> LifeCycle:
-    """The life-cycle hooks of all plugins; one that fails is a warning, and its traceback stands in the events."""
+def notify_plugins(session: Session, folder: RunFolder) -> LifeCycle:
+    """The run hooks of all plugins. A plugin that fails is warned of, and its traceback is written to the events."""
 
     def on_failure(failure: HookFailure) -> None:
         session.progress.warn(
-            f"plugin {failure.plugin} failed in {failure.hook} and is told nothing more of this run "
-            f"({failure.error}); the traceback stands in {folder.path / EVENTS}"
+            f"plugin {failure.plugin} failed in {failure.hook} ({failure.error}) and is not called again in this run; "
+            f"the traceback is in {folder.path / EVENTS}"
         )
         folder.log({"event": "plugin switched off", **asdict(failure)})
 
@@ -87,7 +81,7 @@ def tell_plugins(session: Session, folder: RunFolder) -> LifeCycle:
 
 
 def train(session: Session, jobs: Sequence[FoldJob], folder: RunFolder, life_cycle: LifeCycle) -> None:
-    """Train the folds that are not finished, telling the plugins' life-cycle hooks as they go."""
+    """Train the folds that are not finished, and call the plugins' run hooks."""
     resources = Resources(gpus=int(session.device.kind == "cuda"))
     units = [
         Unit(
@@ -98,7 +92,7 @@ def train(session: Session, jobs: Sequence[FoldJob], folder: RunFolder, life_cyc
     ]
     for job in jobs:
         if job.finished:
-            job.remove_states()  # left when a run was killed after its last write
+            job.remove_states()  # they remain when a run was killed after its last write
     config = session.config.model_dump(mode="json", by_alias=True)
     life_cycle.call("milsurv_run_started", config=config, folder=folder.path)
     total = sum(len(job.rows) for job in jobs if not job.trained) * session.config.training.epochs
@@ -127,7 +121,7 @@ def train(session: Session, jobs: Sequence[FoldJob], folder: RunFolder, life_cyc
 
 
 def finish(content: RunContent, folder: RunFolder, metrics: RunMetrics, life_cycle: LifeCycle) -> Path:
-    """Write the report and tell the plugins."""
+    """Write the report and call the plugins' hooks."""
     slides = content.slides()
     predictions = read_predictions(folder.path / PREDICTIONS)
     session = content.session

@@ -1,9 +1,9 @@
-"""From a cohort and what became of its slides to the folds that are trained; shared by a run and its check."""
+"""The folds of a run, and the job of each fold and seed; shared by a run and its check."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from milsurv.cohort.cases import Cohort, Split
 from milsurv.cohort.splits import make_splits
@@ -11,56 +11,52 @@ from milsurv.config.run import Evaluation, RunConfig
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.clinical import attribute_table, variables
 from milsurv.evaluation.subgroups import attributes_of, subgroups
-from milsurv.evaluation.times import EvaluationTimes, evaluation_times, time_text
-from milsurv.features.source import SlideOutcome
+from milsurv.evaluation.times import evaluation_times, time_text
+from milsurv.features.source import FeatureSource, SlideOutcome
 from milsurv.plugin.kinds import kinds_that_decide
 from milsurv.runs.folder import RunContent, RunFolder
 from milsurv.runs.inputs import usable_cases
+from milsurv.runs.session import Session
 from milsurv.training.data import TrainingCase
 from milsurv.training.job import FoldJob
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Who trains, chooses the epoch and is reported in each fold, and when survival is looked at."""
-
-    usable: Cohort
-    """The cohort with the cases and slides that have features, by id."""
-    splits: tuple[Split, ...]
-    times: EvaluationTimes
-    warnings: tuple[str, ...]
-
-
-def plan_folds(
-    cohort: Cohort, outcomes: Mapping[str, SlideOutcome], config: RunConfig, only_fold: int | None = None
-) -> Plan:
-    """The folds of the cases that have features. Raises MilsurvError when a run cannot be made of them."""
-    usable = usable_cases(cohort, outcomes)
-    require_columns(usable, config.evaluation)
-    splits, warnings = split_cases(usable, config, only_fold)
+def plan_run(
+    session: Session,
+    source: FeatureSource,
+    cohort: Cohort,
+    outcomes: Mapping[str, SlideOutcome],
+    only_fold: int | None = None,
+) -> RunContent:
+    """The folds of the cases that have features. Raises MilsurvError when a run is not possible with them."""
+    config = session.config
+    usable, evaluation = usable_cases(cohort, outcomes), config.evaluation
+    _require_columns(usable, evaluation)
+    splits, warnings = _split_cases(usable, config, only_fold)
     times = evaluation_times(
-        [case.time for case in usable.cases], [case.event for case in usable.cases], config.evaluation
+        [case.time for case in usable.cases], [case.event for case in usable.cases], evaluation
     )
-    return Plan(usable, tuple(splits), times, (*warnings, *_late_times(usable, config.evaluation)))
+    warnings += _late_times(usable, evaluation)
+    return RunContent(session, source, cohort, usable, outcomes, times, tuple(splits), tuple(warnings))
 
 
-def require_columns(cohort: Cohort, settings: Evaluation) -> None:
-    """Raise MilsurvError, before anything is trained, when a column cannot serve the evaluation."""
+def _require_columns(cohort: Cohort, settings: Evaluation) -> None:
+    """Raise MilsurvError, before anything is trained, when a column cannot be used in the evaluation."""
     subgroups(attributes_of(cohort), settings.subgroups)
     variables(attribute_table(cohort, settings.clinical))
 
 
-def split_cases(cohort: Cohort, config: RunConfig, only_fold: int | None) -> tuple[list[Split], list[str]]:
-    """Who trains, who chooses the epoch, who is reported; and warnings."""
+def _split_cases(cohort: Cohort, config: RunConfig, only_fold: int | None) -> tuple[list[Split], list[str]]:
+    """The splits, and warnings about them."""
     splits, warnings = make_splits(cohort, config.splits, config.cohort.case_pattern)
     require_fold(only_fold, [split.fold for split in splits])
     if config.training.selection in ("last_epoch", "reported_fold"):
         splits = [replace(split, train=split.train + split.validation, validation=()) for split in splits]
-    return splits, warnings
+    return splits, list(warnings)
 
 
 def require_fold(only_fold: int | None, folds: Sequence[int]) -> None:
-    """Raise MilsurvError when the one fold that is asked for is not among ``folds``."""
+    """Raise MilsurvError when the requested fold is not among ``folds``."""
     if only_fold is not None and only_fold not in folds:
         raise MilsurvError(f"--fold {only_fold}: there are folds {', '.join(map(str, folds))}")
 
@@ -71,18 +67,13 @@ def _late_times(cohort: Cohort, settings: Evaluation) -> list[str]:
     if not late:
         return []
     return [
-        f"evaluation.times: {', '.join(late)} lies beyond the longest follow-up, {time_text(longest)} "
+        f"evaluation.times: {', '.join(late)} is beyond the longest follow-up, {time_text(longest)} "
         f"{cohort.time_unit}: nothing can be measured there"
     ]
 
 
-def fold_jobs(
-    content: RunContent,
-    cases: Iterable[TrainingCase],
-    folder: RunFolder,
-    times: EvaluationTimes,
-) -> list[FoldJob]:
-    """A unit's task for each seed and fold; ``cases`` are the content's with their feature files."""
+def fold_jobs(content: RunContent, cases: Iterable[TrainingCase], folder: RunFolder) -> list[FoldJob]:
+    """The job of each seed and fold; ``cases`` are the usable cases with their feature files."""
     deciding = kinds_that_decide("models")
     origins = {key: origin for key, origin in content.origins.items() if key[0] in deciding}
     by_id = {case.case_id: case for case in cases}
@@ -99,7 +90,7 @@ def fold_jobs(
             train=chosen(split.train),
             validation=chosen(split.validation),
             test=chosen(split.test),
-            times=times.all,
+            times=content.times.all,
             origins=origins,
         )
         for seed in content.config.seeds

@@ -91,7 +91,7 @@ class FoldJob:
         }[self.config.training.selection]
         return {name: rows_of(cases, self.config.training.rows) for name, cases in of.items()}
 
-    def take_over(self, others: Sequence[Path]) -> Path | None:
+    def reuse(self, others: Sequence[Path]) -> Path | None:
         """Copy the results of this fold from one of ``others``, its folders in other runs of the same training.
 
         These are the trained models, with their predictions if they are for the same times; or, if none is trained,

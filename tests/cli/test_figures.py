@@ -42,5 +42,5 @@ def test_an_unknown_format_is_refused(run: Path) -> None:
 
 
 def test_a_folder_without_a_finished_run_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(MilsurvError, match="no finished run is here"):
+    with pytest.raises(MilsurvError, match="no finished run"):
         CliRunner().invoke(app, ["figures", str(tmp_path)], catch_exceptions=False)

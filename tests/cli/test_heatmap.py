@@ -54,7 +54,7 @@ def test_a_run_that_is_not_finished_or_of_another_version(finished: Path, tmp_pa
     with pytest.raises(MilsurvError, match=r"training_slides.csv is missing: an older milsurv made this run"):
         heatmap(old, "P00-1", *PLUGIN)
     (old / "metrics.json").unlink()
-    with pytest.raises(MilsurvError, match=r"no finished run is here"):
+    with pytest.raises(MilsurvError, match=r"no finished run"):
         heatmap(old, "P00-1", *PLUGIN)
 
 

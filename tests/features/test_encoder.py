@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from milsurv.backbones.base import Backbone, PatchEncoder, Precision
 from milsurv.backbones.efficientnet_lite0 import EfficientNetLite0
 from milsurv.backbones.resnet import ResNet18, ResNetConfig
+from milsurv.config.run import Extraction
 from milsurv.errors import MilsurvError
 from milsurv.executors.base import Stopped
 from milsurv.executors.devices import Device, cpu_has_bfloat16
@@ -64,7 +65,9 @@ class Colours(Backbone):
 
 
 def _encoder(backbone: Backbone, batch_size: int = 8, precision: Precision = "float32") -> Encoder:
-    return Encoder(backbone, "backbone 'colours' of a test", CPU, precision, batch_size)
+    return Encoder(
+        backbone, "backbone 'colours' of a test", CPU, precision, Extraction(batch_size=batch_size)
+    )
 
 
 def _patches(count: int, seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -108,7 +111,7 @@ def test_slides_side_by_side_fill_each_others_batches_and_get_their_own_vectors(
 
 
 def test_a_cpus_batches_are_small_unless_said_otherwise() -> None:
-    assert Encoder(Colours(), "colours", CPU, "float32", "auto").batch_size == 32
+    assert Encoder(Colours(), "colours", CPU, "float32", Extraction()).batch_size == 32
 
 
 def test_one_slide_after_the_other_gives_the_same_batches_each_time() -> None:
@@ -168,7 +171,7 @@ def test_a_network_that_does_not_fit_is_said() -> None:
             return nn.Linear(2**30, 2**30)
 
     with pytest.raises(MilsurvError, match=r"does not hold large and one patch; .* \(.*allocate memory"):
-        Encoder(Large(), "large", CPU, "float32", 8)
+        Encoder(Large(), "large", CPU, "float32", Extraction(batch_size=8))
 
 
 def test_an_encoder_that_is_let_go_frees_its_network() -> None:
@@ -369,5 +372,5 @@ def test_the_encoder_gives_what_the_plain_network_gives(resnet18: ResNet18) -> N
 @pytest.mark.acceptance
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_a_compiled_network_gives_the_same_features(resnet18: ResNet18) -> None:
-    compiled = Encoder(resnet18, "resnet18", CPU, "float32", 3, compiled=True)
+    compiled = Encoder(resnet18, "resnet18", CPU, "float32", Extraction(batch_size=3, compile=True))
     torch.testing.assert_close(_features(compiled), _features(_encoder(resnet18, 3)), rtol=1e-4, atol=1e-5)

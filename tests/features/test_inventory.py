@@ -83,14 +83,14 @@ def _drop_all(file: h5py.File) -> None:
 
 
 SPOILED: dict[Callable[[h5py.File], None], str] = {
-    _drop_attribute: "lacks the attribute 'settings'",
-    _drop_identity: "lacks an attribute that says what it was made from",
+    _drop_attribute: "has no attribute 'settings'",
+    _drop_identity: "has neither the attribute 'slide' nor 'source'",
     _drop_row: "10x: coords is int64 of shape",
     _set_nan: "20x: 1 of",
-    _shift_grid: "do not lie within|begin at different places",
-    _move_patch: "5x: coords and grid say different places",
-    _double_cell: "20x: two patches have one place in the grid",
-    _drop_coarse_patches: "do not lie within the 5x patches",
+    _shift_grid: "are not all within|have different origins",
+    _move_patch: "5x: coords and grid are inconsistent",
+    _double_cell: "20x: two patches have the same place in the grid",
+    _drop_coarse_patches: "are not all within 5x patches",
     _drop_a_grid: "only 20x, 10x of its magnifications have a grid",
     _drop_all: "holds no magnification",
 }

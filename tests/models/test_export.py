@@ -103,5 +103,5 @@ def test_the_command_says_where_the_model_is(small_run: Path, tmp_path: Path) ->
     (tmp_path / "empty").mkdir()
     unfinished = run_milsurv("export", "empty", "-o", "other", cwd=tmp_path)
     assert unfinished.returncode == 2
-    assert "no finished run is here" in unfinished.stderr
+    assert "no finished run" in unfinished.stderr
     assert not (tmp_path / "other").exists()

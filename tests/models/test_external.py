@@ -91,7 +91,7 @@ def test_cases_of_training_are_judged_by_the_folds_that_did_not_see_them(
     small_run: Path, small_cohort: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     result = validate(small_run, small_cohort / "follow_up.csv", small_cohort / "slides", tmp_path)
-    assert "15 of 15 cases trained this model" in capfd.readouterr().err
+    assert "15 of 15 cases were used in training" in capfd.readouterr().err
     found = pd.read_csv(result.folder / "predictions.csv").set_index("case_id")
     assert found["models"].tolist() == [2] * 15
     reported = pd.read_csv(small_run / "predictions.csv").groupby("case_id")["standardized_risk"].mean()
@@ -104,7 +104,7 @@ def test_a_cohort_that_every_fold_knows_is_refused(
     run = shutil.copytree(small_run, tmp_path / "run")
     known = pd.read_csv(run / "training_slides.csv", dtype=str).assign(unseen_by="")
     write_checked(run / "training_slides.csv", known.to_csv(index=False))
-    with pytest.raises(CohortError, match="every fold learned from every case"):
+    with pytest.raises(CohortError, match="every fold was trained on every case"):
         validate(run, small_cohort / "follow_up.csv", small_cohort / "slides", tmp_path / "ws")
 
 
@@ -122,7 +122,9 @@ def test_clinical_models_are_refused(small_run: Path, others: Path) -> None:
 
 
 def test_times_in_another_unit_are_refused(small_run: Path, others: Path) -> None:
-    with pytest.raises(MilsurvError, match=r"times are in days, and the model speaks of months; convert"):
+    with pytest.raises(
+        MilsurvError, match=r"times are in days, but the model was trained on months; convert"
+    ):
         load_for(
             small_run, others / "others.csv", others / "slides", ["cohort.time_unit=days"], [COLOUR_BACKBONE]
         )
@@ -152,7 +154,7 @@ def test_imported_features_of_any_folder_but_of_the_same_length(tmp_path: Path) 
 
     assert pd.read_csv(of("theirs").folder / "predictions.csv")["models"].tolist() == [2] * len(slide_ids())
     with pytest.raises(
-        MilsurvError, match=r"features of 6 values at 20x, and those of slide .* have 7 values at 20x"
+        MilsurvError, match=r"features of 6 values at 20x, but those of slide .* have 7 values at 20x"
     ):
         of("longer")
 

@@ -61,9 +61,12 @@ def test_the_table_wins_over_the_option(trained: TrainedModel, unresolved: Path,
     [
         ("slide_id,mpp\nunresolved,0.025\n", r"row 2: '0\.025' is not a valid µm/px; allowed: 0\.05 to 20"),
         ("slide_id,mpp\nunresolved,nan_\n", "row 2: 'nan_' is not a valid µm/px"),
-        ("slide_id,mpp\nunresolved,0.5\nunresolved,0.4\n", "row 3: slide unresolved is told otherwise"),
-        ("slide,mpp\nunresolved,0.5\n", "columns 'slide_id', and 'mpp' or 'case_id' or both, are needed"),
-        ("slide_id\nunresolved\n", "are needed; there are: slide_id"),
+        (
+            "slide_id,mpp\nunresolved,0.5\nunresolved,0.4\n",
+            "row 3: another row has different values",
+        ),
+        ("slide,mpp\nunresolved,0.5\n", "needs columns 'slide_id', and 'mpp' or 'case_id' or both"),
+        ("slide_id\nunresolved\n", "or both; it has: slide_id"),
         ("slide_id,mpp\n,0.5\n", "row 2: slide id ''"),
     ],
 )

@@ -96,7 +96,7 @@ def test_two_slides_of_one_name_are_refused(trained: TrainedModel, new_slide: Pa
     (tmp_path / "other").mkdir()
     twin = shutil.copy(new_slide, tmp_path / "other" / "N1.svs")
     with pytest.raises(
-        MilsurvError, match=r"other/N1\.svs: has the slide id N1, as .*N1\.svs has; .* rename one"
+        MilsurvError, match=r"other/N1\.svs: has the same slide id, N1, as .*N1\.svs; .* rename one"
     ):
         predict(trained, new_slide, Path(twin))
 

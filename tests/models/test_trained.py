@@ -32,7 +32,7 @@ def test_models_stand_by_seed_and_fold(run: Path) -> None:
 
 def test_a_run_that_is_not_finished_is_refused(run: Path) -> None:
     (run / METRICS).unlink()
-    with pytest.raises(MilsurvError, match=r"no finished run is here .* run its milsurv command again"):
+    with pytest.raises(MilsurvError, match=r"no finished run .* run its milsurv command again"):
         load_trained(run, plugin_files=[COLOUR_BACKBONE])
 
 
@@ -40,7 +40,7 @@ def test_a_run_of_an_older_version_is_refused(run: Path) -> None:
     (run / TRAINING_SLIDES).unlink()
     with pytest.raises(
         MilsurvError,
-        match=rf"{TRAINING_SLIDES} is missing: an older milsurv .* run its milsurv command again",
+        match=rf"{TRAINING_SLIDES} is missing: the run was made by an older milsurv.* run its milsurv command again",
     ):
         load_trained(run, plugin_files=[COLOUR_BACKBONE])
 
@@ -51,7 +51,8 @@ def test_a_run_of_another_version_that_cannot_be_read_is_named(run: Path) -> Non
     environment = json.loads((run / "environment.json").read_text())
     write_checked(run / "environment.json", json.dumps({**environment, "milsurv": "7.0"}))
     with pytest.raises(
-        MilsurvError, match=r"made by milsurv 7\.0, and this is .*; pip install milsurv==7\.0"
+        MilsurvError,
+        match=r"made by milsurv 7\.0; milsurv .* cannot read its configuration .*; pip install milsurv==7\.0",
     ):
         load_trained(run, plugin_files=[COLOUR_BACKBONE])
 
@@ -66,7 +67,7 @@ def test_a_run_without_models_is_refused(run: Path) -> None:
 def test_a_model_brings_no_code(run: Path) -> None:
     assert str(COLOUR_BACKBONE) in (run / "config.yaml").read_text()
     with pytest.raises(
-        MilsurvError, match=r"'colour' came from the local file colour_backbone\.py, .* --plugin"
+        MilsurvError, match=r"'colour' is from the local file colour_backbone\.py, .* --plugin"
     ):
         load_trained(run)
 
@@ -81,7 +82,7 @@ def change_plugin(run: Path, kind: str, **values: object) -> None:
 
 def test_a_plugin_with_other_content_is_refused(run: Path) -> None:
     change_plugin(run, "backbone", origin="of other lines", own_origin="of other lines")
-    said = r"backbone 'colour' was trained as the local file colour_backbone\.py had it, .* is different; use the code"
+    said = r"backbone 'colour' was trained with the local file colour_backbone\.py, .* is different; use the code"
     with pytest.raises(MilsurvError, match=said):
         load_trained(run, plugin_files=[COLOUR_BACKBONE])
 
@@ -95,7 +96,7 @@ def test_other_code_of_milsurv_is_a_warning(run: Path) -> None:
     write_checked(run / "features.json", json.dumps(features))
     (warning,) = load_trained(run, plugin_files=[COLOUR_BACKBONE]).warnings
     assert (
-        "the code of backbone 'colour', aggregator 'crossfusion', what makes features in milsurv" in warning
+        "the code of backbone 'colour', aggregator 'crossfusion', extracting features in milsurv" in warning
     )
 
 
@@ -118,7 +119,7 @@ def test_a_model_trained_by_an_executor_that_is_not_here_is_used_on_this_machine
 def test_a_plugin_that_is_not_installed_is_named_with_its_version(run: Path) -> None:
     change_plugin(run, "aggregator", name="graphmil", distribution="milsurv-graphmil", version="0.3")
     with pytest.raises(
-        MilsurvError, match=r"aggregator 'graphmil' of milsurv-graphmil 0\.3 is not here .* pip"
+        MilsurvError, match=r"aggregator 'graphmil' of milsurv-graphmil 0\.3 is not installed .* pip"
     ):
         load_trained(run, plugin_files=[COLOUR_BACKBONE])
 
@@ -147,10 +148,10 @@ def test_a_damaged_file_is_named(run: Path, name: str) -> None:
 def test_a_table_that_lost_rows_is_refused(run: Path, name: str) -> None:
     lines = (run / name).read_text().splitlines()
     write_checked(run / name, "\n".join(lines[:-1]) + "\n")
-    with pytest.raises(MilsurvError, match=rf"{name} has \d+ rows, where training had \d+"):
+    with pytest.raises(MilsurvError, match=rf"{name} has \d+ rows instead of \d+"):
         _ = load_trained(run, plugin_files=[COLOUR_BACKBONE]).training_cases
 
 
 def test_what_belongs_to_training_cannot_be_set(run: Path) -> None:
-    with pytest.raises(MilsurvError, match=r"--set training\.bag=case: training belongs to training"):
+    with pytest.raises(MilsurvError, match=r"--set training\.bag=case: training is fixed by training"):
         load_trained(run, ["training.bag=case"], [COLOUR_BACKBONE])

@@ -122,7 +122,7 @@ REFUSED: dict[str, tuple[str, str, tuple[str, ...], str]] = {
         (),
         "6 values in 11 (C00-1, C01-1, C02-1, …); 4 values in 1",
     ),
-    "at 10x": ("at 10x", "follow-up", (), "says that it holds 10x"),
+    "at 10x": ("at 10x", "follow-up", (), "its attribute target_magnification is 10"),
     "text": ("text", "follow-up", (), "cannot be read as HDF5"),
     "no folder": ("float32", "follow-up", ("features.import=nowhere",), "there is no such folder"),
     "folds": ("float32", "follow-up", ("splits.folds=13",), "splits.folds is 13"),

@@ -54,7 +54,7 @@ def test_figures_are_matplotlibs(run: FinishedRun) -> None:
 
 
 def test_a_run_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MilsurvError, match="no finished run is here"):
+    with pytest.raises(MilsurvError, match="no finished run"):
         milsurv.load_run(tmp_path)
 
 

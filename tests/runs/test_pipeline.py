@@ -345,7 +345,7 @@ def test_other_evaluation_settings_keep_the_models_and_the_earlier_results(write
     fresh = _run(config, "name=fresh", "evaluation.times=[6, 12.5]")
     assert fresh.folder.name == folders[1].name
     assert _content(fresh.folder) == _content(folders[1])
-    with pytest.raises(MilsurvError, match=r"several runs are finished here; .*evaluation\.bootstraps=7.*, "):
+    with pytest.raises(MilsurvError, match=r"holds several finished runs; .*evaluation\.bootstraps=7.*, "):
         find_run(begun.folder.parent)
     assert _run(config).folder == begun.folder
     assert _trained_epochs(begun.folder) == 2

@@ -120,7 +120,7 @@ def test_a_stopped_fold_goes_on_under_other_evaluation_times(make_job: MakeJob) 
         with pytest.raises(StoppedError):
             train_fold(Watch(most).context, job)
     os.utime(early.folder / STATE, ns=(0, 0))
-    assert asked.take_over([early.folder, late.folder]) == late.folder
+    assert asked.reuse([early.folder, late.folder]) == late.folder
     rest = Watch()
     train_fold(rest.context, asked)
     assert rest.seen < whole.seen, "how much less depends on how long the disk takes to save a state"
@@ -128,7 +128,7 @@ def test_a_stopped_fold_goes_on_under_other_evaluation_times(make_job: MakeJob) 
         assert (asked.folder / name).read_bytes() == (undisturbed.folder / name).read_bytes()
     assert (late.folder / STATE).is_file()
     again = replace(asked, folder=asked.folder.parent / "again")
-    assert again.take_over([early.folder, asked.folder]) == asked.folder
+    assert again.reuse([early.folder, asked.folder]) == asked.folder
     assert again.finished
     assert not (again.folder / STATE).exists()
 

@@ -1,32 +1,60 @@
-"""``milsurv run``: the plan, the run, and what came of it."""
+"""``milsurv run`` and ``milsurv check``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from milsurv._version import __version__
-from milsurv.config.loading import load_config
-from milsurv.config.run import Splits
+from milsurv.cli.common import (
+    ConfigArgument,
+    DeviceOption,
+    PluginOption,
+    SetOption,
+    WorkspaceOption,
+    join_overrides,
+    new_app,
+)
 from milsurv.errors import MilsurvError
-from milsurv.evaluation.intervals import Metric
-from milsurv.evaluation.metrics import HARRELL, read_definitions
-from milsurv.evaluation.schema import EvaluationResults, PooledAccount, RunMetrics
 from milsurv.interrupts import Interrupted
 from milsurv.progress import RunProgress
-from milsurv.runs.pipeline import RunResult, run
-from milsurv.runs.session import Session, open_session
+
+if TYPE_CHECKING:
+    from milsurv.config.run import Splits
+    from milsurv.evaluation.intervals import Metric
+    from milsurv.evaluation.schema import EvaluationResults, PooledAccount, RunMetrics
+    from milsurv.runs.pipeline import RunResult
+    from milsurv.runs.session import Session
+
+app = new_app()
+OPTIMISTIC = ", optimistic: epoch selected by the test cases"
 
 
-def run_command(
-    source: str, overrides: Sequence[str], plugins: Sequence[Path], fold: int | None, quiet: bool
-) -> int:
-    """Exit status: 0; 1 when more slides are left out than ``max_failed_slides``."""
+@app.command()
+def run(
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    workspace: WorkspaceOption = None,
+    device: DeviceOption = None,
+    fold: Annotated[int | None, typer.Option(metavar="K", help="Train only this fold.")] = None,
+    plugin: PluginOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only print warnings and errors.")] = False,
+) -> None:
+    """Run the whole pipeline: slides, features, cross-validated training, evaluation, report.
+
+    Finished work is reused; run the same command again to resume. The exit status is 1 if more slides than
+    max_failed_slides are excluded.
+    """
+    from milsurv.config.loading import load_config
+    from milsurv.runs.pipeline import run
+    from milsurv.runs.session import open_session
+
     progress = RunProgress(quiet)
-    config, registry = load_config(source, overrides, plugins)
-    progress.log_to(config.workspace / "logs" / f"{config.name}.log")
+    loaded, registry = load_config(config, join_overrides(overrides, workspace, device), plugin or [])
+    progress.log_to(loaded.workspace / "logs" / f"{loaded.name}.log")
     try:
-        with open_session(config, registry, progress) as session:
+        with open_session(loaded, registry, progress) as session:
             _print_plan(session, fold)
             result = run(session, fold)
     except MilsurvError as error:
@@ -36,44 +64,72 @@ def run_command(
         progress.log(f"stopped by {stop}")
         raise
     _print_result(result, progress)
-    allowed = config.max_failed_slides
-    if allowed is not None and result.slides_left_out > allowed:
-        progress.warn(f"slides left out: {result.slides_left_out}, more than max_failed_slides: {allowed}")
-        return 1
-    return 0
+    limit = loaded.max_failed_slides
+    if limit is not None and result.slides_left_out > limit:
+        progress.warn(f"slides excluded: {result.slides_left_out}, more than max_failed_slides: {limit}")
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    workspace: WorkspaceOption = None,
+    device: DeviceOption = None,
+    fold: Annotated[int | None, typer.Option(metavar="K", help="Check a run of only this fold.")] = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Find problems before a run: settings, plugins, cohort table, slides, weights, folds, disk space.
+
+    Opens every slide or feature file, reads a few of them, and trains a few cases for one step. The exit status is 2
+    if there are problems.
+    """
+    from milsurv.config.loading import load_config
+    from milsurv.runs.checks import check_run
+
+    progress = RunProgress()
+    loaded, registry = load_config(config, join_overrides(overrides, workspace, device), plugin or [])
+    findings = check_run(loaded, registry, fold)
+    for fact in findings.facts:
+        progress.say(fact)
+    for warning in findings.warnings:
+        progress.warn(warning)
+    for problem in dict.fromkeys(findings.problems):
+        progress.error(problem)
+    if findings.problems:
+        raise typer.Exit(2)
+    progress.say(f"'{loaded.name}' is ready to run")
 
 
 def _print_plan(session: Session, fold: int | None) -> None:
     config, progress = session.config, session.progress
-    scales = " ".join(f"{magnification}x" for magnification in config.tiling.magnifications)
-    folds = _folds_in_words(config.splits)
+    magnifications = " ".join(f"{magnification}x" for magnification in config.tiling.magnifications)
+    folds = _describe_folds(config.splits)
     if fold is not None:
         folds = f"fold {fold} of {folds}"
     seeds = f"seed{'s' if len(config.seeds) > 1 else ''} {', '.join(map(str, config.seeds))}"
     by = "C-index" if config.training.select_by == "c_index" else "loss"
-    chooser = {
-        "inner_validation": f"epoch chosen by inner validation {by}",
-        "last_epoch": "last epoch kept",
-        "reported_fold": f"epoch chosen by the reported cases' {by}: optimistic",
-        "both": f"epoch chosen by inner validation {by}, and by the reported cases' to compare",
+    selection = {
+        "inner_validation": f"epoch selected by inner validation {by}",
+        "last_epoch": "last epoch",
+        "reported_fold": f"epoch selected by {by} of the test cases (optimistic)",
+        "both": f"epoch selected by inner validation {by}, and by {by} of the test cases for comparison",
     }[config.training.selection]
-    progress.say(
-        f"milsurv {__version__}: run '{config.name}' on {session.device.name}, {session.executor.workers} worker(s)"
-    )
+    workers = session.executor.workers
+    progress.say(f"milsurv {__version__}: run '{config.name}' on {session.device.name}, {workers} worker(s)")
     progress.say(f"  cohort     {config.cohort}")
     if config.features is not None:
-        progress.say(
-            f"  features   {scales}, imported from {config.features.place} ({config.features.layout})"
-        )
+        source = f"{config.features.place} ({config.features.layout})"
+        progress.say(f"  features   {magnifications}, imported from {source}")
     else:
         backbone = config.extracting_backbone.name
-        progress.say(f"  features   {scales} patches of {config.tiling.patch_px} px by {backbone}")
+        progress.say(f"  features   {magnifications} patches of {config.tiling.patch_px} px, {backbone}")
     progress.say(f"  model      {config.aggregator.name}, loss {config.loss.name}")
-    progress.say(f"  training   {folds} × {seeds}, up to {config.training.epochs} epochs, {chooser}")
+    progress.say(f"  training   {folds} × {seeds}, up to {config.training.epochs} epochs, {selection}")
     progress.say(f"  workspace  {config.workspace}")
 
 
-def _folds_in_words(splits: Splits) -> str:
+def _describe_folds(splits: Splits) -> str:
     if splits.files is not None:
         return f"folds of {splits.files}"
     if splits.scheme == "monte_carlo":
@@ -82,22 +138,22 @@ def _folds_in_words(splits: Splits) -> str:
 
 
 def _print_result(result: RunResult, progress: RunProgress) -> None:
+    from milsurv.evaluation.metrics import HARRELL
+
     metrics, cohort = result.metrics, result.metrics["cohort"]
     progress.say()
     progress.say(
         f"{cohort['cases']} cases, {cohort['events']} events, {cohort['slides']} slides used, "
-        f"{cohort['slides_left_out']} left out"
+        f"{cohort['slides_left_out']} excluded"
     )
-    optimistic = ", optimistic: the reported cases chose the epoch"
-    mark = optimistic if cohort["selection"] == "reported_fold" else ""
+    mark = OPTIMISTIC if cohort["selection"] == "reported_fold" else ""
     for pooled in metrics["pooled"]:
-        print_account(
-            f"seed {pooled['seed']}, {_folds(metrics, pooled['seed'])}{mark}", pooled, metrics, progress
-        )
+        title = f"seed {pooled['seed']}, {_folds(metrics, pooled['seed'])}{mark}"
+        print_metrics(title, pooled, metrics, progress)
     if metrics["ensemble"]:
-        print_account(f"ensemble of the seeds{mark}", metrics["ensemble"], metrics, progress)
+        print_metrics(f"ensemble of the seeds{mark}", metrics["ensemble"], metrics, progress)
     for pooled in metrics["optimistic"]["pooled"] if metrics["optimistic"] else ():
-        print_account(f"seed {pooled['seed']}{optimistic}", pooled, metrics, progress)
+        print_metrics(f"seed {pooled['seed']}{OPTIMISTIC}", pooled, metrics, progress)
     summary = metrics["summary"][HARRELL.name]
     if summary["mean"] is not None:
         spread = "" if summary["standard_deviation"] is None else f", SD {summary['standard_deviation']:.3f}"
@@ -106,20 +162,21 @@ def _print_result(result: RunResult, progress: RunProgress) -> None:
     if bound is not None:
         progress.say(f"{HARRELL.label} of the true risk, mean over folds: {bound:.3f} (upper bound)")
     if cohort["synthetic"]:
-        progress.say("This cohort is synthetic: the numbers say nothing about patients.")
+        progress.say("This cohort is synthetic: the results say nothing about patients.")
     if result.slides_left_out:
-        progress.warn(
-            f"slides left out: {result.slides_left_out}; the reasons are in {result.folder / 'slides.csv'}"
-        )
+        reasons = result.folder / "slides.csv"
+        progress.warn(f"slides excluded: {result.slides_left_out}; see {reasons} for the reasons")
     progress.say(
-        f"Report: {result.report}" if result.report else f"Not all folds are trained yet: {result.folder}"
+        f"Report: {result.report}" if result.report else f"Some folds are not trained yet: {result.folder}"
     )
 
 
-def print_account(
+def print_metrics(
     title: str, account: PooledAccount, metrics: EvaluationResults, progress: RunProgress
 ) -> None:
-    """The metrics that are shown on the terminal, with their intervals or the reasons for missing values."""
+    """Print the main metrics with their intervals, or the reasons for missing values."""
+    from milsurv.evaluation.metrics import read_definitions
+
     progress.say(f"{title}:")
     for name, info in read_definitions(metrics).items():
         if "screen" in info.shown and name in account["metrics"]:

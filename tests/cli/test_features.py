@@ -59,7 +59,7 @@ def trident(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert f"20x 10x 5x, imported from {folder / 'trident'} (trident)" in done.stdout
     assert "importing features: 12 slides" in done.stdout
-    assert "11 cases, 8 events, 11 slides used, 2 left out" in done.stdout
+    assert "11 cases, 8 events, 11 slides used, 2 excluded" in done.stdout
     assert "slide C00-1 is excluded: has no 10x features" in done.stderr
     assert "Traceback" not in done.stderr
     assert "RuntimeWarning" not in done.stderr
@@ -155,7 +155,7 @@ def test_a_run_on_the_authors_tensors_needs_no_coordinates(tmp_path: Path) -> No
     config = _write_config(tmp_path, "authors", str(tmp_path / "ctranspath"))
     done = run_milsurv("run", config, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "12 slides used, 0 left out" in done.stdout
+    assert "12 slides used, 0 excluded" in done.stdout
     report = Path(done.stdout.rpartition("Report: ")[2].strip()).read_text()
     assert "nothing: it is not known" in report
     assert ">nan<" not in report

@@ -31,7 +31,7 @@ def test_a_run_prints_a_plan_numbers_and_the_report(write_config: WriteConfig, t
     assert process.returncode == 0, stderr
     assert "run 'small' on cpu, 2 worker(s)" in stdout
     assert "extracting features: 17 slides" in stdout
-    assert "15 cases, 10 events, 17 slides used, 0 left out" in stdout
+    assert "15 cases, 10 events, 17 slides used, 0 excluded" in stdout
     assert "Harrell's C" in stdout
     report = Path(stdout.rpartition("Report: ")[2].strip())
     assert report.is_file()

@@ -1,38 +1,47 @@
-"""``milsurv compare``: compares finished runs."""
+"""``milsurv compare`` and ``milsurv figures``: results of finished runs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 
+from milsurv.cli.common import PluginOption, new_app
 from milsurv.errors import MilsurvError
-from milsurv.evaluation.metrics import read_definitions
-from milsurv.evaluation.plugin_metrics import all_metrics
-from milsurv.evaluation.schema import Comparison
-from milsurv.plugin.registry import get_registry
 from milsurv.progress import PlainConsole
-from milsurv.report.formatting import bare_p_value, interval, number
-from milsurv.runs.comparison import compare_runs
 
+if TYPE_CHECKING:
+    from milsurv.evaluation.schema import Comparison
+
+app = new_app()
 MARKS = {"external": "external validation", "reported_fold": "optimistic", "last_epoch": "last epoch"}
 
 
-def compare_command(
-    runs: Sequence[Path],
-    bootstraps: int,
-    seed: int,
-    as_json: bool,
-    figure: Path | None,
-    plugins: Sequence[Path] = (),
-) -> int:
-    """Exit status 0. Raises MilsurvError when the runs cannot be compared."""
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN", help="Folders of finished runs, WORKSPACE/runs/NAME[/FINGERPRINT]."),
+    ],
+    bootstraps: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a forest plot: .svg, .pdf or .png.")
+    ] = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Compare runs on the same cases and folds: differences with intervals, p-values and Holm's correction."""
+    from milsurv.evaluation.plugin_metrics import all_metrics
+    from milsurv.plugin.registry import get_registry
+    from milsurv.runs.comparison import compare_runs
+
     if len(runs) < 2:
         raise MilsurvError("give the folders of at least two runs, such as milsurv-workspace/runs/NAME")
-    registry = get_registry(tuple(file.absolute() for file in plugins))
+    registry = get_registry(tuple(file.absolute() for file in plugin or ()))
     found = compare_runs(runs, bootstraps, seed, all_metrics(registry))
     if as_json:
         typer.echo(json.dumps(found, indent=2, allow_nan=False))
@@ -45,10 +54,12 @@ def compare_command(
         forest(found).savefig(figure, bbox_inches="tight", dpi=200)
         if not as_json:
             typer.echo(f"Figure: {figure}")
-    return 0
 
 
 def _print(found: Comparison) -> None:
+    from milsurv.evaluation.metrics import read_definitions
+    from milsurv.report.formatting import bare_p_value, interval, number
+
     console = PlainConsole()
     console.print(
         f"{found['cases']} cases, {found['events']} events, {found['bootstraps']} paired resamples within folds"
@@ -74,7 +85,7 @@ def _print(found: Comparison) -> None:
         console.print(pairs)
     if any(run["selection"] == "reported_fold" for run in found["runs"]):
         console.print(
-            "Optimistic: the epoch of such a run was chosen on its test cases, so its values are too good.",
+            "Optimistic: the epoch of such a run was selected by its test cases, so its values are too good.",
             style="yellow",
         )
 
@@ -84,3 +95,27 @@ def _table(*headings: str) -> Table:
     for heading in headings:
         table.add_column(heading, overflow="fold")
     return table
+
+
+@app.command()
+def figures(
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="Folder of a finished run, WORKSPACE/runs/NAME[/FINGERPRINT]."),
+    ],
+    kind: Annotated[
+        Literal["png", "pdf", "svg"], typer.Option("--format", help="PNGs have 300 dpi.")
+    ] = "png",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Folder to write to (default: RUN/figures)."),
+    ] = None,
+) -> None:
+    """Write the figures of a run for a paper: survival, calibration, AUC and Brier score over time, risk, training."""
+    from milsurv.report.gallery import save_figures
+    from milsurv.report.results import RunResults
+    from milsurv.runs.folder import find_run
+
+    folder = find_run(run)
+    for path in save_figures(RunResults.read(folder), output or folder / "figures", kind):
+        typer.echo(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -23,17 +23,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from milsurv.config.cohort import Cohort, SyntheticCohort, TableCohort, with_one_group
-from milsurv.config.section import AbsolutePath, Section
+from milsurv.config.section import AbsolutePath, Distinct, Section
 from milsurv.config.training import Training
 from milsurv.plugin.base import PluginSection
-
-T = TypeVar("T")
-
-
-def _distinct(values: tuple[T, ...], what: str) -> tuple[T, ...]:
-    if len(set(values)) != len(values):
-        raise ValueError(f"must not contain the same {what} twice")
-    return values
 
 
 class Splits(Section):
@@ -183,15 +175,10 @@ class Evaluation(Section):
     """Seed of the bootstrap."""
     truncation: PositiveFloat | None = None
     """Truncation time of Uno's C; by default the 80th percentile of the event times of each fold's training cases."""
-    subgroups: tuple[str, ...] = ()
+    subgroups: Distinct[str] = ()
     """Columns of the cohort table; metrics are also computed for the cases of each of their values."""
-    clinical: tuple[str, ...] = ()
+    clinical: Distinct[str] = ()
     """Clinical columns of the cohort table; a Cox model of them is compared and combined with the image risk."""
-
-    @field_validator("subgroups", "clinical")
-    @classmethod
-    def _each_once(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
-        return _distinct(columns, "column")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -221,9 +208,7 @@ class RunConfig(Section):
     """Python files that register plugins."""
     device: str = "auto"
     """``auto`` (all GPUs, else the CPU), ``cpu``, ``cuda`` (all GPUs) or one GPU such as ``cuda:1``."""
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
-        default=(1,), min_length=1, max_length=1000
-    )
+    seeds: Distinct[Annotated[int, Field(ge=0, lt=2**32)]] = Field((1,), min_length=1, max_length=1000)
     """Training seeds; every fold is trained once with each."""
     max_failed_slides: NonNegativeInt | None = None
     """Exit with status 1 if more slides than this are excluded; null: no limit."""
@@ -260,11 +245,6 @@ class RunConfig(Section):
         if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d{0,2}))?", device, re.ASCII):
             raise ValueError("must be auto, cpu, cuda or one GPU such as cuda:1")
         return device
-
-    @field_validator("seeds")
-    @classmethod
-    def _each_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        return _distinct(seeds, "seed")
 
     @property
     def reads_slides(self) -> bool:

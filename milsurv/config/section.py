@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
+T = TypeVar("T")
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 """A path, made absolute relative to the current folder."""
+
+
+def _without_duplicates(values: tuple[T, ...]) -> tuple[T, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("must not contain duplicates")
+    return values
+
+
+Distinct = Annotated[tuple[T, ...], AfterValidator(_without_duplicates)]
+"""A list without duplicates."""
 
 
 class Section(BaseModel):

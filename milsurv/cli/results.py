@@ -115,7 +115,8 @@ def figures(
     from milsurv.report.gallery import save_figures
     from milsurv.report.results import RunResults
     from milsurv.runs.folder import find_run
+    from milsurv.storage.run_files import FIGURES
 
     folder = find_run(run)
-    for path in save_figures(RunResults.read(folder), output or folder / "figures", kind):
+    for path in save_figures(RunResults.read(folder), output or folder / FIGURES, kind):
         typer.echo(path)

@@ -24,6 +24,7 @@ def config_schema(registry: Registry) -> dict[str, Any]:
         field = RunConfig.model_fields[kind]
         sections[kind] = (Union[models], Field(field.default, description=field.description))  # noqa: UP007
     schema = create_model("Configuration", __base__=RunConfig, **sections).model_json_schema()
+    schema["$defs"]["FeatureImport"]["properties"]["layout"]["enum"] = registry.names("feature_layout")
     schema["required"].remove("name")  # defaults to the name of the file
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 

@@ -26,6 +26,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"training": {"epoch": 5}}, "epoch"),
     ({"training": {"optimizer": "sgd"}}, "sgd"),
     ({"seeds": 1}, "not of type 'array'"),
+    ({"features": {"import": "there", "layout": "tridnt"}}, "tridnt"),
     ({"aggregator": {"name": "crossfuson"}}, "crossfuson"),
     ({"aggregator": {"name": "abmil", "num_heads": 2}}, "num_heads"),
     ({"loss": {"bins": 3}}, "bins"),

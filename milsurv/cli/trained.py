@@ -166,13 +166,16 @@ def _print(trained: TrainedModel, rows: Sequence[dict[str, Any]]) -> None:
     longest = float(trained.training_cases.follow_up.time.max())
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("slide", overflow="fold")
-    survival = [f"survival at {time(t)}" for t in trained.times]
-    for heading in ("risk", "range over models", "group", "median", *survival):
+    survival = [f"S({time(t)})" for t in trained.times]
+    for heading in ("risk", "range", "group", "median", *survival):
         table.add_column(heading)
     for row in rows:
         table.add_row(row["slide_id"], *_cells(row, longest))
     console = PlainConsole()
-    console.print(f"Risk in standard deviations from the median of the training cases; {endpoint} in {unit}")
+    console.print(
+        f"Risk in standard deviations from the median of the training cases, with its range over models; "
+        f"survival S(t) and median survival: {endpoint} in {unit}"
+    )
     console.print(table)
 
 

@@ -1,4 +1,4 @@
-"""Figures as SVG: the same bytes for the same figure, as a file or within a page."""
+"""Figures as reproducible SVG, as a file or within a page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOTHING = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
 def svg_file(figure: Figure, name: str) -> str:
-    """The figure as an SVG document; ``name`` keeps its ids apart from other figures'. Text is drawn as outlines."""
+    """The figure as an SVG document with text as outlines; ``name`` seeds its ids."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
         figure.savefig(buffer, format="svg", metadata=NOTHING)
@@ -28,7 +28,7 @@ def svg_inline(figure: Figure, name: str, label: str) -> Markup:
 
 
 def inlined(document: str, name: str, label: str) -> Markup:
-    """The same of a document that :func:`svg_file` made."""
+    """As :func:`svg_inline`, for a document of :func:`svg_file`."""
     ET.register_namespace("", SVG)
     ET.register_namespace("xlink", XLINK)
     root = ET.fromstring(document)

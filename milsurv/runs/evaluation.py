@@ -1,4 +1,4 @@
-"""What a run's finished folds come to: predictions put together, and metrics."""
+"""Evaluates the finished folds of a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from milsurv.training.results import read_predictions
 def measure(
     jobs: Sequence[FoldJob], content: RunContent, times: EvaluationTimes, folder: RunFolder
 ) -> RunMetrics:
-    """Metrics of the folds that are finished; all of them also give the run's ``predictions.csv``."""
+    """The metrics of the finished folds; writes ``metrics.json`` and ``predictions.csv`` when all are finished."""
     finished = [job for job in jobs if job.finished]
     true_risk = {case.case_id: case.true_risk for case in content.usable.cases if case.true_risk is not None}
     follow_up = {case.case_id: case for case in content.usable.cases}

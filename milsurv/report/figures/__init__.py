@@ -1,1 +1,1 @@
-"""A module for each figure: plain data in, a matplotlib figure made without global state out."""
+"""A module per figure: functions of plain data that return a matplotlib figure, without pyplot's global state."""

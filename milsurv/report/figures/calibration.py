@@ -1,4 +1,4 @@
-"""Whether as many cases live as the predictions say."""
+"""Calibration plots: observed against predicted survival."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def calibration(at: Sequence[Mapping[str, Any]], time_unit: str) -> Figure:
     Observed is the group's Kaplan-Meier survival, with its 95 % interval; on the diagonal the two agree.
     """
     if not at:
-        return without_data("Calibration", "no time is stated, and there are no events to take one from")
+        return without_data(
+            "Calibration", "no evaluation times are set, and there are no events to derive them from"
+        )
     columns = min(COLUMNS, len(at))
     rows = ceil(len(at) / columns)
     figure = Figure(figsize=(WIDTH, WIDTH / columns * rows + 0.3), layout="constrained")

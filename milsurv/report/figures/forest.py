@@ -1,4 +1,4 @@
-"""Runs compared."""
+"""Forest plot of a comparison of runs."""
 
 from __future__ import annotations
 

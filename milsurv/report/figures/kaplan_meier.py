@@ -1,4 +1,4 @@
-"""Survival of high and low risk."""
+"""Kaplan-Meier curves of the risk groups."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MIN_LABEL_DISTANCE = 0.08
 
 @rc_context(STYLE)
 def kaplan_meier(groups: Mapping[str, Any], time_unit: str, endpoint: str) -> Figure:
-    """Survival of high and low risk with 95 % bands and numbers at risk, from ``evaluation.risk_groups``."""
+    """Survival at high and low risk with 95 % bands and numbers at risk, from ``evaluation.risk_groups``."""
     if all(groups[name]["kaplan_meier"] is None for name in ("high", "low")):
-        return without_data("Survival of high and low risk", "no case has a finite risk")
+        return without_data("Survival at high and low risk", "no case has a finite risk")
     figure = Figure(figsize=(WIDTH, 4.6))
     axes = figure.add_axes((0.17, 0.31, 0.64, 0.62))
     ends = {}
@@ -50,7 +50,7 @@ def kaplan_meier(groups: Mapping[str, Any], time_unit: str, endpoint: str) -> Fi
 
 
 def _apart(ends: Mapping[str, float]) -> dict[str, float]:
-    """Heights of the curves' labels: at the curves' ends, but not over one another."""
+    """Heights of the curves' labels: at the ends of the curves, without overlap."""
     heights = dict(ends)
     if len(heights) == 2 and abs(heights["high"] - heights["low"]) < MIN_LABEL_DISTANCE:
         middle = (heights["high"] + heights["low"]) / 2

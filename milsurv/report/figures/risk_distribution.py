@@ -1,4 +1,4 @@
-"""How risks are spread."""
+"""Distribution of the predicted risk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TITLE = "The distribution of risk"
 
 @rc_context(STYLE)
 def risk_distribution(predictions: pd.DataFrame) -> Figure:
-    """Standardised risk of one seed's cases, above of those with the event, below of those censored.
+    """Standardised risk under one seed: cases with the event above, censored cases below.
 
     0 is the median risk of each fold's training cases: the cut between low (blue) and high risk (orange).
     """

@@ -1,4 +1,4 @@
-"""The survival that is predicted of single cases."""
+"""Predicted survival curves of single cases."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def survival_curves(predictions: pd.DataFrame, time_unit: str, endpoint: str) ->
     """
     columns = {float(c.removeprefix(SURVIVAL)): c for c in predictions.columns if c.startswith(SURVIVAL)}
     if not columns:
-        return without_data("Predicted survival", "there are no events, so no times to predict for")
+        return without_data("Predicted survival", "there are no events, so there are no evaluation times")
     times = sorted(columns)
     ranked = by_risk(predictions)
     survival = ranked[[columns[t] for t in times]].to_numpy(dtype=float)
@@ -69,20 +69,20 @@ def survival_curves(predictions: pd.DataFrame, time_unit: str, endpoint: str) ->
 
 
 def _short(case_id: str) -> str:
-    """An id that fits into the legend, without characters that cannot be drawn."""
+    """An id shortened for the legend, without unprintable characters."""
     shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in case_id)
     return shown if len(shown) <= MAX_ID else f"{shown[: MAX_ID - 1]}…"
 
 
 def by_risk(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The cases of finite standardised risk, the lowest first, each from the first fold that reports it."""
+    """The cases with a finite standardised risk in ascending order, each from the first fold that tested it."""
     once = predictions.sort_values("fold", kind="stable").drop_duplicates("case_id")
     finite = once[np.isfinite(once["standardized_risk"].astype(float))]
     return finite.sort_values(["standardized_risk", "case_id"])
 
 
 def chosen(cases: int) -> dict[float, int]:
-    """Quantile -> the place of the case there among ``cases`` by risk, each place once."""
+    """Quantile -> position of its case among ``cases`` sorted by risk, each position once."""
     places: dict[float, int] = {}
     for quantile in QUANTILES:
         place = min(int(quantile * cases), cases - 1)

@@ -1,4 +1,4 @@
-"""How the trainings went."""
+"""Training curves."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from matplotlib.ticker import MaxNLocator
 
 from milsurv.explain.style import GREY, HIGH, INK, STYLE, WIDTH, plain, without_data
 
-PART_NAMES = {"train": "training", "validation": "validation", "reported": "reported"}
+PART_NAMES = {"train": "training", "validation": "validation", "reported": "test"}
 PART_COLOURS = {"train": GREY, "validation": "#00735c", "reported": HIGH}
 
 
 @rc_context(STYLE)
 def training_curves(history: pd.DataFrame, folds: Sequence[int]) -> Figure:
-    """Loss and C-index by epoch, a row for each of ``folds`` and a line for each seed; dots mark the epochs kept.
+    """Loss and C-index by epoch, a row for each of ``folds`` and a line for each seed; dots mark the selected epochs.
 
     ``history`` holds all folds (columns ``seed``, ``fold`` and those of ``history.csv``), so that every fold
     has the same axes.
     """
     if history.empty:
-        return without_data("Training", "no history of a training stands in this folder")
+        return without_data("Training", "this folder has no training history")
     head, row, foot = 0.42, 1.75, 0.1
     height = head + row * len(folds) + foot
     figure = Figure(figsize=(WIDTH, height))
@@ -46,12 +46,12 @@ def training_curves(history: pd.DataFrame, folds: Sequence[int]) -> Figure:
     top = 1 - 0.14 / height
     for place, part in zip((0.27, 0.42, 0.57), _parts(history), strict=False):
         figure.text(place, top, PART_NAMES[part], color=PART_COLOURS[part], va="top")
-    figure.text(0.98, top, "● epoch kept", color=INK, va="top", ha="right")
+    figure.text(0.98, top, "● selected epoch", color=INK, va="top", ha="right")
     return figure
 
 
 def _parts(history: pd.DataFrame) -> list[str]:
-    """Whose loss and C-index the history has: the cases that train, that choose, that are reported."""
+    """The sets of cases in the history: training, inner validation and test cases."""
     known = [part for part in PART_NAMES if f"{part}_loss" in history]
     return [part for part in known if history[f"{part}_loss"].notna().any()]
 

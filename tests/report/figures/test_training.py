@@ -67,4 +67,4 @@ def test_without_validation_the_dot_is_on_the_training_curve() -> None:
 def test_without_a_history_the_reason_is_drawn() -> None:
     figure = training_curves(pd.DataFrame(), [0])
     assert figure.axes == []
-    assert "no history of a training" in " ".join(figure.texts[0].get_text().split())
+    assert "no training history" in " ".join(figure.texts[0].get_text().split())

@@ -61,8 +61,10 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_the_reference_pages_are_those_of_the_code(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "docs.generate", tmp_path], cwd=ROOT, check=True)
-    generated = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    committed = {path.name: path.read_text() for path in (ROOT / "docs" / "reference").iterdir()}
+    generated, committed = (
+        {path.name: path.read_text().split() for path in folder.iterdir()}  # typer decides where lines break
+        for folder in (tmp_path, ROOT / "docs" / "reference")
+    )
     assert generated == committed, "docs/reference is out of date; run: nox -s reference"
 
 

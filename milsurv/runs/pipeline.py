@@ -1,4 +1,4 @@
-"""A run, from slides and follow-up to a report: one function per stage."""
+"""A run from slides and follow-up to the report, one function per stage."""
 
 from __future__ import annotations
 

@@ -37,11 +37,11 @@ def test_quiet_keeps_warnings_and_errors(capsys: pytest.CaptureFixture[str]) -> 
     quiet.say("a result")
     with quiet.stage("training folds", 1, "cases") as stage:
         stage.advance()
-    quiet.warn("slide [a] is left out")
+    quiet.warn("slide [a] is excluded")
     quiet.error("mend this")
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err == "warning: slide [a] is left out\nerror: mend this\n"
+    assert printed.err == "warning: slide [a] is excluded\nerror: mend this\n"
 
 
 def test_the_log_has_every_line_with_its_time_quiet_or_not(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_the_log_has_every_line_with_its_time_quiet_or_not(tmp_path: Path) -> No
     quiet.log_to(tmp_path / "logs" / "run.log")
     quiet.say("the plan")
     with quiet.stage("extracting features", 2, "slides") as stage:
-        stage.advance(2, "3 left out")
+        stage.advance(2, "3 excluded")
     quiet.warn("one\ntwo")
     lines = (tmp_path / "logs" / "run.log").read_text().splitlines()
     times, texts = zip(*(line.split(" ", 1) for line in lines), strict=True)

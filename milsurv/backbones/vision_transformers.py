@@ -114,7 +114,7 @@ class GigaPath(PathologyTransformer):
     resize_px = 256
     interpolation = "bicubic"
     precision = "float16"
-    licence = "Apache-2.0, for research alone"
+    licence = "Apache-2.0, research only"
 
 
 class HOptimus1(PathologyTransformer):

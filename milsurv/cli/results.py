@@ -85,7 +85,7 @@ def _print(found: Comparison) -> None:
         console.print(pairs)
     if any(run["selection"] == "reported_fold" for run in found["runs"]):
         console.print(
-            "Optimistic: the epoch of such a run was selected by its test cases, so its values are too good.",
+            "Optimistic: the epoch of such a run was selected by its test cases, so its values are overestimated.",
             style="yellow",
         )
 

@@ -65,8 +65,8 @@ def run(
         raise
     _print_result(result, progress)
     limit = loaded.max_failed_slides
-    if limit is not None and result.slides_left_out > limit:
-        progress.warn(f"slides excluded: {result.slides_left_out}, more than max_failed_slides: {limit}")
+    if limit is not None and result.slides_excluded > limit:
+        progress.warn(f"slides excluded: {result.slides_excluded}, more than max_failed_slides: {limit}")
         raise typer.Exit(1)
 
 
@@ -144,7 +144,7 @@ def _print_result(result: RunResult, progress: RunProgress) -> None:
     progress.say()
     progress.say(
         f"{cohort['cases']} cases, {cohort['events']} events, {cohort['slides']} slides used, "
-        f"{cohort['slides_left_out']} excluded"
+        f"{cohort['slides_excluded']} excluded"
     )
     mark = OPTIMISTIC if cohort["selection"] == "reported_fold" else ""
     for pooled in metrics["pooled"]:
@@ -163,9 +163,9 @@ def _print_result(result: RunResult, progress: RunProgress) -> None:
         progress.say(f"{HARRELL.label} of the true risk, mean over folds: {bound:.3f} (upper bound)")
     if cohort["synthetic"]:
         progress.say("This cohort is synthetic: the results say nothing about patients.")
-    if result.slides_left_out:
+    if result.slides_excluded:
         reasons = result.folder / "slides.csv"
-        progress.warn(f"slides excluded: {result.slides_left_out}; see {reasons} for the reasons")
+        progress.warn(f"slides excluded: {result.slides_excluded}; see {reasons} for the reasons")
     progress.say(
         f"Report: {result.report}" if result.report else f"Some folds are not trained yet: {result.folder}"
     )

@@ -85,7 +85,7 @@ def predict(
         ),
     ] = None,
     heatmaps: Annotated[
-        bool, typer.Option("--heatmaps", help="Also draw heatmaps, in heatmaps/ beside the CSV file.")
+        bool, typer.Option("--heatmaps", help="Also draw heatmaps, in heatmaps/ next to the CSV file.")
     ] = False,
     overrides: ModelSetOption = None,
     workspace: WorkspaceOption = None,

@@ -233,9 +233,9 @@ def _check_unused(used: set[Path], index: SlideFolder) -> list[str]:
     unused = [file for file in index.files if file not in used]
     if not unused:
         return []
-    files = "slide file belongs" if len(unused) == 1 else "slide files belong"
+    files = "slide file does not" if len(unused) == 1 else "slide files do not"
     return [
-        f"{len(unused)} {files} to no case of the cohort in {index.folder}: {shorten(_names(unused, index))}"
+        f"{len(unused)} {files} belong to any case of the cohort, in {index.folder}: {shorten(_names(unused, index))}"
     ]
 
 

@@ -12,7 +12,7 @@ MAX_REASONS = 10
 MAX_LINES = 12
 """Up to this many messages are shown one by one."""
 _MESSAGE = re.compile(
-    r"(?P<who>.*?)(?: (?:is|will be|would be) (?:left out|excluded))?: (?:left out, |excluded, )?(?P<why>.*)",
+    r"(?P<who>.*?)(?: (?:is|will be|would be) excluded)?: (?:excluded, )?(?P<why>.*)",
     re.DOTALL,
 )
 _VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|(?<!\S)/\S+|(?<![\w.])[-+]?\d[\d.,]*")

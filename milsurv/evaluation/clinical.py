@@ -114,7 +114,7 @@ def compare_with_clinical(
     """The comparison under one seed, over the test cases without missing clinical variables.
 
     Harrell's C of each model, and the differences between them (``image_less_clinical``, …), are pooled over folds,
-    with intervals from the same resamples. ``left_out`` counts the test cases with missing variables. The model of both
+    with intervals from the same resamples. ``excluded`` counts the test cases with missing variables. The model of both
     needs the image risk of training cases, and has no C where a fold lacks them. The likelihood-ratio test and the
     hazard ratio are those of :func:`added_by_image`.
     """
@@ -132,7 +132,7 @@ def compare_with_clinical(
         "columns": list(data.columns),
         "cases": len(known),
         "events": int((known["event"] == 1).sum()),
-        "left_out": len(predictions) - len(known),
+        "excluded": len(predictions) - len(known),
         "harrell_c_index": {name: with_interval(values[name]) for name in MODELS},
         "differences": {
             f"{one}_less_{other}": with_interval(difference(values[one], values[other]))

@@ -136,7 +136,7 @@ METRICS = (
         note="the reference",
         over="integrated",
         shown=("screen",),
-        label="  of Kaplan-Meier alone",
+        label="  Kaplan-Meier reference",
         function=brier.brier_score_kaplan_meier,
     ),
     MetricSpec(

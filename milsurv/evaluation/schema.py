@@ -114,7 +114,7 @@ class ClinicalComparison(ImageEffect):
     columns: list[str]
     cases: int
     events: int
-    left_out: int
+    excluded: int
     harrell_c_index: dict[str, Metric]
     differences: dict[str, Metric]
 

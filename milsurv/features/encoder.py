@@ -82,7 +82,7 @@ class SlideFeatures:
             if bad.any():
                 x, y = self.coords[piece.magnification][piece.rows[bad.argmax()]]
                 raise MilsurvError(
-                    f"{backbone} gave features that are not finite for the {piece.magnification}x patch at "
+                    f"{backbone} returned features that are not finite for the {piece.magnification}x patch at "
                     f"({x}, {y}) of {self.name}; {advice}"
                 )
         features[piece.rows] = stored
@@ -154,7 +154,7 @@ class Encoder:
 
     def _too_large(self) -> str:
         return (
-            f"the memory of {self.device} does not hold {self.name} and one patch; use a smaller backbone, another "
+            f"{self.name} and one patch do not fit into the memory of {self.device}; use a smaller backbone, another "
             "device, or fewer executor.workers"
         )
 
@@ -270,8 +270,8 @@ class Encoder:
             expected = (len(patches), self.backbone.dim)
             if vectors.shape != expected:
                 raise MilsurvError(
-                    f"{self.name} gave values of shape {tuple(vectors.shape)} for {len(patches)} patches; {expected} "
-                    "is expected: it fails the check 'dimension'"
+                    f"{self.name} returned shape {tuple(vectors.shape)} for {len(patches)} patches; expected "
+                    f"{expected}: it fails the check 'dimension'"
                 )
             if self.device.type == "cpu":
                 return _Launched(pieces, vectors.float())

@@ -45,7 +45,7 @@ def _write_trident(
     patch_px, side = attributes.get("patch_px"), stored.patch_level0
     if stored.coords is None or patch_px is None or side is None:
         raise MilsurvError(
-            f"{file}: does not say where and how large its {magnification}x patches are, which TRIDENT's files do; "
+            f"{file}: has no coordinates or sizes of its {magnification}x patches, which the trident layout requires; "
             "export it with --layout clam"
         )
     name = file.parent.name.rpartition("-")[0] or file.parent.name

@@ -67,8 +67,8 @@ class Extraction(FeatureSource):
     )
     free_settings = ("precision", "dtype")  # they change no more than rounding
     usable = "open, or have features already"
-    size_of = "features, were all of each slide tissue,"
-    recorded = (*FeatureSource.recorded, "doubts")
+    size_of = "features, if every slide were all tissue,"
+    recorded = (*FeatureSource.recorded, "warnings")
 
     @classmethod
     def of(cls, config: RunConfig, registry: Registry, device: Device) -> Extraction:
@@ -203,7 +203,9 @@ class Extraction(FeatureSource):
             return [], notes
         count = found.file.stat().st_size
         if count > LARGE_WEIGHTS:
-            return [f"the weights of {section.name} are here ({size(count)}), and were not loaded"], notes
+            return [
+                f"found the weights of {section.name} ({size(count)}); too large to load in a check"
+            ], notes
         if patches is not None:
             few, finest = patches[:CHECKED_PATCHES], max(self.config.tiling.magnifications)
             encoder = load_encoder(context, self.config, self.precision)
@@ -227,13 +229,13 @@ class Extraction(FeatureSource):
             tissue_patches = grid.counts
             grid, features = embed(context, opened, grid, config, self.precision)
             if slide_identity(slide.path) != identity["slide"]:
-                raise SlideError("changed while it was read; run again when it is copied as a whole")
+                raise SlideError("changed while it was read; run again once the copy is complete")
             attributes = {
                 **identity,
                 "read_by": f"{opened.read_by}: {opened.read_by_reason}",
                 "mpp": opened.mpp,
                 "mpp_source": opened.mpp_source,
-                "doubts": (*opened.warnings, *mask_warnings(mask, opened)),
+                "warnings": (*opened.warnings, *mask_warnings(mask, opened)),
                 "dimensions": opened.dimensions,
                 "rejected_patches": {str(m): n - grid.counts[m] for m, n in tissue_patches.items()},
                 "tissue_share": mask.fraction,

@@ -135,7 +135,7 @@ def _grid_problems(by_magnification: Mapping[int, MagnificationFeatures], extrac
         held = {m: np.unique(grid // (m // coarsest), axis=0) for m, grid in grids.items()}
         for m, cells in held.items():
             if not np.array_equal(cells, held[coarsest]):
-                yield f"the {m}x patches are not all within {coarsest}x patches, or one of these holds none"
+                yield f"the {m}x patches are not all within {coarsest}x patches, or one of these contains none"
     origins = {}
     for m, stored in by_magnification.items():
         if stored.grid is None or stored.coords is None or stored.patch_level0 is None:

@@ -205,7 +205,7 @@ class FeatureSource(ABC):
             {int(m): count for m, count in attributes["patches"].items()},
             attributes["mpp"],
             attributes["mpp_source"],
-            warnings=tuple(attributes.get("doubts", ())),
+            warnings=tuple(attributes.get("warnings", ())),
             made_from=self.made_from(attributes),
         )
 

@@ -3,7 +3,7 @@
     20x/features  float16 (n, d)     20x/coords  int64 (n, 2)     20x/grid  int32 (n, 2)
 
 and attributes that say how they were made. Features made elsewhere may lack coords, grid and resolution. A file is
-written whole or not at all, with checksums of all that it holds: what differs from them is not read.
+written whole or not at all, with checksums of its content, verified on every read.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _attribute(item: h5py.Group, name: str) -> bytes:
 
 
 class _FeatureFile:
-    """An open feature file, of which nothing is taken that does not have its checksum."""
+    """An open feature file whose checksums are verified on every read."""
 
     def __init__(self, file: h5py.File):
         self._file = file
@@ -162,7 +162,7 @@ class _FeatureFile:
 
     def _require(self, place: str, crc: int) -> None:
         if self._sums.get(place) != crc:
-            raise ValueError(f"{place} is not what was written: its checksum differs")
+            raise ValueError(f"checksum mismatch in {place}")
 
 
 def read_features(path: Path) -> dict[int, MagnificationFeatures]:
@@ -234,5 +234,5 @@ def _open(path: Path) -> Iterator[_FeatureFile]:
             yield _FeatureFile(file)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         raise MilsurvError(
-            f"feature file {path} cannot be read ({first_line(error)}); delete it and run again to make it anew"
+            f"feature file {path} cannot be read ({first_line(error)}); delete it and run again to recreate it"
         ) from error

@@ -47,7 +47,7 @@ def export_model(run: Path, folder: Path, plugin_files: Sequence[Path] = ()) -> 
     folder = folder.absolute()
     trained = load_trained(run, plugin_files=plugin_files)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise MilsurvError(f"{folder}: there is something already; name a new folder")
+        raise MilsurvError(f"{folder}: folder exists and is not empty; choose a new one")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         made = Path(temporary) / folder.name
@@ -89,7 +89,7 @@ def _without_paths(trained: TrainedModel) -> dict[str, Any]:
     settings["plugins"] = []
     settings["splits"]["files"] = None
     if settings["features"] is not None:
-        settings["features"]["import"] = "name-them-with---set-features.import"
+        settings["features"]["import"] = "SET-WITH---set-features.import=FOLDER"
     for section in ("cohort", *SECTIONS):
         settings[section] = _named_alone(settings[section])
     return settings
@@ -104,11 +104,11 @@ def _named_alone(content: Any) -> Any:
 
 def _without_ids(cohort: dict[str, Any]) -> dict[str, Any]:
     """A cohort's summary; what names cases and slides is counted in its place."""
-    named = {key: [f"{len(cohort[key])}, not named here"] if cohort[key] else [] for key in _NAMING}
+    named = {key: [f"{len(cohort[key])}, not listed in an export"] if cohort[key] else [] for key in _NAMING}
     return {**cohort, **named}
 
 
-_NAMING = ("cases_left_out", "dropped", "warnings")
+_NAMING = ("cases_excluded", "dropped", "warnings")
 
 
 def model_card(trained: TrainedModel, results: RunResults) -> str:

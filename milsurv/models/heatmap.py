@@ -46,7 +46,9 @@ def draw_heatmap(
     explainer = replace(make_explainer(trained, drawn.overlap, device), use_occlusion=use_occlusion)
     slide_id = drawn.slide.slide_id
     if explainer.seen_in_training:
-        session.progress.warn(f"slide {slide_id}: every model was trained on its case; the heatmap says so")
+        session.progress.warn(
+            f"slide {slide_id}: every model was trained on its case; the heatmap is labelled accordingly"
+        )
     with _named(drawn.slide), _open(session, drawn.slide) as slide:
         view = explain_slide(slide, slide_id, drawn.features, explainer, session.progress)
         return write_heatmap(view, slide, explainer, folder)
@@ -58,14 +60,14 @@ def make_explainer(trained: TrainedModel, overlap: TrainingOverlap, device: str)
     models = tuple((model.file, model.seed) for model in trained.models if model.fold in folds)
     which = f"mean of {len(models)} models" if len(models) > 1 else "one model"
     if not overlap.folds:
-        which += " TRAINED ON this slide's case: no evidence about new cases"
+        which += " TRAINED ON this slide's case (says nothing about new cases)"
     elif overlap.reason is None:
         which += " not trained on this slide"
     else:
         listed = ", ".join(map(str, sorted(folds)))
         which += f" not trained on this slide's case (fold{'s' * (len(folds) > 1)} {listed})"
     if trained.config.training.selection == "reported_fold":
-        which += "; optimistic: the test cases chose the epoch"
+        which += "; optimistic: epoch selected on the test cases"
     description = f"{trained.config.aggregator.name} of run {trained.config.name}, {which}"
     return Explainer(models, trained.registry, device, description, not overlap.folds)
 
@@ -99,7 +101,7 @@ def _path_of_id(trained: TrainedModel, slide_id: str) -> Path:
     elif row["status"] != "used":
         problem = f"excluded from the run ({row['reason']}); correct that, and give its file"
     elif not trained.config.reads_slides:
-        problem = "the run imported its features and has no slides; give the slide's file, named as its features are"
+        problem = "the run imported its features, without slides; give a slide file with the name of its feature file"
     elif not Path(row["path"]).exists():
         problem = f"no longer at {row['path']}; give its file: milsurv heatmap {trained.folder} FILE"
     else:

@@ -103,7 +103,7 @@ _RULES: dict[str, tuple[tuple[str, Any], ...]] = {
 
 
 class ReleasedModel(NamedTuple):
-    """A released model as one of milsurv's, with what it takes to make another of its shape."""
+    """A released model as one of milsurv's, with its constructor arguments."""
 
     aggregator: Aggregator
     """In evaluation mode."""
@@ -120,7 +120,7 @@ def from_authors_checkpoint(
     Args:
         model: a name in :data:`AUTHORS_MODELS`.
         state_dict: the released checkpoint's tensors under their own names; sizes are read from the shapes.
-        num_heads: attention heads of the CrossFusion models, which no shape tells; None: the released 4.
+        num_heads: attention heads of the CrossFusion models, which cannot be inferred from shapes; None: 4.
 
     Raises MilsurvError when the name is unknown or the tensors are not that model's.
     """
@@ -136,7 +136,7 @@ def import_checkpoint(
     no survival at times before :meth:`milsurv.losses.discrete.DiscreteTime.fit` has cut bins.
 
     Args:
-        file: ``.pt`` or ``.pth``, of which nothing but tensors is read, or ``.safetensors``.
+        file: ``.pt`` or ``.pth``, of which only tensors are loaded, or ``.safetensors``.
         model, num_heads: as for :func:`from_authors_checkpoint`.
         output: is replaced as a whole when it exists.
 
@@ -174,7 +174,7 @@ def _released_model(model: str, state_dict: Mapping[str, Tensor], num_heads: int
         known = ", ".join(AUTHORS_MODELS)
         raise MilsurvError(f"unknown model '{model}'{nearest(model, AUTHORS_MODELS)}; known are {known}")
     if num_heads is not None and not model.startswith("CrossFusion"):
-        raise MilsurvError(f"num_heads is for the CrossFusion models; {model} has no heads to choose")
+        raise MilsurvError(f"num_heads applies only to CrossFusion models, not to {model}")
     kind = AUTHORS_MODELS[model]
     try:
         state = _translated(model, state_dict)
@@ -197,7 +197,7 @@ def _released_model(model: str, state_dict: Mapping[str, Tensor], num_heads: int
 def translate(model: str, key: str) -> tuple[str, int | None]:
     """The parameter that a released key names here; and 0, 1 or 2 where it is the first, second or third part of it.
 
-    Query, key and value projections are one parameter here. A key without a rule comes back as it is.
+    Query, key and value projections are one parameter here. A key without a rule is returned unchanged.
     """
     for pattern, replacement in _RULES[model]:
         key = re.sub(pattern, replacement, key)

@@ -74,7 +74,7 @@ def _check_table(table: Path, rows: Collection[str], slides: Collection[str], pr
     if missing := [slide_id for slide_id in slides if slide_id not in rows]:
         progress.warn(f"{len(missing)} of {len(slides)} slides have no row in {table}: {shorten(missing)}")
     if others := [slide_id for slide_id in rows if slide_id not in slides]:
-        progress.warn(f"{len(others)} rows of {table} are for none of the slides: {shorten(others)}")
+        progress.warn(f"{len(others)} rows of {table} match no slide: {shorten(others)}")
 
 
 def _warn_of_resolution(trained: TrainedModel, slides: Sequence[NewSlide], progress: RunProgress) -> None:

@@ -147,7 +147,7 @@ class TrainedModel:
         folds = sorted({model.fold for model in self.models})
         found = self.training_cases.overlap(slide.slide_id, outcome.made_from, names, folds)
         if found.reason is not None and self.cohort["selection"] == "reported_fold":
-            return replace(found, reason=f"{found.reason} and, optimistic, chose its epoch")
+            return replace(found, reason=f"{found.reason} and to select its epoch (optimistic)")
         return found
 
     def _possible_cases(self, slide: SlideRef) -> list[str]:
@@ -181,7 +181,7 @@ def load_trained(
 ) -> TrainedModel:
     """The model in the folder of a finished run or of an export.
 
-    A model brings no code: only the given plugin files are loaded. If milsurv's own code changed since training, that
+    Models contain no code: only the given plugin files are loaded. If milsurv's own code changed since training, that
     is a warning; a changed plugin is an error. Raises MilsurvError when the run is not finished, lacks files, or needs
     a plugin that is not installed.
     """
@@ -249,7 +249,7 @@ def _require_plugins(folder: Path, plugin_files: Sequence[Path]) -> list[str]:
         except PluginError as error:
             if local:
                 raise MilsurvError(
-                    f"{folder}: {name} is from the local file {file}, and a model brings no code; give the file with "
+                    f"{folder}: {name} is from the local file {file}, and models contain no code; pass the file with "
                     "--plugin FILE"
                 ) from error
             raise MilsurvError(

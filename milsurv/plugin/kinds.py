@@ -110,7 +110,7 @@ _ALL = (
     Kind(
         "metric",
         "milsurv_register_metrics",
-        "metrics beside the built-in ones (see ``milsurv.MetricSpec``)",
+        "additional metrics (see ``milsurv.MetricSpec``)",
         contract="milsurv.evaluation.metrics:MetricSpec",
     ),
     Kind(

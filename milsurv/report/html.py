@@ -35,7 +35,7 @@ def write_report(folder: Path, config: RunConfig, views: Sequence[SlideView | Mi
         config=config,
         results=results,
         few=MAX_LINES,
-        left_out_lines=[f"slide {row.slide_id}: {row.reason}" for row in results.left_out.itertuples()],
+        excluded_lines=[f"slide {row.slide_id}: {row.reason}" for row in results.excluded.itertuples()],
         headline=line("summary.txt", "headline", results=results),
         subtitle=line("summary.txt", "subtitle", results=results),
         bound=line("summary.txt", "bound", results=results) if synthetic else "",

@@ -144,7 +144,7 @@ class RunResults:
         return sorted({int(fold["fold"]) for fold in self.metrics["folds"]})
 
     @property
-    def left_out(self) -> pd.DataFrame:
+    def excluded(self) -> pd.DataFrame:
         """The excluded slides, with the reasons."""
         return self.slides[self.slides["status"] != "used"]
 

@@ -221,7 +221,7 @@ def clinical_table(results: RunResults) -> Table:
         f"Image risk and clinical variables ({', '.join(first['columns'])}){results.over_folds}, with 95 % intervals",
         ["Measure", *(f"Seed {entry['seed']}" for entry in comparisons)],
         remarks=[
-            f"{first['cases']} test cases with {first['events']} events; {first['left_out']} further cases are "
+            f"{first['cases']} test cases with {first['events']} events; {first['excluded']} further cases are "
             "excluded because of missing clinical variables. The Cox models of clinical variables and of both are "
             "fitted on each fold's training cases. The likelihood-ratio test and the hazard ratio are from Cox models "
             "of the test cases, stratified by fold and adjusted for the clinical variables; they are approximate, "

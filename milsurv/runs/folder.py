@@ -142,8 +142,8 @@ class RunContent:
             "endpoint": self.cohort.endpoint,
             "synthetic": self.cohort.synthetic,
             "slides": sum(len(case.slides) for case in self.usable.cases),
-            "slides_left_out": sum(outcome.reason is not None for outcome in outcomes),
-            "cases_left_out": [
+            "slides_excluded": sum(outcome.reason is not None for outcome in outcomes),
+            "cases_excluded": [
                 f"case {case.case_id}: {self._why_excluded(case)}"
                 for case in self.cohort.cases
                 if case.case_id not in usable
@@ -175,9 +175,9 @@ class RunContent:
         return {
             "slide_id": slide.slide_id,
             "case_id": case.case_id,
-            "status": "used" if used else "left out",
+            "status": "used" if used else "excluded",
             "reason": outcome.reason,
-            "doubts": "; ".join(outcome.warnings) or None,
+            "warnings": "; ".join(outcome.warnings) or None,
             "path": slide.path,
             "mpp": outcome.mpp,
             "mpp_source": outcome.mpp_source,
@@ -256,7 +256,7 @@ def find_run(path: Path) -> Path:
     if len(inside) == 1:
         return inside[0]
     if inside:
-        raise MilsurvError(f"{path}: holds several finished runs; give one of {_differences(inside)}")
+        raise MilsurvError(f"{path}: contains several finished runs; specify one of {_differences(inside)}")
     raise MilsurvError(f"{path}: no finished run (no {METRICS}); run its milsurv command again to finish it")
 
 

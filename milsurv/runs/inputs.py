@@ -119,8 +119,8 @@ def make_features(
     def on_event(unit: Unit, event: Event) -> None:
         if event["event"] == "smaller batches":
             progress.warn(
-                f"the memory of {event['device']} holds batches of {event['batch_size']} patches: set "
-                "extraction.batch_size to that"
+                f"out of memory on {event['device']}: batch size reduced; set extraction.batch_size: "
+                f"{event['batch_size']}"
             )
         statistics.add({"slide": unit.name, **event})
         progress.log(event.get("traceback", ""))
@@ -198,8 +198,8 @@ def _no_slide(outcomes: Sequence[SlideOutcome]) -> str:
     for fault, count in counts.most_common(1):
         if count > 1:
             text += (
-                f"; {count} of {len(outcomes)} failed in the same unexpected way ({fault}), which points to a fault of "
-                f"milsurv, of a plugin, or of this installation: the traceback is in {EVENTS} beside the features"
+                f"; {count} of {len(outcomes)} failed in the same unexpected way ({fault}), which points to a bug "
+                f"in milsurv or a plugin, or a broken installation; see the traceback in {EVENTS} next to the features"
             )
     return text
 

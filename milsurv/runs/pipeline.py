@@ -32,7 +32,7 @@ class RunResult:
     metrics: RunMetrics
     report: Path | None
     """None while some folds are not trained."""
-    slides_left_out: int
+    slides_excluded: int
     cohort: Cohort
 
 
@@ -63,8 +63,8 @@ def run(session: Session, only_fold: int | None = None) -> RunResult:
     metrics = measure(jobs, content, content.times, folder)
     finished = all(job.finished for job in jobs)
     report = finish(content, folder, metrics, life_cycle) if finished else None
-    left_out = sum(outcome.reason is not None for outcome in outcomes.values())
-    return RunResult(folder.path, metrics, report, left_out, content.usable)
+    excluded = sum(outcome.reason is not None for outcome in outcomes.values())
+    return RunResult(folder.path, metrics, report, excluded, content.usable)
 
 
 def notify_plugins(session: Session, folder: RunFolder) -> LifeCycle:

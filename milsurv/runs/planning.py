@@ -68,7 +68,7 @@ def _late_times(cohort: Cohort, settings: Evaluation) -> list[str]:
         return []
     return [
         f"evaluation.times: {', '.join(late)} is beyond the longest follow-up, {time_text(longest)} "
-        f"{cohort.time_unit}: nothing can be measured there"
+        f"{cohort.time_unit}: metrics cannot be computed there"
     ]
 
 

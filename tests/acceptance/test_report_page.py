@@ -69,7 +69,7 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         make_external(folder / "run", config, follow_up)
     elif request.param == "no events":
         make_run(
-            folder / "run", config, follow_up.assign(event=0), cases_left_out=["case X: no usable slide"]
+            folder / "run", config, follow_up.assign(event=0), cases_excluded=["case X: no usable slide"]
         )
     else:
         chosen = {"both": "both", "optimistic": "reported_fold"}[request.param]

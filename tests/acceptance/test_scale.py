@@ -74,7 +74,7 @@ def _write_slides_and_features(
     settings = Extraction.of(config, registry, Device("cpu"))
     attributes: dict[str, object] = {
         "table_mpp": None,
-        "doubts": [],
+        "warnings": [],
         "tissue_source": None,
         "read_by": "openslide: made for this",
         "dimensions": (256, 256),
@@ -138,7 +138,7 @@ def test_check_opens_no_slide_that_has_features(config: Path) -> None:
     measured = _measure("check", config, folder=config.parent)
     assert f"{CASES} cases" in measured.output
     assert f"{SLIDES} slides open, or have features already" in measured.output
-    assert "left out" not in measured.output
+    assert "excluded" not in measured.output
     _require_small(measured)
 
 
@@ -147,7 +147,7 @@ def test_a_run_soon_makes_its_first_step(config: Path) -> None:
     measured = _measure(
         "run", config, "--fold", 0, folder=config.parent, until=lambda: any(runs.rglob("state.safetensors"))
     )
-    assert "left out" not in measured.output
+    assert "excluded" not in measured.output
     (cohort,) = runs.rglob("cohort.json")
     assert json.loads(cohort.read_text())["slides"] == SLIDES
     _require_small(measured)

@@ -69,13 +69,13 @@ def trident(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_on_tridents_features_tells_what_it_ran_on(trident: Path) -> None:
     (folder,) = (trident / "workspace" / "runs" / "imported").iterdir()
     slides = pd.read_csv(folder / "slides.csv").set_index("slide_id")
-    assert slides["status"].value_counts().to_dict() == {"used": 11, "left out": 2}
+    assert slides["status"].value_counts().to_dict() == {"used": 11, "excluded": 2}
     assert "no 10x features" in str(slides["reason"]["C00-1"])
     assert "no file for this slide" in str(slides["reason"]["C99-1"])
     assert slides["path"]["C01-1"] == str(trident_file(trident / "trident", "C01-1", 20))
     assert (trident / "workspace" / str(slides["features"]["C01-1"])).is_file()
     plugins = json.loads((folder / "plugins.json").read_text())
-    assert [plugin["name"] for plugin in plugins] == ["crossfusion", "nll"]
+    assert [plugin["name"] for plugin in plugins] == ["trident", "crossfusion", "nll"]
     page = (folder / "report.html").read_text()
     assert f"imported from {trident / 'trident'}, layout trident, encoder uni_v1" in page
     assert "The features were imported, so there are no slides" in page
@@ -157,7 +157,7 @@ def test_a_run_on_the_authors_tensors_needs_no_coordinates(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert "12 slides used, 0 excluded" in done.stdout
     report = Path(done.stdout.rpartition("Report: ")[2].strip()).read_text()
-    assert "nothing: it is not known" in report
+    assert "<dt>Source of µm/px</dt><dd>unknown</dd>" in report
     assert ">nan<" not in report
     with pytest.raises(MilsurvError, match="needs a patch grid, but the features of slide"):
         _run(config, "aggregator.attention=local")

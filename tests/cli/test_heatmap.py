@@ -51,7 +51,9 @@ def test_a_run_that_is_not_finished_or_of_another_version(finished: Path, tmp_pa
     old = tmp_path / "old"
     shutil.copytree(finished, old)
     (old / "training_slides.csv").unlink()
-    with pytest.raises(MilsurvError, match=r"training_slides.csv is missing: an older milsurv made this run"):
+    with pytest.raises(
+        MilsurvError, match=r"training_slides.csv is missing: the run was made by an older milsurv"
+    ):
         heatmap(old, "P00-1", *PLUGIN)
     (old / "metrics.json").unlink()
     with pytest.raises(MilsurvError, match=r"no finished run"):

@@ -177,7 +177,7 @@ def test_check_tells_what_a_run_would_leave_out(
     assert "slide P02-1 will be excluded: no file" in done.stderr
 
 
-def test_too_many_slides_left_out_exit_with_1(
+def test_too_many_slides_excluded_exit_with_1(
     write_config: WriteConfig, tmp_path: Path, small_cohort: Path
 ) -> None:
     sections = _cohort_with_a_bad_slide(small_cohort, tmp_path / "cohort")

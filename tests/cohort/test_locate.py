@@ -78,7 +78,7 @@ def test_a_slide_without_a_file_has_a_reason(tmp_path: Path) -> None:
     assert located.problems == ()
     assert located.warnings == (
         f"1 of 2 slides have no file in {tmp_path}: gone",
-        f"5 slide files belong to no case of the cohort in {tmp_path}: b.tif, c.tif, d.tif, …",
+        f"5 slide files do not belong to any case of the cohort, in {tmp_path}: b.tif, c.tif, d.tif, …",
     )
 
 
@@ -138,7 +138,7 @@ def test_files_by_case(tmp_path: Path) -> None:
     assert located.problems == ()
     assert located.warnings == (
         f"1 of 3 cases have no slide file in {tmp_path}: P3",
-        f"2 slide files belong to no case of the cohort in {tmp_path}: P4_x.svs, Q.svs",
+        f"2 slide files do not belong to any case of the cohort, in {tmp_path}: P4_x.svs, Q.svs",
     )
     ambiguous = locate_by_case(index, ["P1", "P2"], r"^(P\d)", "_(.)").slides
     assert [ref.slide_id for ref in ambiguous["P1"]] == ["x", "y"]

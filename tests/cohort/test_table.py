@@ -333,7 +333,7 @@ def test_one_row_per_case_finds_slides_by_case_pattern(slides: Path) -> None:
     assert summary(cohort) == [("A", 5.0, 1, ["A-1", "A-2"]), ("B", 24.0, 0, ["B-1"]), ("C", 3.0, 0, [])]
     assert cohort.warnings == (
         f"1 of 3 cases have no slide file in {slides}: C",
-        f"2 slide files belong to no case of the cohort in {slides}: X-1.svs, notes.tif",
+        f"2 slide files do not belong to any case of the cohort, in {slides}: X-1.svs, notes.tif",
     )
 
 

@@ -112,7 +112,7 @@ def test_each_models_c_index_agrees_with_scikit_survival(structured: Callable[..
     for name, metric in result["differences"].items():
         one, other = name.split("_less_")
         assert metric["value"] == pytest.approx(c[one] - c[other], abs=1e-12)
-    assert (result["cases"], result["events"], result["left_out"]) == (160, made.rows["event"].sum(), 0)
+    assert (result["cases"], result["events"], result["excluded"]) == (160, made.rows["event"].sum(), 0)
     assert c["both"] > max(c["clinical"], c["image"])
 
 
@@ -172,7 +172,7 @@ def test_cases_with_an_empty_cell_are_left_out_of_every_model() -> None:
     made = Made(0)
     made.texts.loc[[3, 4, 9], "age"] = ""
     result = made.compared()
-    assert (result["cases"], result["left_out"]) == (157, 3)
+    assert (result["cases"], result["excluded"]) == (157, 3)
     rows = made.rows.drop(index=[3, 4, 9])
     whole = Made(0)
     whole.rows, whole.texts = rows.reset_index(drop=True), whole.texts.drop(index=[3, 4, 9])

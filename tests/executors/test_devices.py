@@ -35,7 +35,7 @@ def test_another_word_is_one_line_with_what_is_allowed(wanted: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("demo", [f"device='{wanted}'"])
     (problem,) = caught.value.problems
-    assert "must be auto, cpu, cuda, or one GPU such as cuda:1" in problem
+    assert "must be auto, cpu, cuda or one GPU such as cuda:1" in problem
     assert repr(wanted) in problem
 
 

@@ -42,11 +42,11 @@ def of(predictions: pd.DataFrame, seed: int = 1, fold: int = 0) -> pd.DataFrame:
 
 
 def slides_of(cases: int) -> pd.DataFrame:
-    """Two used slides for each case, after one that was left out."""
+    """Two used slides for each case, after one that was excluded."""
     rows = [
         {"slide_id": f"slide {i}{letter}", "case_id": f"case {i}", "status": status}
         for i in range(cases)
-        for letter, status in (("a", "left out"), ("b", "used"), ("c", "used"))
+        for letter, status in (("a", "excluded"), ("b", "used"), ("c", "used"))
     ]
     return pd.DataFrame(rows, columns=["slide_id", "case_id", "status"])
 

@@ -170,7 +170,9 @@ def test_a_network_that_does_not_fit_is_said() -> None:
         def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:  # noqa: ARG002
             return nn.Linear(2**30, 2**30)
 
-    with pytest.raises(MilsurvError, match=r"does not hold large and one patch; .* \(.*allocate memory"):
+    with pytest.raises(
+        MilsurvError, match=r"large and one patch do not fit into the memory of .*; .* \(.*allocate memory"
+    ):
         Encoder(Large(), "large", CPU, "float32", Extraction(batch_size=8))
 
 
@@ -189,7 +191,7 @@ def test_where_not_even_one_patch_fits_it_is_said() -> None:
         return torch.empty(2**55)
 
     with pytest.raises(
-        MilsurvError, match="memory of cpu does not hold backbone 'colours' of a test and one"
+        MilsurvError, match=r"backbone .colours. of a test and one patch do not fit into the memory of cpu"
     ):
         _embed(_encoder(Colours(never)), {20: 5}, 0)
 

@@ -71,5 +71,5 @@ def test_a_folders_slides_have_the_tables_resolution(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_slides_is_said_to_have_none(tmp_path: Path) -> None:
-    with pytest.raises(MilsurvError, match=r"no slide file in it or below; slides end in \.svs"):
+    with pytest.raises(MilsurvError, match=r"no slide files; they end in \.svs"):
         slides_to_inspect(tmp_path, config())

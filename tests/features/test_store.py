@@ -101,7 +101,7 @@ def test_a_file_without_checksums_is_an_older_one(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "slide.h5", "r+") as file:
         del file.attrs["checksums"]
     with pytest.raises(
-        MilsurvError, match=r"no checksums: an older milsurv made it.*run again to make it anew"
+        MilsurvError, match=r"no checksums: an older milsurv made it.*run again to recreate it"
     ):
         read_bag(tmp_path / "slide.h5")
 

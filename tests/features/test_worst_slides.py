@@ -98,7 +98,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "grown while read": (lambda path: _good(path, seed=102), "changed while it was read"),
     "no resolution": (_no_resolution, "unknown resolution"),
     "no tissue": (_no_tissue, "no tissue"),
-    "two files": (_two_files, "2 files of this id"),
+    "two files": (_two_files, "2 files with this id"),
     "link to nothing": (lambda path: path.symlink_to(path.with_name("gone")), "No such file"),
     "a folder": (Path.mkdir, "no file for this slide"),
     "never scanned": (lambda _path: None, "no file for this slide"),
@@ -210,7 +210,7 @@ def test_a_bad_slide_is_left_out_with_its_reason(
 ) -> None:
     if name == "no permission" and not _permissions_bite(worst.folder / "slides" / f"{name}.svs"):
         pytest.skip("this process may read every file, whatever its permissions, and cannot give that up")
-    assert slides_csv["status"][name] == "left out"
+    assert slides_csv["status"][name] == "excluded"
     reason = str(slides_csv["reason"][name])
     assert BAD[name][1] in reason
     assert "slides are excluded, see the report:" in worst.errors
@@ -238,7 +238,7 @@ def test_the_good_slides_give_what_they_give_alone(worst: Worst, tmp_path: Path)
     assert len(features) == len(GOOD)
     assert features == features_of(tmp_path / "workspace")
     results, alone = results_of(worst.workspace), results_of(tmp_path / "workspace")
-    for values in (results, alone):  # cohort facts name what was left out
+    for values in (results, alone):  # cohort facts name what was excluded
         assert values.pop(next(name for name in values if name.endswith("metrics.json")))
     assert len(results) == 2 * 3 + 2
     assert results == alone
@@ -247,7 +247,7 @@ def test_the_good_slides_give_what_they_give_alone(worst: Worst, tmp_path: Path)
 def test_every_case_is_accounted_for(worst: Worst, slides_csv: pd.DataFrame) -> None:
     assert len(slides_csv) == len(GOOD) + len(BAD)
     assert f"{len(GOOD)} cases" in worst.output
-    assert f"{len(GOOD)} slides used, {len(BAD)} left out" in worst.output
+    assert f"{len(GOOD)} slides used, {len(BAD)} excluded" in worst.output
     assert "Traceback" not in worst.errors
 
 
@@ -258,7 +258,7 @@ def test_names_do_not_leave_their_folders(worst: Worst, report_text: str) -> Non
     made = {path.name for path in worst.folder.iterdir()}
     assert made == {"slides", "workspace", "all.csv", "all.csv.yaml"}
     for row, name in enumerate(ESCAPING, start=2 + len(GOOD) + len(BAD)):
-        assert f"row {row} (case {name.replace('/', '_')}): left out" in report_text
+        assert f"row {row} (case {name.replace('/', '_')}): excluded" in report_text
 
 
 def test_the_folder_of_the_slides_is_not_written(worst: Worst) -> None:
@@ -321,4 +321,4 @@ def test_a_slide_that_is_lost_once_it_was_read_is_used(
     done = run_milsurv("run", config, cwd=tmp_path, environment={"STAGE_EMPTY": "P00-1"})
     assert done.returncode == 0, done.stderr
     assert (slides / "P00-1.svs").stat().st_size == 0
-    assert "17 slides used, 0 left out" in done.stdout
+    assert "17 slides used, 0 excluded" in done.stdout

@@ -65,8 +65,8 @@ def test_what_was_left_out_is_counted_not_named(small_run: Path, tmp_path: Path)
     told = json.loads(
         (export_model(folder, tmp_path / "model", [COLOUR_BACKBONE]) / "cohort.json").read_text()
     )
-    assert told["dropped"] == ["2, not named here"]
-    assert told["cases_left_out"] == []
+    assert told["dropped"] == ["2, not listed in an export"]
+    assert told["cases_excluded"] == []
 
 
 def test_the_card_is_one_that_the_hubs_library_reads(exported: Path, small_run: Path) -> None:
@@ -91,7 +91,7 @@ def test_the_configuration_has_no_plugin_files(exported: Path) -> None:
 def test_a_folder_that_is_there_is_left_alone(small_run: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.txt").write_text("mine")
-    with pytest.raises(MilsurvError, match="there is something already; name a new folder"):
+    with pytest.raises(MilsurvError, match="folder exists and is not empty; choose a new one"):
         export_model(small_run, tmp_path / "model", [COLOUR_BACKBONE])
     assert [path.name for path in tmp_path.rglob("*")] == ["model", "mine.txt"]
 

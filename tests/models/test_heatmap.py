@@ -190,7 +190,7 @@ def test_models_whose_epoch_the_reported_cases_chose_are_told_to_be_optimistic(t
     optimistic = replace(trained, config=trained.config.model_copy(update={"training": training}))
     known = TrainingOverlap((0,), "its case was used in training")
     assert make_explainer(optimistic, known, "cpu").description.endswith(
-        "; optimistic: the test cases chose the epoch"
+        "; optimistic: epoch selected on the test cases"
     )
     assert "optimistic" not in make_explainer(trained, known, "cpu").description
 
@@ -325,7 +325,7 @@ def test_imported_features_are_drawn_on_the_slide_that_is_given(imported: Path, 
 
 def test_imported_features_need_the_slide_they_were_made_from(imported: Path, tmp_path: Path) -> None:
     trained = load_trained(imported)
-    with pytest.raises(MilsurvError, match="C03-1: the run imported its features and has no slides"):
+    with pytest.raises(MilsurvError, match="C03-1: the run imported its features, without slides"):
         find_slide(trained, "C03-1")
     with pytest.raises(MilsurvError, match="imported features, and there are none of slide new slide"):
         find_slide(trained, str(new_slide(tmp_path)))

@@ -289,15 +289,15 @@ def test_without_validation_cases_the_last_epoch_is_said_to_be_kept(tmp_path: Pa
 def test_what_was_left_out_is_listed_and_escaped(tmp_path: Path) -> None:
     follow_up = make_follow_up(30, 2)
     left_out = pd.DataFrame(
-        {"slide_id": [MALICE], "case_id": ["B & C"], "status": "left out", "reason": [f"no tissue: {MALICE}"]}
+        {"slide_id": [MALICE], "case_id": ["B & C"], "status": "excluded", "reason": [f"no tissue: {MALICE}"]}
     )
     slides = pd.concat([make_slide_table(follow_up), left_out])
     views: list[SlideView | MissingView] = [
         made_up_view(caption=MALICE),
         MissingView(MALICE, "lowest risk", "cannot be opened: <b>"),
     ]
-    lines = {name: [f"{name} {MALICE}"] for name in ("cases_left_out", "dropped", "missing", "warnings")}
-    page = report_of(tmp_path, follow_up, views, slides=slides, slides_left_out=1, time_unit=MALICE, **lines)
+    lines = {name: [f"{name} {MALICE}"] for name in ("cases_excluded", "dropped", "missing", "warnings")}
+    page = report_of(tmp_path, follow_up, views, slides=slides, slides_excluded=1, time_unit=MALICE, **lines)
     assert page.all("script") == []
     assert page.all("b") == []
     assert page.text.count(f"no tissue: {MALICE}") == 1
@@ -309,15 +309,15 @@ def test_what_was_left_out_is_listed_and_escaped(tmp_path: Path) -> None:
 
 def test_many_lines_are_counted_by_reason_and_folded(tmp_path: Path) -> None:
     follow_up = make_follow_up(30, 2)
-    rows = [f"row {n} (case T{n}): left out, OS.time is '#N/A'" for n in range(2000)]
+    rows = [f"row {n} (case T{n}): excluded, OS.time is '#N/A'" for n in range(2000)]
     cases = [f"case T{n}: no usable slide" for n in range(2000)]
     left_out = pd.DataFrame(
-        [(f"T{n}", f"T{n}", "left out", "no file for this slide") for n in range(2000)],
+        [(f"T{n}", f"T{n}", "excluded", "no file for this slide") for n in range(2000)],
         columns=["slide_id", "case_id", "status", "reason"],
     )
     slides = pd.concat([make_slide_table(follow_up), left_out])
     page = report_of(
-        tmp_path, follow_up, slides=slides, slides_left_out=2000, dropped=rows, cases_left_out=cases
+        tmp_path, follow_up, slides=slides, slides_excluded=2000, dropped=rows, cases_excluded=cases
     )
     html = unescape((tmp_path / "run" / "report.html").read_text())
     folded = re.sub(r"<details>.*?</details>", "", html, flags=re.DOTALL)

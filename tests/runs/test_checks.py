@@ -123,13 +123,13 @@ REFUSED: dict[str, tuple[str, str, tuple[str, ...], str]] = {
         "6 values in 11 (C00-1, C01-1, C02-1, …); 4 values in 1",
     ),
     "at 10x": ("at 10x", "follow-up", (), "its attribute target_magnification is 10"),
-    "text": ("text", "follow-up", (), "cannot be read as HDF5"),
+    "text": ("text", "follow-up", (), "not a valid HDF5 file"),
     "no folder": ("float32", "follow-up", ("features.import=nowhere",), "there is no such folder"),
     "folds": ("float32", "follow-up", ("splits.folds=13",), "splits.folds is 13"),
     "split files": ("float32", "follow-up", ("splits={files: nowhere.csv}",), "file not found"),
     "sites": ("float32", "follow-up", ("splits.group_by=site",), "not TCGA barcodes"),
-    "subgroups": ("float32", "follow-up", ("evaluation.subgroups=[word]",), "12 different values"),
-    "clinical": ("float32", "follow-up", ("evaluation.clinical=[word]",), "12 different values"),
+    "subgroups": ("float32", "follow-up", ("evaluation.subgroups=[word]",), "12 distinct values"),
+    "clinical": ("float32", "follow-up", ("evaluation.clinical=[word]",), "12 distinct values"),
     "no column": ("float32", "follow-up", ("evaluation.clinical=[sex]",), "no column 'sex'"),
 }
 """Kind -> kind of feature files, kind of follow-up, settings, and what the message says."""
@@ -204,9 +204,9 @@ def test_what_a_check_passes_runs(
     assert findings.problems == []
     assert {file for file in path.parent.rglob("*") if file.is_file()} == before
     result = run(config, registry, only_fold=1)
-    left_out = [line for line in findings.warnings if "will be left out" in line]
-    assert len(left_out) == result.slides_left_out == (files == "one without patches")
-    late = [line for line in findings.warnings if line.startswith("evaluation.times: 1000 lies beyond")]
+    left_out = [line for line in findings.warnings if "will be excluded" in line]
+    assert len(left_out) == result.slides_excluded == (files == "one without patches")
+    late = [line for line in findings.warnings if line.startswith("evaluation.times: 1000 is beyond")]
     assert len(late) == (files == "one without patches")
     assert set(late) <= set(result.metrics["cohort"]["warnings"])
 

@@ -57,7 +57,7 @@ def test_the_command_prints_and_draws(tmp_path: Path) -> None:
     assert re.search(r"honest +0\.\d{3} +0\.\d{3}–0\.\d{3} +inner validation", done.stdout)
     assert re.search(r"flattered +0\.\d{3} +0\.\d{3}–0\.\d{3} +optimistic", done.stdout)
     assert re.search(r"honest - flattered +-?0\.\d{3} +-?0\.\d{3} to -?0\.\d{3} +[<\d. ]+", done.stdout)
-    assert "Optimistic: the epoch of such a run was chosen on its test cases" in done.stdout
+    assert "Optimistic: the epoch of such a run was selected by its test cases" in done.stdout
     assert (tmp_path / "forest.svg").read_text().count("<path") > 10
     as_json = run_milsurv("compare", honest, flattered, "--json", cwd=tmp_path)
     found = json.loads(as_json.stdout)

@@ -16,7 +16,7 @@ def test_runs_are_found_by_their_own_folder_or_the_one_above(tmp_path: Path) -> 
     folder = make(tmp_path, "one")
     assert find_run(folder) == find_run(folder.parent) == folder
     make(tmp_path, "one", "def")
-    with pytest.raises(MilsurvError, match="holds several finished runs; give one of abc, def"):
+    with pytest.raises(MilsurvError, match="contains several finished runs; specify one of abc, def"):
         find_run(folder.parent)
     with pytest.raises(MilsurvError, match="no such folder"):
         find_run(tmp_path / "nowhere")
@@ -32,11 +32,11 @@ def test_several_finished_runs_are_told_apart_by_their_settings(tmp_path: Path) 
         "ghi": make(tmp_path, "one", "ghi", seeds=[2]),
     }
     said = (
-        r"give one of abc \(evaluation\.times=null, seeds=\[1\]\), "
+        r"specify one of abc \(evaluation\.times=null, seeds=\[1\]\), "
         r"def \(evaluation\.times=\[12\.0\], seeds=\[1\]\), ghi \(evaluation\.times=null, seeds=\[2\]\)$"
     )
     with pytest.raises(MilsurvError, match=said):
         find_run(runs["abc"].parent)
     (runs["ghi"] / "config.yaml").write_text("[}")
-    with pytest.raises(MilsurvError, match=r"give one of abc \(.*, ghi \("):
+    with pytest.raises(MilsurvError, match=r"specify one of abc \(.*, ghi \("):
         find_run(runs["abc"].parent)

@@ -36,7 +36,7 @@ def _content(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, small_cohort: Path) -> RunResult:
-    """A run of the small cohort with two seeds, one slide left out."""
+    """A run of the small cohort with two seeds, one slide excluded."""
     folder = tmp_path_factory.mktemp("run")
     cohort = folder / "cohort"
     shutil.copytree(small_cohort, cohort)
@@ -62,7 +62,7 @@ def test_the_files_that_others_read(finished: RunResult) -> None:
     assert {"harrell_c_index", "uno_c_index", "integrated_brier_score"} <= set(
         metrics["pooled"][0]["metrics"]
     )
-    assert metrics["cohort"]["slides_left_out"] == 1
+    assert metrics["cohort"]["slides_excluded"] == 1
 
 
 def test_the_run_folder_holds_what_was_run(finished: RunResult) -> None:
@@ -97,10 +97,10 @@ def test_the_run_folder_holds_what_was_run(finished: RunResult) -> None:
 
 def test_a_slide_that_does_not_open_is_left_out_with_its_reason(finished: RunResult) -> None:
     slides = pd.read_csv(finished.folder / "slides.csv").set_index("slide_id")
-    assert slides["status"]["P02-2"] == "left out"
+    assert slides["status"]["P02-2"] == "excluded"
     assert "cannot be opened" in str(slides["reason"]["P02-2"])
     assert (slides.drop("P02-2")["status"] == "used").all()
-    assert finished.slides_left_out == 1
+    assert finished.slides_excluded == 1
     assert "P02-2" in (finished.folder / "report.html").read_text()
     assert "P02" in set(pd.read_csv(finished.folder / "predictions.csv")["case_id"])
 
@@ -318,7 +318,7 @@ def test_subgroups_are_measured_without_training_again(
     assert told == [(1, "arm", "A", 8), (1, "arm", "missing", 7)]
     assert again.report is not None
     assert "arm: missing" in again.report.read_text()
-    with pytest.raises(MilsurvError, match=r"evaluation.subgroups: column 'word' has 15 different values"):
+    with pytest.raises(MilsurvError, match=r"evaluation.subgroups: column 'word' has 15 distinct values"):
         _run(write_config(cohort=cohort, evaluation={"subgroups": ["word"]}))
     with pytest.raises(CohortError, match="no column 'sex'"):
         _run(write_config(cohort=cohort, evaluation={"subgroups": ["sex"]}))
@@ -345,7 +345,7 @@ def test_other_evaluation_settings_keep_the_models_and_the_earlier_results(write
     fresh = _run(config, "name=fresh", "evaluation.times=[6, 12.5]")
     assert fresh.folder.name == folders[1].name
     assert _content(fresh.folder) == _content(folders[1])
-    with pytest.raises(MilsurvError, match=r"holds several finished runs; .*evaluation\.bootstraps=7.*, "):
+    with pytest.raises(MilsurvError, match=r"contains several finished runs; .*evaluation\.bootstraps=7.*, "):
         find_run(begun.folder.parent)
     assert _run(config).folder == begun.folder
     assert _trained_epochs(begun.folder) == 2
@@ -384,4 +384,4 @@ def test_clinical_variables_are_compared_with_training_risks_where_there_are_any
     assert again.report is not None
     page = again.report.read_text()
     assert "Image risk and clinical variables (age)" in page
-    assert "Both less clinical variables" in page
+    assert "Both − clinical" in page

@@ -105,9 +105,7 @@ def read_hdf5(read: Callable[..., T], file: Path, dataset: str) -> T:
     try:
         return read_isolated(read, file, dataset)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
-        raise SlideError(
-            f"{file}: cannot be read as HDF5, it is damaged or none: {first_line(error)}"
-        ) from error
+        raise SlideError(f"{file}: not a valid HDF5 file: {first_line(error)}") from error
 
 
 def _content(file: Path, dataset: str) -> Hdf5Content:
@@ -140,7 +138,7 @@ def _features(opened: h5py.File, name: str, file: Path) -> h5py.Dataset:
     dataset = _dataset(opened, name, file)
     if dataset is None:
         there = ", ".join(list(opened)[:SHOWN_KEYS]) or "nothing"
-        raise SlideError(f"{file}: has no dataset '{name}'; it holds {there}")
+        raise SlideError(f"{file}: has no dataset '{name}'; it contains {there}")
     if dataset.dtype.kind != "f":
         raise SlideError(f"{file}: '{name}' is {dataset.dtype}; floating-point numbers (n, d) are expected")
     return dataset
@@ -195,7 +193,7 @@ def read_tensor(file: Path, mmap: bool = False) -> torch.Tensor:
     if isinstance(content, dict):
         keys = ", ".join(map(str, list(content)[:SHOWN_KEYS])) or "nothing"
         raise SlideError(
-            f"{file}: holds a dict ({keys}); a floating-point tensor (n, d) is expected: save the features alone, "
+            f"{file}: holds a dict ({keys}); a floating-point tensor (n, d) is expected: save only the feature tensor, "
             "torch.save(content[KEY], FILE)"
         )
     if not isinstance(content, torch.Tensor):

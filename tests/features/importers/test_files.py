@@ -160,7 +160,7 @@ def test_a_bad_tensor_is_named_with_what_is_expected(
 IN_VALUES = ("NaN", "infinity", "beyond float32", "fractions", "NaN places")
 """What a header does not show."""
 BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
-    "no features": ({"feats": FEATURES, "coords": CELLS}, "no dataset 'features'; it holds coords, feats"),
+    "no features": ({"feats": FEATURES, "coords": CELLS}, "no dataset 'features'; it contains coords, feats"),
     "integers": ({"features": CELLS, "coords": CELLS}, "'features' is int64; floating-point numbers"),
     "one dimension": ({"features": FEATURES[0], "coords": CELLS}, r"shape \(6,\); \(n, d\) is expected"),
     "two slides": ({"features": np.stack([FEATURES] * 2), "coords": CELLS}, r"shape \(2, 4, 6\); \(n, d\)"),
@@ -220,7 +220,7 @@ def test_data_in_another_file_are_not_read(tmp_path: Path) -> None:
 
 def test_a_file_on_which_the_hdf5_library_crashes_costs_that_file_alone() -> None:
     file = Path(__file__).parents[2] / "data" / "crashes_hdf5.h5"
-    with pytest.raises(SlideError, match=r"crashes_hdf5\.h5: cannot be read as HDF5"):
+    with pytest.raises(SlideError, match=r"crashes_hdf5\.h5: not a valid HDF5 file"):
         read_foreign(file, "clam", 20)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 from typer.core import TyperGroup
 
 from milsurv.cohort.cases import ALLOWED_MPP, MPP_RANGE, is_valid_mpp
@@ -81,6 +82,14 @@ MppOption = Annotated[
         help=f"µm per level-0 pixel, {MPP_RANGE[0]:g} to {MPP_RANGE[1]:g}; overrides the slide's metadata.",
     ),
 ]
+
+
+def new_table(*headings: str, padding: tuple[int, int, int, int] = (0, 1, 0, 1)) -> Table:
+    """A table without lines; the cells of ``headings`` are folded when they are too wide."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=padding)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
 
 
 def join_overrides(overrides: list[str] | None, workspace: Path | None, device: str | None) -> list[str]:

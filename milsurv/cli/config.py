@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from milsurv.cli.common import PluginOption, new_app
+from milsurv.cli.common import PluginOption, new_app, new_table
 from milsurv.errors import MilsurvError
 from milsurv.progress import PlainConsole
 
@@ -21,7 +20,7 @@ def list_configs() -> None:
     """List the bundled configurations."""
     from milsurv.config.loading import bundled_configs
 
-    table = Table(box=None, pad_edge=False)
+    table = new_table()
     table.add_column("name")
     table.add_column("purpose")
     for name, file in bundled_configs().items():
@@ -58,5 +57,4 @@ def schema(plugin: PluginOption = None) -> None:
     from milsurv.config.schema import config_schema
     from milsurv.plugin.registry import get_registry
 
-    files = tuple(dict.fromkeys(file.absolute() for file in plugin or []))
-    typer.echo(json.dumps(config_schema(get_registry(files)), indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(config_schema(get_registry(plugin or ())), indent=2, ensure_ascii=False))

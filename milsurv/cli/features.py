@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.table import Table
 
-from milsurv.cli.common import new_app
+from milsurv.cli.common import new_app, new_table
 from milsurv.progress import PlainConsole, RunProgress
 
 if TYPE_CHECKING:
@@ -37,9 +36,7 @@ def list_features(
 
 
 def _print(folders: list[FeatureFolder]) -> None:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("folder", "slides", "patches", "MB", "milsurv", "unreadable"):
-        table.add_column(heading, overflow="fold")
+    table = new_table("folder", "slides", "patches", "MB", "milsurv", "unreadable")
     for folder in folders:
         patches = ", ".join(f"{count} at {m}x" for m, count in sorted(folder.patches.items(), reverse=True))
         cells = (

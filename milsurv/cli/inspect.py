@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from milsurv.cli.common import MppOption, PluginOption, SetOption, new_app
+from milsurv.cli.common import MppOption, PluginOption, SetOption, new_app, new_table
 from milsurv.errors import WeightsError, size
 from milsurv.progress import PlainConsole, RunProgress, duration
 
@@ -153,7 +152,7 @@ def _print_folder(
     path: Path, inspected: Sequence[SlideInspection], estimate: Estimate, progress: RunProgress
 ) -> None:
     magnifications = sorted({m for found in inspected for m in found.patches}, reverse=True)
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = new_table()
     table.add_column("slide", overflow="fold", min_width=16)
     for heading in ("µm/px", "from", "mm² tissue", *(f"{m}x" for m in magnifications), "time", "disk"):
         table.add_column(heading, justify="right")

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 
-from milsurv.cli.common import Group, PluginOption, new_app
+from milsurv.cli.common import Group, PluginOption, new_app, new_table
 from milsurv.errors import MilsurvError, PluginError, nearest
 from milsurv.progress import PlainConsole, RunProgress
 
@@ -97,7 +96,7 @@ def list_plugins(
         raise MilsurvError(
             f"--kind {kind}: unknown kind{nearest(kind, kinds)}; allowed are: {', '.join(kinds)}"
         )
-    registry = get_registry(tuple(dict.fromkeys(file.absolute() for file in plugin or [])))
+    registry = get_registry(plugin or ())
     group: Any = ctx.find_root().command
     plugins = _refuse_builtin_names(registry.verified() if verify else registry.plugins, group.commands)
     keys = ("kind", "name", "summary", "distribution", "version", "status", "reason")
@@ -123,7 +122,7 @@ def _backbone_facts(registry: Registry, info: PluginInfo) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    table = new_table(padding=(0, 1, 0, 0))
     more = [key for key in BACKBONE_COLUMNS if any(key in row for row in rows)]
     folded = FOLDED if any(row["reason"] for row in rows) else FOLDED - {"status"}
     for heading in ("kind", "name", *more, "summary", "from", "status"):

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.table import Table
 
-from milsurv.cli.common import PluginOption, new_app
+from milsurv.cli.common import PluginOption, new_app, new_table
 from milsurv.errors import MilsurvError
 from milsurv.progress import PlainConsole
 
@@ -41,7 +40,7 @@ def compare(
 
     if len(runs) < 2:
         raise MilsurvError("give the folders of at least two runs, such as milsurv-workspace/runs/NAME")
-    registry = get_registry(tuple(file.absolute() for file in plugin or ()))
+    registry = get_registry(plugin or ())
     found = compare_runs(runs, bootstraps, seed, all_metrics(registry))
     if as_json:
         typer.echo(json.dumps(found, indent=2, allow_nan=False))
@@ -66,11 +65,11 @@ def _print(found: Comparison) -> None:
     )
     for name, info in read_definitions(found).items():
         title = info.label or info.title
-        runs = _table("run", title, "95 % interval", "epoch")
+        runs = new_table("run", title, "95 % interval", "epoch")
         for run in found["runs"]:
             mark = MARKS.get(run["selection"], "inner validation")
             runs.add_row(run["name"], number(run[name]["value"]), interval(run[name]["interval"]), mark)
-        pairs = _table("difference", f"of {title}", "95 % interval", "p", "p (Holm)")
+        pairs = new_table("difference", f"of {title}", "95 % interval", "p", "p (Holm)")
         for pair in found["pairs"]:
             if pair["metric"] == name:
                 difference, ends = pair["difference"], pair["difference"]["interval"]
@@ -88,13 +87,6 @@ def _print(found: Comparison) -> None:
             "Optimistic: the epoch of such a run was selected by its test cases, so its values are overestimated.",
             style="yellow",
         )
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    return table
 
 
 @app.command()

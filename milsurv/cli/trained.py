@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from milsurv.cli.common import (
     DeviceOption,
@@ -18,6 +17,7 @@ from milsurv.cli.common import (
     WorkspaceOption,
     join_overrides,
     new_app,
+    new_table,
 )
 from milsurv.errors import MilsurvError, size
 from milsurv.progress import PlainConsole, RunProgress
@@ -164,8 +164,7 @@ def _print(trained: TrainedModel, rows: Sequence[dict[str, Any]]) -> None:
 
     unit, endpoint = trained.cohort["time_unit"], trained.cohort["endpoint"]
     longest = float(trained.training_cases.follow_up.time.max())
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("slide", overflow="fold")
+    table = new_table("slide", padding=(0, 2, 0, 0))
     survival = [f"S({time(t)})" for t in trained.times]
     for heading in ("risk", "range", "group", "median", *survival):
         table.add_column(heading)

@@ -50,7 +50,7 @@ def load_config(
     data.setdefault("name", path.stem)
     local = _local_plugins(document, plugin_files)
     data["plugins"] = local
-    registry = get_registry(tuple(local))
+    registry = get_registry(local)
     document.problems += [
         f"plugin file {info.distribution} is broken: {info.reason}"
         for info in registry.plugins

@@ -217,7 +217,7 @@ def _refuse_training_settings(overrides: Sequence[str]) -> None:
 
 
 def _registry(plugin_files: Sequence[Path]) -> Registry:
-    return get_registry(tuple(dict.fromkeys(file.expanduser().absolute() for file in plugin_files)))
+    return get_registry(file.expanduser() for file in plugin_files)
 
 
 def _local_executor(folder: Path, plugin_files: Sequence[Path]) -> list[str]:

@@ -295,10 +295,10 @@ _loading = threading.RLock()
 """Held while plugins are imported, since other threads would see partially imported modules."""
 
 
-def get_registry(files: tuple[Path, ...] = ()) -> Registry:
-    """The registry of this process, with these local plugin files."""
+def get_registry(files: Iterable[Path] = ()) -> Registry:
+    """The registry of this process, with these local plugin files, each loaded once."""
     with _loading:
-        return _cached_registry(files)
+        return _cached_registry(tuple(dict.fromkeys(file.absolute() for file in files)))
 
 
 @cache

@@ -19,6 +19,7 @@ from milsurv.cli.common import (
 from milsurv.errors import MilsurvError
 from milsurv.interrupts import Interrupted
 from milsurv.progress import RunProgress
+from milsurv.storage.run_files import SLIDES
 
 if TYPE_CHECKING:
     from milsurv.config.run import Splits
@@ -164,7 +165,7 @@ def _print_result(result: RunResult, progress: RunProgress) -> None:
     if cohort["synthetic"]:
         progress.say("This cohort is synthetic: the results say nothing about patients.")
     if result.slides_excluded:
-        reasons = result.folder / "slides.csv"
+        reasons = result.folder / SLIDES
         progress.warn(f"slides excluded: {result.slides_excluded}; see {reasons} for the reasons")
     progress.say(
         f"Report: {result.report}" if result.report else f"Some folds are not trained yet: {result.folder}"

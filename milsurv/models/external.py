@@ -25,7 +25,7 @@ from milsurv.explain.importance import Explainer
 from milsurv.explain.view import MissingView, SlideView, choose_slides, make_views
 from milsurv.features.source import SlideOutcome
 from milsurv.models.prediction import predict_cases
-from milsurv.models.trained import TrainedModel, load_trained, read_settings
+from milsurv.models.trained import TrainedModel, load_trained
 from milsurv.report.html import write_report
 from milsurv.runs.folder import RunContent, describe, find_run, metric_origins
 from milsurv.runs.inputs import (
@@ -39,7 +39,7 @@ from milsurv.runs.inputs import (
 from milsurv.runs.pipeline import RunResult
 from milsurv.runs.session import Session
 from milsurv.storage.atomic import fingerprint, json_text
-from milsurv.storage.checksums import write_checked
+from milsurv.storage.checksums import read_settings, write_checked
 from milsurv.storage.locks import remove_abandoned
 from milsurv.storage.run_files import METRICS, PREDICTIONS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,8 +27,8 @@ from milsurv.plugin.sources import framework_fingerprint
 from milsurv.runs.folder import find_run
 from milsurv.runs.inputs import source_class
 from milsurv.runs.leakage import TrainingCases, TrainingOverlap, name_prefixes
-from milsurv.storage.checksums import read_checked, read_json
-from milsurv.storage.documents import YAMLError, compose_yaml, construct_yaml
+from milsurv.storage.checksums import read_checked, read_json, read_settings
+from milsurv.storage.documents import flatten
 from milsurv.storage.run_files import (
     COHORT,
     CONFIG,
@@ -160,8 +160,10 @@ class TrainedModel:
 
     def require_same_features(self, source: FeatureSource) -> None:
         """Raise MilsurvError, naming the settings, when features would differ from those of training."""
-        trained = dict(_flat(read_json(self.folder / FEATURES)))
-        here = dict(_flat(json.loads(json.dumps(source.content))))
+        trained, here = (
+            flatten({**content, "origins": {}})  # the sources of plugins are compared separately
+            for content in (read_json(self.folder / FEATURES), json.loads(json.dumps(source.content)))
+        )
         differing = [
             f"{key.replace('.', ' ')} was {trained.get(key)} and is {here.get(key)}"
             for key in sorted({*trained, *here})
@@ -286,24 +288,3 @@ def _warnings(folder: Path, config: RunConfig, changed: list[str]) -> tuple[str,
 def _is_path(value: Any) -> bool:
     """Files and folders may be elsewhere; their contents are part of each slide's identity."""
     return isinstance(value, str) and Path(value).is_absolute()
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings as ``section.key``, without the sources of plugins, which are compared separately."""
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.") if key != "origins" else ()
-        else:
-            yield f"{prefix}{key}", value
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """The content of a run's ``config.yaml``. Raises MilsurvError when it is damaged."""
-    path = folder / CONFIG
-    try:
-        settings = construct_yaml(compose_yaml(read_checked(path)))
-    except YAMLError as error:
-        raise MilsurvError(f"{path} is damaged ({error}); copy it again") from error
-    if not isinstance(settings, dict):
-        raise MilsurvError(f"{path} is damaged (it holds no keys and values); copy it again")
-    return settings

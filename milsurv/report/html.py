@@ -18,6 +18,7 @@ from milsurv.report.methods import methods
 from milsurv.report.rendering import line, lines, page
 from milsurv.report.results import RunResults, with_earlier
 from milsurv.report.svg import inlined, svg_file, svg_inline
+from milsurv.storage import run_files
 from milsurv.storage.atomic import write_text
 
 
@@ -45,13 +46,13 @@ def write_report(folder: Path, config: RunConfig, views: Sequence[SlideView | Mi
         folded_tables=[
             (heading, _marked(found, results)) for heading, found in _folded_tables(results).items() if found
         ],
-        figures=_figures(results, folder / "figures"),
+        figures=_figures(results, folder / run_files.FIGURES),
         slides=[_slide(view) for view in shown],
         missing=[view for view in views if isinstance(view, MissingView)],
         methods=methods(config, results),
         limits=lines("summary.txt", "limits", results=results, views=len(shown)),
     )
-    path = folder / "report.html"
+    path = folder / run_files.REPORT
     write_text(path, text)
     return path
 

@@ -16,19 +16,21 @@ from milsurv.evaluation.metrics import HARRELL, MetricInfo, heading, read_defini
 from milsurv.evaluation.schema import PooledAccount, RunMetrics
 from milsurv.plugin.versions import EARLIER
 from milsurv.storage.checksums import read_checked, read_json
-from milsurv.storage.run_files import PREDICTIONS
+from milsurv.storage.run_files import (
+    COHORT,
+    CONFIG,
+    ENVIRONMENT,
+    HISTORY,
+    METRICS,
+    PLUGINS,
+    PREDICTIONS,
+    SLIDES,
+    SPLITS,
+)
 from milsurv.training.results import read_predictions
 
 IDS = {"case_id": str, "slide_id": str}
-NEEDED = (
-    "config.yaml",
-    "environment.json",
-    "plugins.json",
-    "cohort.json",
-    "metrics.json",
-    "slides.csv",
-    PREDICTIONS,
-)
+NEEDED = (CONFIG, ENVIRONMENT, PLUGINS, COHORT, METRICS, SLIDES, PREDICTIONS)
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,16 @@ class RunResults:
             raise MilsurvError(
                 f"{folder}: no finished run is here (no {missing[0]}); run its milsurv command again to finish it"
             )
-        splits = folder / "splits.csv"
+        splits = folder / SPLITS
         histories = [_history(path) for path in _histories(folder)]
         return cls(
-            config=read_checked(folder / "config.yaml"),
-            environment=read_json(folder / "environment.json"),
-            plugins=read_json(folder / "plugins.json"),
-            cohort=read_json(folder / "cohort.json"),
-            metrics=read_json(folder / "metrics.json"),
+            config=read_checked(folder / CONFIG),
+            environment=read_json(folder / ENVIRONMENT),
+            plugins=read_json(folder / PLUGINS),
+            cohort=read_json(folder / COHORT),
+            metrics=read_json(folder / METRICS),
             splits=_table(splits) if splits.is_file() else pd.DataFrame(columns=["case_id", "fold", "role"]),
-            slides=_table(folder / "slides.csv"),
+            slides=_table(folder / SLIDES),
             predictions=read_predictions(folder / PREDICTIONS),
             history=pd.concat(histories, ignore_index=True) if histories else pd.DataFrame(),
         )
@@ -181,7 +183,7 @@ def _table(path: Path) -> pd.DataFrame:
 
 
 def _histories(folder: Path) -> list[Path]:
-    return sorted(folder.glob("seed_*/fold_*/history.csv"), key=_seed_and_fold)
+    return sorted(folder.glob(f"seed_*/fold_*/{HISTORY}"), key=_seed_and_fold)
 
 
 def _history(path: Path) -> pd.DataFrame:

@@ -27,8 +27,8 @@ from milsurv.plugin.versions import record_versions
 from milsurv.runs.leakage import TrainingCases
 from milsurv.runs.session import Session
 from milsurv.storage.atomic import append_event, fingerprint, json_text
-from milsurv.storage.checksums import read_checked, write_checked
-from milsurv.storage.documents import compose_yaml, construct_yaml
+from milsurv.storage.checksums import read_settings, write_checked
+from milsurv.storage.documents import flatten
 from milsurv.storage.run_files import COHORT, CONFIG, EVENTS, FEATURES, METRICS, SLIDES, SPLITS
 from milsurv.training.job import FoldJob
 
@@ -262,7 +262,7 @@ def find_run(path: Path) -> Path:
 
 def _differences(folders: Sequence[Path]) -> str:
     """Names of runs, each with the settings in which they differ."""
-    settings = [_flat_settings(folder / CONFIG) for folder in folders]
+    settings = [_settings(folder) for folder in folders]
     keys = sorted({key for one in settings for key in one})
     differing = [key for key in keys if len({json.dumps(one.get(key)) for one in settings}) > 1]
     described = []
@@ -272,14 +272,9 @@ def _differences(folders: Sequence[Path]) -> str:
     return ", ".join(described)
 
 
-def _flat_settings(path: Path) -> dict[str, Any]:
+def _settings(folder: Path) -> dict[str, Any]:
     """``section.key`` -> value; empty when the file is damaged or missing."""
     try:
-        sections = construct_yaml(compose_yaml(read_checked(path)))
-        flat = {}
-        for name, section in sections.items():
-            for key, value in section.items() if isinstance(section, dict) else [("", section)]:
-                flat[f"{name}.{key}".rstrip(".")] = value
-    except (MilsurvError, AttributeError):
+        return flatten(read_settings(folder))
+    except MilsurvError:
         return {}
-    return flat

@@ -8,7 +8,8 @@ from typing import Any
 
 from milsurv.errors import MilsurvError
 from milsurv.storage.atomic import append_line, write_text
-from milsurv.storage.documents import parse_json
+from milsurv.storage.documents import YAMLError, compose_yaml, construct_yaml, parse_json
+from milsurv.storage.run_files import CONFIG
 
 CHECKSUMS = "checksums.txt"
 """File beside them with a line ``<SHA-256>  <name>`` for each; the last line of a name counts. Lines are only appended,
@@ -49,6 +50,18 @@ def read_checked(path: Path) -> str:
 def read_json(path: Path) -> Any:
     """The data of a JSON file, see :func:`read_checked`. Raises MilsurvError if it cannot be read."""
     return parse_json(read_checked(path), path)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The content of a run's ``config.yaml``. Raises MilsurvError if it is damaged."""
+    path = folder / CONFIG
+    try:
+        settings = construct_yaml(compose_yaml(read_checked(path)))
+    except YAMLError as error:
+        raise MilsurvError(f"{path} is damaged ({error}); copy it again") from error
+    if not isinstance(settings, dict):
+        raise MilsurvError(f"{path} is damaged (it holds no keys and values); copy it again")
+    return settings
 
 
 def _checksums(folder: Path) -> dict[str, str]:

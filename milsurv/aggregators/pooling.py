@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
@@ -17,33 +19,40 @@ class PoolingConfig(PluginConfig):
     """Magnification of the patches."""
 
 
-class MeanPool(Aggregator):
+class _Pool(Aggregator):
+    """Pools the features of the patches, followed by a linear layer."""
+
+    Config = PoolingConfig
+    name: str
+
+    def __init__(self, config: PoolingConfig, feature_dims: dict[int, int], n_outputs: int):
+        super().__init__(config, feature_dims, n_outputs)
+        self.magnification = config.magnification
+        feature_dim = require_magnification(feature_dims, config.magnification, self.name)
+        self.head = nn.Linear(feature_dim, n_outputs)
+
+    @abstractmethod
+    def pool(self, features: Tensor) -> Tensor:
+        """``(dim,)`` for the ``(n, dim)`` features of the patches."""
+
+    def forward(self, bag: Bag) -> Tensor:
+        output: Tensor = self.head(self.pool(bag.features[self.magnification]))
+        return output
+
+
+class MeanPool(_Pool):
     """The mean of the patch features through a linear layer."""
 
-    Config = PoolingConfig
+    name = "meanpool"
 
-    def __init__(self, config: PoolingConfig, feature_dims: dict[int, int], n_outputs: int):
-        super().__init__(config, feature_dims, n_outputs)
-        self.magnification = config.magnification
-        feature_dim = require_magnification(feature_dims, config.magnification, "meanpool")
-        self.head = nn.Linear(feature_dim, n_outputs)
-
-    def forward(self, bag: Bag) -> Tensor:
-        output: Tensor = self.head(bag.features[self.magnification].mean(dim=0))
-        return output
+    def pool(self, features: Tensor) -> Tensor:
+        return features.mean(dim=0)
 
 
-class MaxPool(Aggregator):
+class MaxPool(_Pool):
     """The maximum of each feature over the patches through a linear layer."""
 
-    Config = PoolingConfig
+    name = "maxpool"
 
-    def __init__(self, config: PoolingConfig, feature_dims: dict[int, int], n_outputs: int):
-        super().__init__(config, feature_dims, n_outputs)
-        self.magnification = config.magnification
-        feature_dim = require_magnification(feature_dims, config.magnification, "maxpool")
-        self.head = nn.Linear(feature_dim, n_outputs)
-
-    def forward(self, bag: Bag) -> Tensor:
-        output: Tensor = self.head(bag.features[self.magnification].amax(dim=0))
-        return output
+    def pool(self, features: Tensor) -> Tensor:
+        return features.amax(dim=0)

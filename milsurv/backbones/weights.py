@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from milsurv.errors import WeightsError, first_line, size
+from milsurv.storage.checksums import sha256_of
 
 MAX_SHARING = 4
 """Ratio of the total size of tensors to the size of their file: some tensors share storage."""
@@ -23,8 +23,7 @@ def file_id(weights: Path) -> str:
     """``sha256:…`` of a weights file. Raises WeightsError if it does not exist."""
     if not weights.is_file():
         raise WeightsError(f"weights file {weights} not found")
-    with weights.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    return f"sha256:{sha256_of(weights)}"
 
 
 def load_pickled(file: Path, mmap: bool = False) -> Any:

@@ -74,6 +74,12 @@ def shorten(ids: Sequence[str], at_most: int = 3) -> str:
     return ", ".join(ids[:at_most]) + (", …" if len(ids) > at_most else "")
 
 
+def first_few(problems: Sequence[str], at_most: int, what: str = "problems") -> list[str]:
+    """The first problems, and a line with the number of the rest."""
+    more = len(problems) - at_most
+    return [*problems[:at_most], *([f"and {more} more such {what}"] if more > 0 else [])]
+
+
 def group_similar(ids: Iterable[str]) -> dict[str, list[str]]:
     """Ids grouped by what remains without upper case, spaces and leading zeros."""
     groups: dict[str, list[str]] = defaultdict(list)

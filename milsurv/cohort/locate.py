@@ -16,6 +16,7 @@ from milsurv.cohort.ids import (
     IdError,
     extract_id,
     extract_slide_id,
+    first_few,
     group_similar,
     shorten,
 )
@@ -262,13 +263,12 @@ def without_duplicates(cohort: Cohort, keys: ContentKeys, dropping: bool) -> Coh
                 copies[1:], f"the same content as slide {copies[0]} of its case, used once"
             )
     if shared and not dropping:
-        more = len(shared) - MAX_PROBLEMS
         problems = [
             f"slides with the same content under several cases: {slides}; remove the wrong rows or files, use one case "
             "id for one patient, or exclude all of them with cohort.on_invalid: drop"
-            for slides in shared[:MAX_PROBLEMS]
+            for slides in shared
         ]
-        raise CohortError(problems + ([f"and {more} more such contents"] if more > 0 else []))
+        raise CohortError(first_few(problems, MAX_PROBLEMS, "contents"))
     if not reasons:
         return cohort
     kept = tuple(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from milsurv.cohort.cases import Split
-from milsurv.cohort.ids import IdError, extract_id, shorten
+from milsurv.cohort.ids import IdError, extract_id, first_few, shorten
 from milsurv.cohort.text_table import Row, TextTable, read_text_table
 from milsurv.errors import CohortError, nearest
 
@@ -120,7 +120,7 @@ def _read_table(table: TextTable, to_case: Callable[[str], str]) -> list[_Assign
             assigned.append(_read_row(row, has_roles, to_case))
         except ValueError as error:
             problems.append(f"{table.path}: row {row.number}: {error}")
-    problems = _first_few(problems)
+    problems = first_few(problems, MAX_PROBLEMS)
     if has_roles:
         problems += _contradictions(assigned, table.path, lambda item: (item.fold, item.role))
     else:
@@ -188,7 +188,7 @@ def _read_folder(folder: Path, to_case: Callable[[str], str]) -> list[_Assignmen
                     problems.append(f"{file}: row {row.number}: {error}; correct the pattern or the file")
     contradictions = _contradictions(assigned, folder, lambda item: (item.fold, item.role))
     if problems or contradictions:
-        raise CohortError(_first_few(problems) + contradictions)
+        raise CohortError(first_few(problems, MAX_PROBLEMS) + contradictions)
     return assigned
 
 
@@ -202,16 +202,12 @@ def _contradictions(
     for item in assigned:
         scope, at = place(item)
         found[item.case_id, scope].setdefault(at, item)
-    return _first_few(
+    return first_few(
         [
             f"{path}: case {case_id} is in {' and '.join(item.where for item in places.values())}"
             f"{next(iter(places.values())).scope}; one is allowed; correct the file"
             for (case_id, _), places in found.items()
             if len(places) > 1
-        ]
+        ],
+        MAX_PROBLEMS,
     )
-
-
-def _first_few(problems: list[str]) -> list[str]:
-    more = len(problems) - MAX_PROBLEMS
-    return problems[:MAX_PROBLEMS] + ([f"and {more} more such problems"] if more > 0 else [])

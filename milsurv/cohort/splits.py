@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from milsurv.cohort.cases import Case, Cohort, Split
-from milsurv.cohort.ids import IdError, extract_id, shorten
+from milsurv.cohort.ids import IdError, extract_id, first_few, shorten
 from milsurv.cohort.split_files import read_split_files
 from milsurv.config.run import Splits
 from milsurv.errors import CohortError
@@ -239,8 +239,7 @@ def check_no_leak(splits: Iterable[Split]) -> None:
                 "a case may be in one of them; correct the splits"
             )
     if leaks:
-        more = len(leaks) - MAX_PROBLEMS
-        raise CohortError(leaks[:MAX_PROBLEMS] + ([f"and {more} more such cases"] if more > 0 else []))
+        raise CohortError(first_few(leaks, MAX_PROBLEMS, "cases"))
 
 
 def check_groups(splits: Sequence[Split], groups: Groups | None) -> None:

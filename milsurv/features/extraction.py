@@ -28,16 +28,17 @@ from milsurv.plugin.sources import framework_fingerprint
 from milsurv.slides.grid import PatchGrid, make_grid
 from milsurv.slides.opening import find_tissue, open_slide, slide_faults
 from milsurv.slides.patches import read_grid
-from milsurv.slides.reader import slide_identity, whole_hash
+from milsurv.slides.reader import slide_identity
 from milsurv.slides.tissue import mask_warnings
 from milsurv.storage.atomic import fingerprint
+from milsurv.storage.checksums import sha256_of
 
 LARGE_WEIGHTS = 5 * 10**8
 """Bytes of a weights file beyond which a check does not load it."""
 CONTENT_KEYS: tuple[Callable[[Path], Hashable], ...] = (
     lambda slide: slide.stat().st_size,
     lambda slide: slide_identity(slide)["quick_hash"],
-    whole_hash,
+    sha256_of,
 )
 CHECKED_PATCHES = 4
 """Patches that a check embeds."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +38,7 @@ from milsurv.runs.inputs import (
 from milsurv.runs.pipeline import RunResult
 from milsurv.runs.session import Session
 from milsurv.storage.atomic import fingerprint, json_text
-from milsurv.storage.checksums import read_settings, write_checked
+from milsurv.storage.checksums import read_settings, sha256_of, write_checked
 from milsurv.storage.locks import remove_abandoned
 from milsurv.storage.run_files import METRICS, PREDICTIONS
 
@@ -203,7 +202,7 @@ def _as_predictions(predicted: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
 
 
 def _fingerprint(trained: TrainedModel, content: RunContent, times: EvaluationTimes) -> str:
-    models = [hashlib.sha256(model.file.read_bytes()).hexdigest() for model in trained.models]
+    models = [sha256_of(model.file) for model in trained.models]
     cases = [
         (case.case_id, case.time, case.event, [content.outcomes[s.slide_id].made_from for s in case.slides])
         for case in content.usable.cases

@@ -24,6 +24,7 @@ from typing import Any
 
 import milsurv
 from milsurv.storage.atomic import fingerprint
+from milsurv.storage.checksums import sha256_of
 
 OWN = "milsurv"
 DECIDING = (
@@ -166,8 +167,7 @@ def _read(path: Path) -> tuple[str, ast.Module | None]:
             return hashlib.sha256(repr(_plain(tree)).encode()).hexdigest(), tree
         except (SyntaxError, ValueError, RecursionError):
             pass  # a template, or nested too deeply: hashed as bytes
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest(), None
+    return sha256_of(path), None
 
 
 def _plain(node: Any) -> Any:

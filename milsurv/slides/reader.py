@@ -265,12 +265,6 @@ def _identity(file: Path, size: int) -> SlideIdentity:
     return {"size": size, "quick_hash": f"sha256:{hashlib.sha256(f'{size}:'.encode() + ends).hexdigest()}"}
 
 
-def whole_hash(path: Path) -> str:
-    """SHA-256 of all bytes of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _checked_images(path: Path) -> tuple[TiffImage, ...]:
     """The images of a TIFF, none for other files; checked here, since invalid ones can make OpenSlide abort."""
     if not require_file(path):

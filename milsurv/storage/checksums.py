@@ -16,6 +16,12 @@ CHECKSUMS = "checksums.txt"
 so that concurrent processes do not lose each other's."""
 
 
+def sha256_of(path: Path) -> str:
+    """SHA-256 of all bytes of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_checked(path: Path, text: str) -> None:
     """Write a text file atomically, after its checksum, so that a complete file always has one."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,10 +11,7 @@ MAX_REASONS = 10
 """Reasons that are listed; the rest are counted."""
 MAX_LINES = 12
 """Up to this many messages are shown one by one."""
-_MESSAGE = re.compile(
-    r"(?P<who>.*?)(?: (?:is|will be|would be) excluded)?: (?:excluded, )?(?P<why>.*)",
-    re.DOTALL,
-)
+_MESSAGE = re.compile(r"(?P<who>.*?)(?: (?:is|will be) excluded)?: (?:excluded, )?(?P<why>.*)", re.DOTALL)
 _VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|(?<!\S)/\S+|(?<![\w.])[-+]?\d[\d.,]*")
 """What differs between messages of one reason: quoted values, paths, numbers."""
 

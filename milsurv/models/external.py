@@ -31,7 +31,6 @@ from milsurv.runs.inputs import (
     feature_source,
     make_features,
     prepare_cohort,
-    require_own_features,
     training_case,
     usable_cases,
 )
@@ -92,7 +91,8 @@ def evaluate_external(session: Session, trained: TrainedModel) -> RunResult:
     trained.require_same_features(source)
     cohort = prepare_cohort(session, source)
     slides = [slide for case in cohort.cases for slide in case.slides]
-    require_own_features(source, slides)
+    for slide in slides:
+        source.require_own_file(slide)
     outcomes = make_features(session, source, slides)
     usable = usable_cases(cohort, outcomes)
     folds, notes = _usable_folds(trained, usable, outcomes)

@@ -21,7 +21,7 @@ from milsurv.features.store import feature_dims
 from milsurv.models.new_slides import find_new_slides
 from milsurv.models.trained import MPP_ADVICE, FoldModel, TrainedModel
 from milsurv.plugin.registry import get_registry
-from milsurv.runs.inputs import feature_source, make_features, require_own_features
+from milsurv.runs.inputs import feature_source, make_features
 from milsurv.runs.leakage import TrainingOverlap
 from milsurv.runs.session import Session, advance
 from milsurv.training.bags import shared_bags
@@ -83,7 +83,8 @@ def predict_slides(
     case_ids = {new.slide.slide_id: new.case_id for new in new_slides}
     source = replace(feature_source(session), mpp_advice=MPP_ADVICE)
     trained.require_same_features(source)
-    require_own_features(source, slides)
+    for slide in slides:
+        source.require_own_file(slide)
     outcomes = make_features(session, source, slides)
     overlaps = {
         slide.slide_id: trained.overlap(slide, outcomes[slide.slide_id], case_ids[slide.slide_id])

@@ -27,7 +27,7 @@ class Methods:
 def methods(config: RunConfig, results: RunResults) -> Methods:
     """The methods of a run, from its settings and the versions of its software."""
     cite = Citations()
-    unused = OF_SLIDES if config.features is not None else ()
+    unused = () if config.reads_slides else OF_SLIDES
     text = page(
         "methods.txt",
         config=config,

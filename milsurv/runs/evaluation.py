@@ -14,7 +14,6 @@ from milsurv.evaluation.plugin_metrics import all_metrics
 from milsurv.evaluation.schema import RunMetrics
 from milsurv.evaluation.strata import TrainingFollowUp
 from milsurv.evaluation.subgroups import attributes_of, subgroups
-from milsurv.evaluation.times import EvaluationTimes
 from milsurv.runs.folder import RunContent, RunFolder
 from milsurv.storage.atomic import json_text
 from milsurv.storage.checksums import write_checked
@@ -23,9 +22,7 @@ from milsurv.training.job import FoldJob
 from milsurv.training.results import read_predictions
 
 
-def measure(
-    jobs: Sequence[FoldJob], content: RunContent, times: EvaluationTimes, folder: RunFolder
-) -> RunMetrics:
+def measure(jobs: Sequence[FoldJob], content: RunContent, folder: RunFolder) -> RunMetrics:
     """The metrics of the finished folds; writes ``metrics.json`` and ``predictions.csv`` when all are finished."""
     finished = [job for job in jobs if job.finished]
     true_risk = {case.case_id: case.true_risk for case in content.usable.cases if case.true_risk is not None}
@@ -43,7 +40,7 @@ def measure(
         if true_risk:
             predictions.insert(7, "true_risk", predictions["case_id"].map(true_risk))
         accounts[prefix] = evaluate(
-            predictions, training, times, settings, groups, None if prefix else clinical, metrics
+            predictions, training, content.times, settings, groups, None if prefix else clinical, metrics
         )
         if len(finished) == len(jobs):
             write_checked(folder.path / f"{prefix}{PREDICTIONS}", predictions.to_csv(index=False))

@@ -28,14 +28,9 @@ from milsurv.synthetic.cohort import GENERATOR_VERSION, draw, plan_cohort, slide
 from milsurv.training.data import TrainingCase
 
 
-def source_class(config: RunConfig) -> type[Extraction] | type[Import]:
-    """How the configuration obtains features."""
-    return Extraction if config.features is None else Import
-
-
 def feature_source(session: Session) -> FeatureSource:
     """The source of the run's features. Raises MilsurvError when weights or folders that it names do not exist."""
-    if session.config.features is None:
+    if session.config.reads_slides:
         return Extraction.of(session.config, session.registry, session.device)
     return Import.of(session.config, session.registry)
 
@@ -170,12 +165,6 @@ def _warn_of_slides(session: Session, outcomes: Collection[SlideOutcome], events
             session.progress.warn(line)
     if any(outcome.fault for outcome in outcomes):
         session.progress.warn(f"the tracebacks of unexpected failures are in {events}")
-
-
-def require_own_features(source: FeatureSource, slides: Sequence[SlideRef]) -> None:
-    """Raise MilsurvError when a feature file of a slide's name was made from another slide: it would be replaced."""
-    for slide in slides:
-        source.require_own_file(slide)
 
 
 def usable_cases(cohort: Cohort, outcomes: Mapping[str, SlideOutcome]) -> Cohort:

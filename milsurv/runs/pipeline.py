@@ -60,7 +60,7 @@ def run(session: Session, only_fold: int | None = None) -> RunResult:
     life_cycle = notify_plugins(session, folder)
     train(session, todo, folder, life_cycle)
     progress.say("computing metrics, writing the report")
-    metrics = measure(jobs, content, content.times, folder)
+    metrics = measure(jobs, content, folder)
     finished = all(job.finished for job in jobs)
     report = finish(content, folder, metrics, life_cycle) if finished else None
     excluded = sum(outcome.reason is not None for outcome in outcomes.values())

@@ -136,8 +136,8 @@ def test_without_a_network_the_error_says_what_to_do() -> None:
         Conch(Conch.Config()).load(CPU, torch.float32)
     message = str(caught.value)
     assert "\n" not in message
-    assert "weights of MahmoodLab/CONCH cannot be fetched" in message
-    assert "ask for access at https://huggingface.co/MahmoodLab/CONCH" in message
+    assert "weights of MahmoodLab/CONCH cannot be downloaded from the hub" in message
+    assert "request access at https://huggingface.co/MahmoodLab/CONCH" in message
     assert "HF_TOKEN" in message
     assert "local copy of its pytorch_model.bin" in message
     assert "backbone.weights: FILE" in message
@@ -197,4 +197,4 @@ def test_without_access_to_a_gated_model_the_error_says_where_to_ask(
     message = str(caught.value)
     assert "\n" not in message
     assert "GatedRepoError" in message
-    assert "ask for access at https://huggingface.co/MahmoodLab/CONCH, make a token" in message
+    assert "request access at https://huggingface.co/MahmoodLab/CONCH, make a token" in message

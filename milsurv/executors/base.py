@@ -178,7 +178,7 @@ class Executor(ABC):
     """Runs units somewhere. A context manager: workers live between ``__enter__`` and ``__exit__``.
 
     A plugin derives from it, implements :meth:`run_once` and ``workers``, and registers the class with
-    ``milsurv_register_executors``.
+    ``milsurv_register_executors``; built-in executors do so in ``milsurv/plugin/builtins.py``.
 
     Args:
         config: the validated settings of the section ``executor``.

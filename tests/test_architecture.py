@@ -102,7 +102,7 @@ def test_modules_have_one_job() -> None:
     too_long = {
         path.name: count
         for path in _modules().values()
-        if (count := len(path.read_text().splitlines())) > 400
+        if (count := len(path.read_text().splitlines())) > 350
     }
     assert too_long == {}
 

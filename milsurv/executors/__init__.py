@@ -1,4 +1,4 @@
-"""Where units of work run. The names below are the public API for executors that plugins bring."""
+"""Where units of work run. The names below are the public API for executors of plugins."""
 
 from __future__ import annotations
 

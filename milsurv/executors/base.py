@@ -21,21 +21,21 @@ from milsurv.plugin.base import PluginConfig
 from milsurv.storage.locks import try_lock
 
 Event = Mapping[str, Any]
-"""What a unit reports while it runs: a dict with the event's name under ``event``. It is sent to the driver."""
+"""Message of a running unit to the driver: a dict with the event's name under ``event``."""
 Report = Callable[[Event], None]
 
 LOCKED = "locked"
 """Result of a unit whose artifact another process is making, and the event that says so."""
 WORKER_DIED = "worker died"
-"""Event of a unit that is run again because its worker died; ``how`` says what ended the worker."""
+"""Event of a unit that is run again because its worker died; ``how`` is the cause."""
 MOST_ATTEMPTS = 3
-"""How often a unit is started when its workers die."""
+"""Maximum number of starts of a unit whose workers die."""
 RETRY_SECONDS = 1.0
 """Pause before locked units are tried again."""
 
 
 class Stopped(BaseException):
-    """The run was asked to stop. Raised in units by :meth:`Context.raise_if_stopped`."""
+    """The run should stop. Raised in units by :meth:`Context.raise_if_stopped`."""
 
 
 class ExecutorConfig(PluginConfig):
@@ -53,23 +53,23 @@ class ExecutorConfig(PluginConfig):
 
 @dataclass(frozen=True)
 class Resources:
-    """What a unit needs. Executors of clusters request it; a worker uses it to run units side by side."""
+    """Resources of a unit. Executors of clusters request them; a worker uses them to run units in parallel."""
 
     cpus: int = 1
     gpus: float = 0
-    """0.5 lets a worker run two units at a time on one GPU, which is worth it when each often waits for its input."""
+    """0.5 lets a worker run two units at a time on one GPU, which is useful if units often wait for their input."""
     memory_gb: float | None = None
     """In 10⁹ bytes; None when it is not known."""
 
     @property
     def units_at_once(self) -> int:
-        """Units that one worker runs side by side, each in a thread."""
+        """Number of units that one worker runs in parallel, each in a thread."""
         return int(1 / self.gpus) if 0 < self.gpus < 1 else 1
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a worker runs and what it shares there. Made by the executor and sent to its workers."""
+    """The device of a worker, and the number of processes that share it. Created by the executor for its workers."""
 
     config: ExecutorConfig = field(default_factory=ExecutorConfig)
     device: str = "auto"
@@ -97,7 +97,7 @@ class SharedObjects:
         self._lock = threading.RLock()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The object of ``key``; ``make`` is called once, by the first unit that asks for it."""
+        """The object of ``key``; ``make`` is called once, by the first unit that requests it."""
         with self._lock:
             if key not in self._objects:
                 self._objects[key] = make()
@@ -124,18 +124,18 @@ def _ignore(*_: object) -> None:
 class Context:
     """Where a unit runs and its connection to the driver: the first argument of :attr:`Unit.work`.
 
-    ``Context()`` is one for calling a unit's function directly, outside of any executor.
+    Use ``Context()`` to call a unit's function directly, without an executor.
     """
 
     placement: Placement = field(default_factory=Placement)
     report: Report = _ignore
     """Send an event to the driver."""
     raise_if_stopped: Callable[[], None] = _ignore
-    """Raises :class:`Stopped` when the run was asked to stop. Units call it between steps that take over a second, at
-    points where nothing is half done."""
+    """Raises :class:`Stopped` when the run should stop. Units call it between steps that take over a second, at points
+    where their state is consistent."""
     shared: SharedObjects = field(default_factory=SharedObjects)
     units_at_once: int = 1
-    """Units that this worker runs side by side."""
+    """Number of units that this worker runs in parallel."""
 
     @cached_property
     def device(self) -> str:
@@ -153,14 +153,14 @@ class Unit:
     """One piece of work: ``work(context, **arguments)``.
 
     ``work`` is a function of a module; the arguments and the result can be pickled. It first checks whether its
-    artifact exists, since another run may have made it, and it can be run again at any time.
+    artifact exists, since another run may have made it, and can be repeated at any time.
     """
 
     name: str
     work: Callable[..., Any]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     artifact: Path | None = None
-    """The file that the unit makes. It is locked meanwhile, so that runs that share a workspace share the work."""
+    """The file that the unit makes; locked while the unit runs, so that runs in the same workspace share the work."""
     resources: Resources = field(default_factory=Resources)
 
     def run(self, context: Context) -> Any:
@@ -195,12 +195,12 @@ class Executor(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:  # noqa: B027 - some executors have nothing to end
-        """Stop what is running, and end the workers."""
+    def __exit__(self, *exception: object) -> None:  # noqa: B027 - not all executors have workers to end
+        """Stop running units and end the workers."""
 
     @cached_property
     def device(self) -> Device:
-        """The device that units compute on, for fingerprints and messages: by default what this machine has.
+        """The device that units compute on, for fingerprints and messages: by default, of this machine.
 
         An executor whose units run on other machines overrides it. Raises MilsurvError when there is no such GPU.
         """
@@ -209,10 +209,10 @@ class Executor(ABC):
     @property
     @abstractmethod
     def workers(self) -> int:
-        """Workers that run at the same time at most, for messages and estimates."""
+        """Maximum number of workers at the same time, for messages and estimates."""
 
     def placement(self, workers: int = 1, workers_per_gpu: int = 1) -> Placement:
-        """What a worker is sent, with the settings that units use and not those of this executor alone."""
+        """The placement that is sent to workers, with only those settings of the executor that units use."""
         settings = self.config.model_dump(include=set(ExecutorConfig.model_fields))
         return Placement(ExecutorConfig(**settings), self.wanted_device, workers, workers_per_gpu)
 
@@ -228,7 +228,7 @@ class Executor(ABC):
         """The units' results in the order of ``units``.
 
         Locked units are tried again, once all others are done, until they are free; ``on_event`` gets one ``LOCKED``
-        event of each. Raises what a unit raises, and MilsurvError when a unit's workers keep dying.
+        event of each. Raises exceptions of units, and MilsurvError when a unit's workers keep dying.
         """
         self._deaths.clear()
         results = self.run_once(units, on_event)
@@ -248,7 +248,7 @@ class Executor(ABC):
     def worker_died(self, unit: Unit, how: str, on_event: OnEvent) -> None:
         """Report that the worker of ``unit`` died before it sent a result; the caller runs the unit again.
 
-        ``how`` says what ended the worker, such as ``SIGKILL``. Raises MilsurvError at the third death.
+        ``how`` is the cause, such as ``SIGKILL``. Raises MilsurvError at the third death.
         """
         self._deaths[unit.name] += 1
         if self._deaths[unit.name] == MOST_ATTEMPTS:

@@ -10,10 +10,10 @@ OWN_GROUPS = Path("/proc/self/cgroup")
 """Lines of ``number:controllers:path``; in version 2 ``controllers`` is empty."""
 MOUNT = Path("/sys/fs/cgroup")
 MEMORY_FILES = ("memory.max", "memory.high", "memory.limit_in_bytes")
-"""Of version 2 and version 1; above ``memory.high`` a process is throttled heavily."""
+"""Files of versions 2 and 1 with memory limits; above ``memory.high``, a process is heavily throttled."""
 
 UNLIMITED = 2**62
-"""Version 1 writes a number above this, the largest multiple of the page size, when there is no limit."""
+"""Larger values mean no limit: version 1 then reports the largest multiple of the page size."""
 
 
 def memory_limit(own: Path = OWN_GROUPS, mount: Path = MOUNT) -> int | None:
@@ -56,8 +56,8 @@ def _number(file: Path) -> int | None:
 def _groups(controller: str, own: Path, mount: Path) -> Iterator[Path]:
     """Folders of the process's groups of ``controller`` and of their ancestors.
 
-    In a container the path may be the host's, of which only the last part is mounted, so the mount itself is always
-    included. A path outside of the namespace begins with ``/..``; then only the mount is used.
+    In a container, the path may be that on the host, where only its last part is mounted, so the mount itself is
+    always included. A path outside of the namespace begins with ``/..``; then only the mount is used.
     """
     try:
         lines = own.read_text().splitlines()

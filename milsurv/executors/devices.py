@@ -19,12 +19,12 @@ AMPERE = 8
 
 @dataclass(frozen=True)
 class Device:
-    """A device that units compute on, as far as fingerprints and messages need to know it."""
+    """A device that units compute on, as described in fingerprints and messages."""
 
     name: str
     """``cpu``, ``cuda`` or one GPU such as ``cuda:1``."""
     bfloat16: bool | None = None
-    """Whether it multiplies bfloat16 matrices in hardware; None: that is asked of this machine when it matters."""
+    """Whether it multiplies bfloat16 matrices in hardware; None: determined on this machine when needed."""
 
     @property
     def kind(self) -> str:
@@ -42,7 +42,7 @@ class Device:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 matrices in hardware; False where an older torch cannot tell."""
+    """Whether the processor multiplies bfloat16 matrices in hardware; False if torch is too old to report it."""
     able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
@@ -79,7 +79,7 @@ def cores() -> int:
 
 
 def visible_gpus(device: str) -> list[str]:
-    """The GPUs that workers share out, as in CUDA_VISIBLE_DEVICES; empty unless ``device`` is ``cuda``."""
+    """The GPUs that are assigned to workers, as in CUDA_VISIBLE_DEVICES; empty unless ``device`` is ``cuda``."""
     if device != "cuda":
         return []
     limited = os.environ.get(VISIBLE_GPUS)

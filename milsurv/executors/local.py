@@ -1,4 +1,4 @@
-"""Runs units on this machine: in this process, or side by side in worker processes."""
+"""Runs units on this machine: in this process, or in parallel worker processes."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ from milsurv.interrupts import blocked_interrupts, deferred_interrupts, ignore_i
 
 MOST_WORKERS = 8
 GRACE_SECONDS = 10.0
-"""How long a worker may take to end before it is killed. The next run removes the temporary files that it leaves."""
+"""Seconds after which a worker that does not end is killed. The next run removes its temporary files."""
 PRELOADED = ("milsurv.features.extraction", "milsurv.training.loop")
-"""What the units of a run import, PyTorch included."""
+"""Modules that the units of a run import, including PyTorch."""
 
 
 def worker_context() -> ForkServerContext | SpawnContext:
-    """How workers start: on Linux forked from a process that has imported ``PRELOADED``, which saves seconds for each.
+    """How workers start: on Linux, forked from a process that has imported ``PRELOADED``, which saves seconds for each.
 
-    That process runs no thread and touches no GPU. Elsewhere each worker is a fresh interpreter.
+    That process has a single thread and does not use a GPU. On other platforms, each worker is a new interpreter.
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
@@ -113,7 +113,7 @@ class LocalExecutor(Executor):
 
 
 def _run_here(unit: Unit, on_event: OnEvent, placement: Placement, shared: SharedObjects) -> Any:
-    """Run a unit in this process. Ctrl-C interrupts it where it reports or asks, so that it stops between two steps."""
+    """Run a unit in this process. Ctrl-C takes effect when the unit calls its context, i.e. between two steps."""
     with deferred_interrupts() as heard:
 
         def report(event: Event) -> None:
@@ -131,7 +131,7 @@ def _run_here(unit: Unit, on_event: OnEvent, placement: Placement, shared: Share
 
 @dataclass(frozen=True)
 class _Idle:
-    """A worker has finished the units of a run, and closed what they shared."""
+    """A worker has finished the units of a run, and closed their shared objects."""
 
 
 @dataclass
@@ -140,17 +140,17 @@ class _Worker:
     process: BaseProcess
     connection: Connection
     units: set[int] = field(default_factory=set)
-    """Indices of the units that it was sent and that are not done."""
+    """Indices of the units that were sent to it and are not finished."""
     told_end: bool = False
-    """Whether it was told that no more units come."""
+    """Whether the end of the units was sent to it."""
 
     def send(self, message: object) -> None:
-        with suppress(OSError):  # it died, which is noticed when its messages are read
+        with suppress(OSError):  # it died, which is detected when its messages are read
             self.connection.send(message)
 
 
 class _Pool:
-    """At most ``count`` worker processes, started when there is work for them."""
+    """Up to ``count`` worker processes, started when there is work for them."""
 
     def __init__(self, count: int, placement: Placement, gpus: Sequence[str]):
         self._count = count
@@ -216,7 +216,7 @@ class _Pool:
         return fresh
 
     def end(self) -> None:
-        """End the processes: between two steps of their units, or by force when that takes too long or on a signal."""
+        """End the processes between two steps of their units; kill them if that takes too long, or on a signal."""
         self._stop.value = True
         deadline = time.monotonic() + GRACE_SECONDS
         try:
@@ -233,7 +233,7 @@ class _Pool:
 
 
 def _feed(worker: _Worker, units: Sequence[Unit], waiting: deque[int]) -> None:
-    """Send the worker as many units as it runs at once; None when there are no more."""
+    """Send the worker as many units as it runs in parallel, and None when there are no more."""
     while waiting and len(worker.units) < units[0].resources.units_at_once and not worker.told_end:
         index = waiting.popleft()
         worker.units.add(index)
@@ -252,7 +252,7 @@ def _receive(worker: _Worker) -> Any:
 
 
 def _exit_of(process: BaseProcess) -> str:
-    """What ended a process whose end of the pipe is closed: a signal's name, or the exit status."""
+    """Cause of death of a process that has closed its end of the pipe: a signal's name, or the exit status."""
     process.join(GRACE_SECONDS)
     code = process.exitcode
     if code is None or code >= 0:
@@ -263,7 +263,7 @@ def _exit_of(process: BaseProcess) -> str:
 
 
 def _serve(driver: Connection, placement: Placement, stop: Any, environment: dict[str, str]) -> None:
-    """A worker process: runs what the driver sends until the driver closes the pipe, or ends itself."""
+    """A worker process: runs units from the driver until the driver ends or closes the pipe."""
     ignore_interrupts()
     os.environ.clear()
     os.environ.update(environment)
@@ -284,7 +284,7 @@ def _end_with_driver() -> None:
 
 
 def _post(outbox: SimpleQueue[Any], driver: Connection, stop: Any) -> None:
-    """Send messages in their order, from a daemon thread, so that units do not wait for a driver that is busy."""
+    """Send messages in their order, from a daemon thread, so that units do not wait for a busy driver."""
     with suppress(OSError):  # the driver has closed the pipe
         while True:
             driver.send_bytes(packed(outbox.get()))

@@ -1,4 +1,4 @@
-"""Memory of the host and of GPUs, and errors that report too little of it."""
+"""Memory of the host and of GPUs, and recognition of out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def pinned_size(wanted: int) -> int:
 
 
 def free_device_memory(device: str) -> int:
-    """Bytes that are free on a GPU now."""
+    """Free bytes of a GPU."""
     return int(torch.cuda.mem_get_info(torch.device(device))[0])
 
 
@@ -87,7 +87,7 @@ def _free_on_current() -> int | None:
 def out_of_memory_explained(explain: Callable[[], str]) -> Iterator[None]:
     """Turn an out-of-memory error into a MilsurvError.
 
-    ``explain`` returns what did not fit and what to do; the first line of the library's message is appended.
+    ``explain`` returns a message with the cause and a remedy; the first line of the library's message is appended.
     """
     try:
         yield

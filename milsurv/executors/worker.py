@@ -52,13 +52,13 @@ def run_units(
 ) -> None:
     """Run units in this process until there are no more, one fails, or ``stop`` returns True.
 
-    Objects that units share are made once and closed at the end. Units whose resources allow it run side by side.
+    Shared objects are created once and closed at the end. Units whose resources allow it run in parallel.
 
     Args:
-        units: the units with their indices, which the messages carry; may block until the next one is known.
+        units: the units with their indices, which are part of the messages; may block until the next unit is known.
         send: called with each message, from any thread. A unit's messages come in order.
         placement: where this worker runs.
-        stop: asked between the steps of a unit.
+        stop: called between the steps of a unit.
     """
     remaining = iter(units)
     first = next(remaining, None)
@@ -115,7 +115,7 @@ def pin_threads(threads: int) -> None:
 
 
 def packed(message: Any) -> bytes:
-    """The pickled message; ``Failed`` when it holds an event or result that cannot be pickled."""
+    """The pickled message; ``Failed`` if its event or result cannot be pickled."""
     try:
         return pickle.dumps(message)
     except Exception as error:

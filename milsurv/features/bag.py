@@ -23,7 +23,7 @@ class Bag:
             The grids are aligned: the 5x patch (c, r) covers the 10x patches (2c..2c+1, 2r..2r+1) and the
             20x patches (4c..4c+3, 4r..4r+3).
 
-    ``coords`` and ``grid`` are None when features made elsewhere lack them.
+    ``coords`` and ``grid`` are None for imported features without them.
     """
 
     features: Mapping[int, Tensor]
@@ -51,14 +51,14 @@ class Bag:
                 yield from part.values()
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Bag:
-        """The bag on ``device``; ``dtype`` applies to the features alone. A GPU copies pinned memory without a wait."""
+        """The bag on ``device``; ``dtype`` applies only to the features. Asynchronous from pinned memory to a GPU."""
         ahead = torch.device(device).type == "cuda"
         features = {m: t.to(device, dtype, non_blocking=ahead) for m, t in self.features.items()}
         move = partial(Tensor.to, device=device, non_blocking=ahead)
         return Bag(features, _each(self.coords, move), _each(self.grid, move))
 
     def pinned(self) -> Bag:
-        """The bag in memory from which a GPU copies while the host works on."""
+        """The bag in pinned memory, from which a GPU copies asynchronously."""
         features = {m: t.pin_memory() for m, t in self.features.items()}
         return Bag(features, _each(self.coords, Tensor.pin_memory), _each(self.grid, Tensor.pin_memory))
 

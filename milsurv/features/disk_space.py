@@ -1,4 +1,4 @@
-"""Estimates of the disk space that features take, before they are extracted."""
+"""Estimates of the disk space for features, before they are extracted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from milsurv.slides.reader import Slide
 BYTES_OF_PLACE = 24
 """Coordinates and grid cell of a patch in a feature file."""
 SAMPLED_SLIDES = 3
-"""Slides whose tissue is found to estimate the space for all."""
+"""Number of slides whose tissue is segmented to estimate the disk space for all."""
 
 
 def bytes_per_patch(dim: int, dtype: str) -> int:
@@ -65,10 +65,9 @@ def free_bytes(folder: Path) -> int:
 def missing_space(
     config: RunConfig, registry: Registry, dim: int, slides: Sequence[SlideRef]
 ) -> tuple[float, int] | None:
-    """(bytes that the features of ``slides`` take, free bytes), or None when there is enough space.
+    """(bytes required for the features of ``slides``, free bytes), or None when there is enough space.
 
-    Estimated from a few of the slides: first as if they were all tissue, and from their tissue only if that is too
-    much.
+    Estimated from a few of the slides: first as if they were all tissue; if that does not fit, from their tissue.
     """
     free = free_bytes(config.workspace)
     sample = [slides[at] for at in np.unique(np.linspace(0, len(slides) - 1, SAMPLED_SLIDES).astype(int))]

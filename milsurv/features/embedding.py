@@ -1,4 +1,4 @@
-"""The patches of one slide through the backbone that a worker shares between its slides."""
+"""Embedding the patches of a slide with the backbone that a worker shares between its slides."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REPORT_SECONDS = 0.5
 
 
 def choose_precision(wanted: Literal["auto"] | Precision, allowed: Precision, device: Device) -> Precision:
-    """The type that the network computes in; ``auto``: the narrowest that it allows and the device is fast in."""
+    """Dtype of the network's computation; ``auto``: the narrowest that it allows and that is fast on the device."""
     if wanted != "auto":
         return wanted
     if allowed == "float32":
@@ -36,7 +36,7 @@ def choose_precision(wanted: Literal["auto"] | Precision, allowed: Precision, de
 
 
 def load_encoder(context: Context, config: RunConfig, precision: Precision) -> Encoder:
-    """The backbone with its network, loaded once by each worker, which closes it. Raises WeightsError."""
+    """The backbone with its network, loaded once per worker and closed by it. Raises WeightsError."""
     section = config.extracting_backbone
 
     def load() -> Encoder:

@@ -1,4 +1,4 @@
-"""A backbone in a thread of its own, whose batches are filled from all magnifications and slides being read."""
+"""A backbone in a separate thread, whose batches are filled from all magnifications and slides being read."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class _Launched:
 
 
 class Encoder:
-    """A network in a thread of its own, fed by the threads that read slides.
+    """A network in a separate thread, fed by the threads that read slides.
 
     A batch is computed as soon as it is full, or when no slide is being read that could add to it. While a batch is on
     a GPU, the next one is gathered and the vectors of the last one are collected.
@@ -139,7 +139,7 @@ class Encoder:
         atexit.register(self.close)
 
     def close(self) -> None:
-        """End the thread after the current batch: Python must not exit while it is in the network."""
+        """End the thread after the current batch: Python must not exit while the network is running."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -190,7 +190,7 @@ class Encoder:
 
     @contextmanager
     def _reads(self) -> Iterator[None]:
-        """Within the block, batches wait to be full."""
+        """Within the block, the network waits for full batches."""
         with self._changed:
             self._reading += 1
         try:
@@ -290,7 +290,7 @@ class Encoder:
         shape = (self.batch_size, *patches[0].shape[1:])
         if not self._pinned or self._pinned[0].shape != shape:
             self._pinned = [torch.empty(shape, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
-        self._pinned.reverse()  # the other one may still be being copied
+        self._pinned.reverse()  # the other buffer may still be in use by a copy
         pinned = self._pinned[0][: sum(map(len, patches))]
         torch.cat(patches, out=pinned)
         return pinned
@@ -298,7 +298,7 @@ class Encoder:
     def vectors(self, patches: Tensor) -> Tensor:
         """uint8 ``(n, h, w, 3)`` -> ``(n, dim)`` on the encoder's device, computed in its precision.
 
-        Batches are halved, from then on, when memory is short.
+        If memory is short, the batch size is halved for this and all following batches.
         """
         narrow = self.precision != "float32"
         with torch.inference_mode(), torch.autocast(self.device.type, TYPES[self.precision], enabled=narrow):

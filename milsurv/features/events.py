@@ -1,4 +1,4 @@
-"""Events that units report while features are made; slides' outcomes are kept in ``events.jsonl``."""
+"""Events that units report while features are made; those with slides' outcomes are written to ``events.jsonl``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class PatchesEmbedded(TypedDict):
 
 
 class BatchesHalved(TypedDict):
-    """The device's memory did not hold a batch."""
+    """A batch did not fit into the device's memory."""
 
     event: Literal["smaller batches"]
     batch_size: int

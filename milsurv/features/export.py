@@ -1,4 +1,4 @@
-"""Writing features as TRIDENT's and CLAM's tools read them."""
+"""Export of features in the formats of TRIDENT and CLAM."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ ExportLayout = Literal["trident", "clam"]
 
 
 def export_features(folder: Path, output: Path, layout: ExportLayout) -> Iterator[Path]:
-    """Write the features of every slide in ``folder`` below ``output``, slide by slide; yields each slide's file.
+    """Write the features of every slide in ``folder`` to ``output``; yields the file of each slide once it is done.
 
-    ``trident``: ``{m}x_{px}px_0px_overlap/features_<name>/<slide>.h5``, in the type that is stored. ``clam``:
-    ``{m}x/h5_files/<slide>.h5`` where there are coordinates, and ``{m}x/pt_files/<slide>.pt``, both float32, a folder
-    for each magnification. A slide's files are whole or not there. Raises MilsurvError when a file cannot be read, or
-    lacks what the layout needs.
+    ``trident``: ``{m}x_{px}px_0px_overlap/features_<name>/<slide>.h5``, in the stored dtype. ``clam``: one folder per
+    magnification with ``{m}x/h5_files/<slide>.h5``, if there are coordinates, and ``{m}x/pt_files/<slide>.pt``, both
+    float32. A slide's files are complete or missing. Raises MilsurvError when a file cannot be read, or does not
+    contain what the layout requires.
     """
     if output.resolve().is_relative_to(folder.resolve()):
         raise MilsurvError(f"{output} lies within the features to export; name another folder")

@@ -52,7 +52,7 @@ class Extraction(FeatureSource):
     transform: dict[str, Any]
     """What the backbone does to patches, see ``Backbone.transform``."""
     precision: Precision
-    """Type in which the network computes on the run's device."""
+    """Dtype of the network's computation on the run's device."""
     dim: int
     """Length of a feature vector."""
     trained_at: tuple[int, ...]
@@ -132,11 +132,11 @@ class Extraction(FeatureSource):
         return [attributes["slide"]["quick_hash"], attributes["tissue_source"]]
 
     def resources(self, device: Device) -> Resources:
-        """Two slides share a GPU: one has patches while the other is opened or written."""
+        """Two slides share a GPU: one provides patches while the other is opened or written."""
         return Resources(gpus=0.5 if device.kind == "cuda" else 0)
 
     def warnings(self, slides: Sequence[SlideRef]) -> Iterator[str]:
-        """Magnifications that are new to the backbone, and missing disk space."""
+        """Warnings about magnifications that the backbone was not trained at, and about missing disk space."""
         config, name = self.config, self.config.extracting_backbone.name
         new = [m for m in config.tiling.magnifications if self.trained_at and m not in self.trained_at]
         if new:

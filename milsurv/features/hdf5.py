@@ -15,15 +15,15 @@ MOST_COMPRESSED = 100
 ALWAYS_READ = 64 * 2**20
 """Size up to which a compressed array is always read."""
 SMALLEST_CHUNK_ENTRY = 8
-"""Bytes that the index entry of a chunk takes at least."""
+"""Minimum bytes of the index entry of a chunk."""
 
 
 class RefusedError(ValueError):
-    """Why an item is not read; the message follows its name."""
+    """An item is not read. The message is the reason, and follows the item's name."""
 
 
 def member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
-    """The item ``name`` of the group itself, or None. Raises RefusedError for links, which may lead to other files."""
+    """The item ``name`` in the group, or None. Raises RefusedError for links, which may lead to other files."""
     link = group.get(name, getlink=True)
     if link is None:
         return None
@@ -33,7 +33,7 @@ def member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
 
 
 def require_bounded(dataset: h5py.Dataset) -> h5py.Dataset:
-    """The dataset, if its numbers are in the file and not many times larger than it. Raises RefusedError."""
+    """The dataset. Raises RefusedError if its data are not in the file, or are many times larger than the file."""
     if dataset.external or dataset.is_virtual:
         raise RefusedError("is stored in another file, which is not read; copy the data into the file")
     if dataset.dtype.kind not in "fiu":
@@ -60,5 +60,5 @@ def require_bounded(dataset: h5py.Dataset) -> h5py.Dataset:
 
 
 def read_array(dataset: h5py.Dataset) -> NDArray[Any]:
-    """The whole array. Raises RefusedError as :func:`require_bounded`."""
+    """The whole array. Raises RefusedError like :func:`require_bounded`."""
     return np.asarray(require_bounded(dataset)[()])

@@ -16,7 +16,7 @@ from milsurv.features.store import MagnificationFeatures, read_attributes, read_
 MADE_FROM = ("slide", "source")
 """Attributes that identify what a file was made from: a slide, or files of another tool."""
 ROUNDING_SHARE = 0.02
-"""Share of a patch's side by which corners may be off the lattice, besides a pixel of rounding."""
+"""Share of a patch's side by which corners may be off the lattice, in addition to a pixel of rounding."""
 
 
 @dataclass
@@ -32,7 +32,7 @@ class FeatureFolder:
     bytes: int = 0
     milsurv_versions: list[str] = field(default_factory=list)
     unreadable: int = 0
-    """Files that cannot be read; they are not counted elsewhere."""
+    """Files that cannot be read; they are not included in the other counts."""
 
     @property
     def name(self) -> str:
@@ -77,7 +77,7 @@ def list_folders(workspace: Path) -> list[FeatureFolder]:
 
 
 def problems_of(path: Path) -> list[str]:
-    """The problems of a feature file, which is read completely, with its checksums; empty when it is intact."""
+    """The problems of a feature file, which is read completely and verified; empty if it is intact."""
     try:
         attributes, by_magnification = read_attributes(path), read_features(path)
     except MilsurvError as error:

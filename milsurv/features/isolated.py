@@ -34,7 +34,7 @@ class _Child:
         theirs.close()
 
     def call(self, read: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> Any:
-        """Raises EOFError when the process dies, TimeoutError after ``seconds``, and what ``read`` raises."""
+        """Raises EOFError when the process dies, TimeoutError after ``seconds``, and any exception of ``read``."""
         self.connection.send((read, arguments))
         if not self.connection.poll(seconds):
             raise TimeoutError
@@ -56,8 +56,8 @@ _one_at_a_time = threading.Lock()
 def read_isolated(read: Callable[..., T], file: Path, *arguments: Any) -> T:
     """``read(file, *arguments)``, a function of a module, in a child process that is kept for the next file.
 
-    Raises what ``read`` raises, and ValueError when it crashes the process or takes too long. Without fork, the file is
-    read in this process.
+    Raises exceptions of ``read``, and ValueError when it crashes the process or takes too long. Without fork, the file
+    is read in this process.
     """
     global _child
     if not hasattr(os, "fork"):

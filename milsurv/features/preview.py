@@ -1,4 +1,4 @@
-"""A slide as a run would see it: resolution, tissue and patches, and the time and disk space that they take."""
+"""A slide as a run would see it: resolution, tissue and patches, and the time and disk space required."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SlideInspection:
     """A slide as a run with a given configuration would see it.
 
     Attributes:
-        reason: why it would be excluded, or None; if given, the following may be missing.
+        reason: why it would be excluded, or None; if set, the following may be missing.
         levels: (width, height) of each stored level.
         qupath_origin: the level-0 pixel that is QuPath's (0, 0).
         tissue_mm2: area of the tissue.
@@ -155,7 +155,7 @@ def _read_seconds(slide: Slide, grid: PatchGrid, tiling: Tiling) -> float:
 
 
 def embedding_seconds(context: Context, extraction: Extraction) -> float:
-    """Time of the backbone per patch, measured with grey patches. Raises WeightsError without its weights."""
+    """Time of the backbone per patch, measured with grey patches. Raises WeightsError if weights are not available."""
     encoder = load_encoder(context, extraction.config, extraction.precision)
     tiling = extraction.config.tiling
     n, px = encoder.batch_size, tiling.patch_px

@@ -38,9 +38,9 @@ class SlideOutcome:
     reason: str | None = None
     """Why the slide is excluded."""
     fault: str | None = None
-    """Kind and place of an unexpected exception, if that is the reason."""
+    """Type and source line of an unexpected exception, if that is the reason."""
     warnings: tuple[str, ...] = ()
-    """What is unusual about the slide, though it is used."""
+    """Warnings about a slide that is used."""
     made_from: Any = None
     """Hashes of the files that the features were made from, JSON-able; for the run's fingerprint."""
 
@@ -53,7 +53,7 @@ class SlideOutcome:
 
 @dataclass(frozen=True)
 class SlideCheck:
-    """What a slide's file headers tell before its features are made."""
+    """Result of checking the headers of a slide's files, before its features are made."""
 
     to_do: bool = False
     """Whether its features are still to be extracted."""
@@ -61,31 +61,31 @@ class SlideCheck:
     """Upper limit of the size of its feature file, if that is still to be written."""
     warnings: tuple[str, ...] = ()
     dims: Mapping[int, int] = field(default_factory=dict)
-    """Magnification -> length of its feature vectors, where the headers tell it."""
+    """Magnification -> length of its feature vectors, if known from the headers."""
 
 
 @dataclass(frozen=True)
 class FeatureSource(ABC):
-    """All that decides what a run's feature files hold, and how they are made. Sent to workers."""
+    """Determines the content of a run's feature files, and makes them. Sent to workers."""
 
     config: RunConfig
     origins: Mapping[tuple[str, str], str]
     """Kind and name of each plugin that makes features -> fingerprint of its source."""
     mpp_advice: str = field(default=TABLE_ADVICE, kw_only=True)
-    """Where a missing µm/px can be given, for messages."""
+    """How to specify a missing µm/px, for messages."""
 
     verb: ClassVar[str]
     """``extracting`` or ``importing``, for progress."""
     code: ClassVar[tuple[str, ...]]
-    """Modules of milsurv that decide the features, besides its plugins."""
+    """Modules of milsurv, other than its plugins, that affect the features."""
     free_settings: ClassVar[tuple[str, ...]] = ()
     """Settings in :attr:`content` that may differ between training and prediction."""
     usable: ClassVar[str]
-    """What ``check`` says of slides that can be used: "40 slides …"."""
+    """Text of ``check`` about the usable slides: "40 slides …"."""
     size_of: ClassVar[str]
     """What takes disk space, for ``check``."""
     recorded: ClassVar[tuple[str, ...]] = ("patches", "mpp", "mpp_source")
-    """Attributes of a feature file that give its outcome."""
+    """Attributes of a feature file that are part of its :class:`SlideOutcome`."""
 
     @property
     def registry(self) -> Registry:
@@ -119,15 +119,15 @@ class FeatureSource(ABC):
     @property
     @abstractmethod
     def content_keys(self) -> Sequence[Callable[[Path], Hashable]]:
-        """Functions of a slide's file that are equal for copies of one slide, from fast to certain."""
+        """Functions of a slide's file with equal values for copies of a slide, from the fastest to the most certain."""
 
     def index(self) -> SlideFolder | None:
-        """The files that stand for slides; None: those in the cohort's folder of slides."""
+        """The files that represent slides; None: those in the cohort's folder of slides."""
         return None
 
     @abstractmethod
     def identity(self, slide: SlideRef) -> dict[str, Any]:
-        """Attributes of a feature file that tell whether it was made from this very slide file.
+        """Attributes of a feature file that show whether it was made from this slide file.
 
         Raises SlideError when the file cannot be read.
         """
@@ -143,7 +143,7 @@ class FeatureSource(ABC):
         """A slide's features by magnification, and the attributes of its file. Raises SlideError."""
 
     def resources(self, device: Device) -> Resources:  # noqa: ARG002
-        """What making one slide's features needs."""
+        """Resources for making the features of one slide."""
         return Resources()
 
     def warnings(self, slides: Sequence[SlideRef]) -> Iterator[str]:  # noqa: ARG002
@@ -166,8 +166,8 @@ class FeatureSource(ABC):
     def sample(self, slide: SlideRef, choose: Callable[[Bag], Bag]) -> tuple[Bag, NDArray[np.uint8] | None]:
         """The part of a slide's bag that ``choose`` keeps, without making its feature file.
 
-        With the pixels ``(n, h, w, 3)`` of the finest patches when the features are random, as they are not extracted
-        yet. Raises SlideError when the slide cannot be used.
+        If features are still to be extracted, they are random, and the pixels ``(n, h, w, 3)`` of the finest patches
+        are returned as well. Raises SlideError when the slide cannot be used.
         """
 
     def check_backbone(
@@ -175,7 +175,7 @@ class FeatureSource(ABC):
         context: Context,  # noqa: ARG002
         patches: NDArray[np.uint8] | None,  # noqa: ARG002
     ) -> tuple[list[str], list[str]]:
-        """Facts and warnings about the backbone's weights, which embed some ``patches`` when they are here."""
+        """Facts and warnings about the backbone's weights; if available, ``patches`` are embedded as a test."""
         return [], []
 
     def unit(self, slide: SlideRef, device: Device) -> Unit:
@@ -185,7 +185,7 @@ class FeatureSource(ABC):
         return Unit(slide.slide_id, make_feature_file, arguments, path, self.resources(device))
 
     def done_before(self, slide: SlideRef) -> SlideOutcome | None:
-        """The outcome of a slide whose feature file exists, None when it is still to be made."""
+        """The outcome of a slide whose feature file exists; None if it does not exist yet."""
         path = self.path(slide.slide_id)
         if slide.path is None or not path.is_file():
             return None
@@ -213,7 +213,7 @@ class FeatureSource(ABC):
 def make_feature_file(context: Context, source: FeatureSource, slide: SlideRef) -> SlideOutcome:
     """Unit of work: make a slide's feature file, unless it exists.
 
-    A slide that cannot be used gives a reason in place of a file.
+    For a slide that cannot be used, the outcome has a reason and no file is written.
     """
     source.registry.require_origins(source.origins)
     event = SlideFinished(event="slide", slide=slide.slide_id, reason=None, bytes=0)

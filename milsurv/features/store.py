@@ -2,8 +2,8 @@
 
     20x/features  float16 (n, d)     20x/coords  int64 (n, 2)     20x/grid  int32 (n, 2)
 
-and attributes that say how they were made. Features made elsewhere may lack coords, grid and resolution. A file is
-written whole or not at all, with checksums of its content, verified on every read.
+and attributes that record how they were made. Imported features may lack coords, grid and resolution. Files are written
+atomically, with checksums of their content that are verified on every read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHECKSUMS = "checksums"
 
 @dataclass(frozen=True)
 class MagnificationFeatures:
-    """What is stored of one magnification."""
+    """The stored data of one magnification."""
 
     features: NDArray[np.floating[Any]]
     """``(n, d)``."""
@@ -49,9 +49,9 @@ class MagnificationFeatures:
 def write_features(
     path: Path, by_magnification: Mapping[int, MagnificationFeatures], attributes: Mapping[str, Any]
 ) -> None:
-    """Write one slide's features; ``attributes`` is anything JSON-able.
+    """Write one slide's features; ``attributes`` are JSON-serializable.
 
-    HDF5 makes the file in memory: it crashes the process when it cannot write to a disk that is full.
+    The file is created in memory, because HDF5 crashes the process when it cannot write to a full disk.
     """
     image = BytesIO()
     with h5py.File(image, "w", libver=("v110", "v110")) as file:  # its headers have checksums of their own
@@ -71,9 +71,10 @@ def write_features(
 
 
 def write_checksums(file: h5py.File) -> None:
-    """Write CRC-32 sums of all that a feature file holds into its attribute ``checksums``.
+    """Write CRC-32 checksums of the whole content of a feature file to its attribute ``checksums``.
 
-    It holds JSON, ``{"settings": …, "20x@mpp": …, "20x/features": …}``, behind eight digits that are its own sum.
+    The attribute is JSON, ``{"settings": …, "20x@mpp": …, "20x/features": …}``, preceded by its own checksum in eight
+    digits.
     """
     sums = {name: zlib.crc32(_attribute(file, name)) for name in file.attrs if name != CHECKSUMS}
     for place, group in file.items():
@@ -84,13 +85,13 @@ def write_checksums(file: h5py.File) -> None:
 
 
 def _crc_of_array(array: NDArray[Any]) -> int:
-    """Over type, shape and numbers. It finds every flipped byte, and costs less than reading them."""
+    """CRC-32 of dtype, shape and values: detects every changed byte, and is faster than reading the data."""
     head = f"{array.dtype.str} {array.shape}".encode()
     return zlib.crc32(np.ascontiguousarray(array).data, zlib.crc32(head))
 
 
 def _attribute(item: h5py.Group, name: str) -> bytes:
-    """An attribute's bytes, read past the look-ups of ``attrs``, which take most of the time over many files."""
+    """An attribute's bytes, read without ``attrs``, whose look-ups take most of the time for many files."""
     attribute = h5py.h5a.open(item.id, name.encode())
     if attribute.shape != () or attribute.dtype.kind not in "Sf":
         raise ValueError(f"attribute {name} is neither text nor a number")
@@ -133,7 +134,7 @@ class _FeatureFile:
         return n, d
 
     def array(self, magnification: int, name: str) -> NDArray[Any] | None:
-        """A dataset; None when the file was written without it."""
+        """A dataset; None if the file does not have it."""
         place = f"{magnification}x/{name}"
         if place not in self._sums:
             return None
@@ -142,7 +143,7 @@ class _FeatureFile:
         return array
 
     def number(self, magnification: int, name: str) -> float | None:
-        """A magnification's attribute; None when the file was written without it."""
+        """An attribute of a magnification; None if the file does not have it."""
         place = f"{magnification}x@{name}"
         if place not in self._sums:
             return None
@@ -166,7 +167,7 @@ class _FeatureFile:
 
 
 def read_features(path: Path) -> dict[int, MagnificationFeatures]:
-    """All that a feature file holds, by magnification, finest first. Raises MilsurvError as :func:`read_bag`."""
+    """The content of a feature file by magnification, finest first. Raises MilsurvError like :func:`read_bag`."""
     with _open(path) as file:
         return {m: _read_magnification(file, m) for m in file.magnifications}
 
@@ -185,24 +186,24 @@ def _read_magnification(file: _FeatureFile, magnification: int) -> Magnification
 
 
 def read_attributes(path: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """The attributes of a feature file, or those of these names, which takes less time.
+    """The attributes of a feature file, or only those with the given names, which is faster.
 
-    Raises MilsurvError when it cannot be read, lacks one, or one is not what was written.
+    Raises MilsurvError when the file cannot be read, or when an attribute is missing or damaged.
     """
     with _open(path) as file:
         return {name: file.attribute(name) for name in (file.attributes if names is None else names)}
 
 
 def read_bag(path: Path) -> Bag:
-    """The bag of a feature file, in the type that is stored; without what not all magnifications have.
+    """The bag of a feature file, in the stored dtype; ``coords`` and ``grid`` only if all magnifications have them.
 
-    Raises MilsurvError when it cannot be read, or is not what was written.
+    Raises MilsurvError when the file cannot be read, or is damaged.
     """
     return bag_of(read_features(path))
 
 
 def bag_of(by_magnification: Mapping[int, MagnificationFeatures]) -> Bag:
-    """The bag of a slide's features, without what not all magnifications have."""
+    """The bag of a slide's features; ``coords`` and ``grid`` only if all magnifications have them."""
 
     def tensors(name: str) -> dict[int, torch.Tensor] | None:
         arrays = {m: getattr(stored, name) for m, stored in by_magnification.items()}
@@ -215,7 +216,7 @@ def bag_of(by_magnification: Mapping[int, MagnificationFeatures]) -> Bag:
 
 
 def patch_sides(path: Path) -> dict[int, float]:
-    """Magnification -> side of its patches in level-0 pixels, where it is known."""
+    """Magnification -> side of its patches in level-0 pixels, if known."""
     with _open(path) as file:
         sides = {m: file.number(m, "patch_level0") for m in file.magnifications}
     return {m: side for m, side in sides.items() if side is not None}

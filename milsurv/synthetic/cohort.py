@@ -1,9 +1,9 @@
-"""A synthetic cohort: cases whose true risk is known, and slides that show it.
+"""A synthetic cohort: cases with known true risk, and slides whose appearance depends on it.
 
 Each case has two independent effects, one on the tissue's architecture (seen at 5x) and one on its cells (seen
-at 20x); `histology` says how they look. The true log-risk is their sum times `EFFECT`. Survival times follow a
-proportional-hazards Weibull model, and censoring times are drawn without regard to anything else. A case and its
-pictures depend on the cohort's seed and the case's number alone, not on the cohort's size.
+at 20x); see `histology` for their appearance. The true log-risk is their sum times `EFFECT`. Survival times follow a
+proportional-hazards Weibull model, and censoring times are independent of everything else. A case and its pictures
+depend only on the cohort's seed and the case's number, not on the cohort's size.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from milsurv.synthetic.histology import draw_slide
 from milsurv.synthetic.pyramid import write_pyramid
 
 GENERATOR_VERSION = 1
-"""Raised by every change of what a seed gives: times, risks or a single pixel."""
+"""Increased whenever the data of a seed change: times, risks or a single pixel."""
 
 EFFECT = 1.15
 """Log hazard ratio for one standard deviation of either effect: the true risk's C-index is about 0.81."""
@@ -27,7 +27,7 @@ WEIBULL_SHAPE = 1.6
 MEDIAN_MONTHS = 30.0
 """Median survival of a case with both effects 0."""
 CENSORING_MONTHS = (6.0, 110.0)
-"""Follow-up ends evenly within this range: about 35 % of the cases are censored."""
+"""Range of the uniform distribution of censoring times: about 35 % of the cases are censored."""
 TWO_SLIDES_SHARE = 0.17
 
 _CASE_STREAM = 0  # a slide's stream is its number, from 1
@@ -35,7 +35,7 @@ _CASE_STREAM = 0  # a slide's stream is its number, from 1
 
 @dataclass(frozen=True)
 class SyntheticSlide:
-    """What one slide's picture depends on: cohort seed, case and slide numbers (from 1), and the case's effects."""
+    """Inputs of one slide's picture: cohort seed, case and slide numbers (from 1), and the case's effects."""
 
     case_id: str
     slide_id: str
@@ -82,7 +82,7 @@ def plan_cohort(cases: int, seed: int) -> tuple[pd.DataFrame, list[SyntheticSlid
 
 
 def write_slide(slide: SyntheticSlide, folder: Path) -> Path:
-    """Draw `slide`, write it to `folder`/<slide_id>.svs (whole or not at all), and return the path."""
+    """Draw `slide`, write it to `folder`/<slide_id>.svs atomically, and return the path."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -94,12 +94,12 @@ def write_slide(slide: SyntheticSlide, folder: Path) -> Path:
 
 
 def slide_path(slide: SyntheticSlide, folder: Path) -> Path:
-    """Where a slide of a cohort is kept."""
+    """Path of a slide of a cohort."""
     return folder / f"{slide.slide_id}.svs"
 
 
 def draw(context: Context, slide: SyntheticSlide, folder: Path) -> None:
-    """Unit of work: draw and write one slide, unless it is there already."""
+    """Unit of work: draw and write one slide, unless it exists."""
     if not slide_path(slide, folder).exists():
         write_slide(slide, folder)
     context.report({"event": "drawn"})
@@ -110,7 +110,7 @@ def _stream(seed: int, case_index: int, stream: int) -> np.random.Generator:
 
 
 def _follow_up(true_risk: float, rng: np.random.Generator) -> tuple[float, int]:
-    """Time in months, to 2 decimals, and whether the event was seen."""
+    """Time in months, rounded to 2 decimals, and whether the event was observed."""
     scale = MEDIAN_MONTHS / np.log(2) ** (1 / WEIBULL_SHAPE)
     survival = scale * (rng.exponential() / np.exp(true_risk)) ** (1 / WEIBULL_SHAPE)
     censoring = rng.uniform(*CENSORING_MONTHS)

@@ -1,15 +1,15 @@
-"""Draw the picture of one synthetic slide: tissue that looks like H&E, with two effects hidden in it.
+"""Draws the picture of one synthetic slide: tissue that looks like H&E, with two hidden effects.
 
-ARCHITECTURE is how far the directions of the elongated glands differ over the slide. Number, size and shape
-of the glands do not depend on it, and the main direction is uniformly random, so a 20x patch (128 µm), which
-shows about one gland wall, does not tell it; a 5x patch (512 µm) shows several glands.
+ARCHITECTURE is the spread of the directions of the elongated glands over the slide. Number, size and shape of the
+glands do not depend on it, and the main direction is uniformly random. A 20x patch (128 µm) shows about one gland wall
+and does not reveal the effect; a 5x patch (512 µm) shows several glands.
 
-CELLS is how coarse the chromatin of the epithelial nuclei is. Size, shape and number of the nuclei do not
-depend on it, and each nucleus transmits the same light on average, in clumps a few µm apart, so that it is
-gone when a 5x scan averages over 2 to 4 µm.
+CELLS is the coarseness of the chromatin of the epithelial nuclei. Size, shape and number of the nuclei do not depend on
+it. All nuclei have the same mean transmission, and the clumps are a few µm apart, so that the effect disappears when a
+5x scan averages over 2 to 4 µm.
 
-The picture is drawn as concentrations of hematoxylin and eosin, which become colours by the Beer-Lambert law.
-Lengths are in µm unless a name says px.
+The picture is drawn as concentrations of hematoxylin and eosin, which are converted to colours by the Beer-Lambert
+law. Lengths are in µm, except in names with px.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ SIDE = SIDE_PX * MPP
 
 FIELD_PX = SIDE_PX // 4  # distances are computed on a coarse grid,
 FIELD_MPP = SIDE / FIELD_PX
-GROUND_PX = SIDE_PX // 2  # everything but nuclei and grain on a finer one
+GROUND_PX = SIDE_PX // 2  # everything except nuclei and grain on a finer one
 GROUND_MPP = SIDE / GROUND_PX
 
 STEPS_PER_UNIT = 110  # stain concentrations are stored as bytes, in steps of 1/110
@@ -51,7 +51,7 @@ NUCLEAR_ABSORPTION = 0.62  # of light between red and green, in which nuclei are
 
 @dataclass(frozen=True)
 class Glands:
-    """Elongated glands, rounded rods in shape: centres (n, 2) as x and y, angles, lengths and widths (n,)."""
+    """Elongated glands in the shape of rounded rods: centres (n, 2) as x and y, angles, lengths and widths (n,)."""
 
     centres: Floats
     angles: Floats
@@ -61,7 +61,7 @@ class Glands:
 
 @dataclass(frozen=True)
 class Stamps:
-    """Nuclei drawn beforehand: hematoxylin steps and outlines, both (angle, variant, STAMP_PX, STAMP_PX)."""
+    """Predrawn nuclei: hematoxylin steps and outlines, both (angle, variant, STAMP_PX, STAMP_PX)."""
 
     hematoxylin: Bytes
     inside: NDArray[np.bool_]
@@ -71,7 +71,7 @@ def draw_slide(architecture: float, cells: float, rng: np.random.Generator) -> B
     """Draw a (2048, 2048, 3) uint8 RGB picture at 0.5 µm/px.
 
     `architecture` and `cells` are the two effects in standard deviations, 0 on average; high values mean
-    disordered glands and coarse chromatin. Everything random comes from `rng`.
+    disordered glands and coarse chromatin. All random numbers are drawn from `rng`.
     """
     glands = _place_glands(disorder(architecture), rng)
     depth = _gland_depth(glands, rng)
@@ -89,7 +89,7 @@ def draw_slide(architecture: float, cells: float, rng: np.random.Generator) -> B
 
 
 def disorder(architecture: float) -> float:
-    """Share of the half circle, 0.05 to 1, over which the glands' directions spread evenly."""
+    """Share of the half circle, 0.05 to 1, over which the glands' directions are spread evenly."""
     return float(np.clip(0.5 + 0.25 * architecture, 0.05, 1.0))
 
 
@@ -99,7 +99,7 @@ def coarseness(cells: float) -> float:
 
 
 def _smooth_noise(rng: np.random.Generator, cell: float, pixels: int = FIELD_PX) -> Floats:
-    """(pixels, pixels) over the slide: standard normal values every `cell` µm, smoothly joined."""
+    """(pixels, pixels) over the slide: standard normal values every `cell` µm, smoothly interpolated."""
     knots = rng.standard_normal((int(SIDE / cell) + 3,) * 2, dtype=np.float32)
     return np.asarray(cv2.resize(knots, (pixels, pixels), interpolation=cv2.INTER_CUBIC), dtype=np.float32)
 
@@ -109,7 +109,7 @@ def _enlarge(field: Floats, pixels: int) -> Floats:
 
 
 def _place_glands(spread: float, rng: np.random.Generator) -> Glands:
-    """Glands on a shaken triangular lattice of random direction, theirs spread evenly over a half circle."""
+    """Glands on a jittered, randomly rotated triangular lattice, with directions spread over a half circle."""
     steps = np.arange(-7, 8)
     column, row = (axis.ravel() for axis in np.meshgrid(steps, steps))
     lattice = GLAND_PITCH * np.stack([column + 0.5 * row, np.sqrt(0.75) * row], axis=1)
@@ -129,7 +129,7 @@ def _place_glands(spread: float, rng: np.random.Generator) -> Glands:
 
 
 def _gland_depth(glands: Glands, rng: np.random.Generator) -> Floats:
-    """(FIELD_PX, FIELD_PX): how deep inside a gland a point lies, in µm; negative outside, at least -60."""
+    """(FIELD_PX, FIELD_PX): depth of a point inside a gland in µm; negative outside, at least -60."""
     depth = np.full((FIELD_PX, FIELD_PX), -60.0, dtype=np.float32)
     reach = 0.6 * GLAND_LENGTH + 30.0
     for (x, y), angle, length, width in zip(
@@ -150,7 +150,7 @@ def _gland_depth(glands: Glands, rng: np.random.Generator) -> Floats:
 
 
 def _tissue_depth(rng: np.random.Generator) -> Floats:
-    """(FIELD_PX, FIELD_PX): how deep inside the tissue a point lies, in µm; negative on glass."""
+    """(FIELD_PX, FIELD_PX): depth of a point inside the tissue in µm; negative on glass."""
     offset = np.abs((np.arange(FIELD_PX, dtype=np.float32) + 0.5) * FIELD_MPP - SIDE / 2)
     rounded = (offset[None, :] ** 10 + offset[:, None] ** 10) ** 0.1
     margin = 26.0 + 11.0 * _smooth_noise(rng, cell=120.0) + 3.0 * _smooth_noise(rng, cell=25.0)
@@ -160,7 +160,7 @@ def _tissue_depth(rng: np.random.Generator) -> Floats:
 def _draw_ground(
     depth: Floats, tissue: Floats, fibres: Floats, rng: np.random.Generator
 ) -> tuple[Bytes, Bytes]:
-    """Hematoxylin and eosin, (SIDE_PX, SIDE_PX) steps each, of everything but the nuclei."""
+    """Hematoxylin and eosin of everything except the nuclei, (SIDE_PX, SIDE_PX) steps each."""
     inside = _enlarge(depth, GROUND_PX)
     epithelium = np.clip(inside / 2.0 + 0.5, 0, 1)
     lumen = np.clip((inside - EPITHELIUM) / 2.0 + 0.5, 0, 1)
@@ -179,13 +179,13 @@ def _draw_ground(
 
 
 def _steps(concentration: Floats) -> Bytes:
-    """Concentration on the ground's grid -> byte steps on the picture's."""
+    """Concentration on the grid of the ground -> byte steps on the grid of the picture."""
     steps = cv2.convertScaleAbs(np.maximum(concentration, 0), alpha=STEPS_PER_UNIT)
     return np.asarray(cv2.resize(steps, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 
 def _at(field: Floats, points: Floats) -> Floats:
-    """Values of a coarse field at points (n, 2), in µm; points beyond the slide read its border."""
+    """Values of a coarse field at points (n, 2) in µm; points outside the slide have the value at its border."""
     column, row = np.clip((points / FIELD_MPP).astype(np.int64), 0, FIELD_PX - 1).T
     return np.asarray(field[row, column])
 
@@ -200,7 +200,7 @@ def _slope(field: Floats, points: Floats) -> Floats:
 def _epithelial_nuclei(
     glands: Glands, depth: Floats, tissue: Floats, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Centres (n, 2) and angles (n,) of nuclei that stand side by side along the glands' walls."""
+    """Centres (n, 2) and angles (n,) of adjacent nuclei along the walls of the glands."""
     outlines = zip(glands.centres, glands.angles, glands.lengths, glands.widths, strict=True)
     centres = np.concatenate([_along_wall(*outline, rng) for outline in outlines])
     target = rng.normal(8.5, 1.5, len(centres)).astype(np.float32)
@@ -234,7 +234,7 @@ def _along_wall(
 def _stroma_nuclei(
     depth: Floats, tissue: Floats, fibres: Floats, rng: np.random.Generator
 ) -> list[tuple[Floats, Floats, Stamps]]:
-    """Fibroblasts, which lie along the fibres, and lymphocytes, in clusters."""
+    """Fibroblasts along the fibres, and clusters of lymphocytes."""
     clusters = _smooth_noise(rng, cell=70.0)
     groups = []
     for spacing, length, width, level, threshold in (
@@ -275,7 +275,7 @@ def _plain_stamps(length: float, width: float, level: float, rng: np.random.Gene
 
 
 def _epithelial_stamps(coarse: float, rng: np.random.Generator) -> Stamps:
-    """Nuclei of one mean brightness whose chromatin lies in fine grains (0) or coarse clumps (1)."""
+    """Nuclei of equal mean brightness with chromatin in fine grains (0) or coarse clumps (1)."""
     outlines = _outlines(12.5, 8.4, rng)
     sheet = rng.standard_normal((STAMP_ANGLES * STAMP_VARIANTS * STAMP_PX, STAMP_PX), dtype=np.float32)
     fine = cv2.GaussianBlur(sheet, (0, 0), 0.6) * 2.1
@@ -304,7 +304,7 @@ def _balance(texture: Floats, outlines: Floats) -> Floats:
 def _stamp_nuclei(
     hematoxylin: Bytes, centres: Floats, angles: Floats, stamps: Stamps, rng: np.random.Generator
 ) -> None:
-    """Draw nuclei into the hematoxylin picture; where two overlap, the later one lies on top."""
+    """Draw nuclei into the hematoxylin picture; where two overlap, the later one is on top."""
     corners = np.rint(centres / MPP).astype(np.int64) - STAMP_PX // 2
     visible = np.all((corners >= 0) & (corners <= SIDE_PX - STAMP_PX), axis=1)
     turns = np.rint(angles / np.pi * STAMP_ANGLES).astype(np.int64) % STAMP_ANGLES
@@ -317,14 +317,14 @@ def _stamp_nuclei(
 
 
 def _add_grain(eosin: Bytes, rng: np.random.Generator) -> None:
-    """Shake the eosin a little at the scale of a µm, more where there is more of it."""
+    """Multiply the eosin by noise at the scale of 1 µm."""
     tile = rng.integers(0, 256, (SIDE_PX // 4, SIDE_PX // 4), dtype=np.uint8)
     grain = np.tile(cv2.GaussianBlur(tile, (0, 0), 0.9), (4, 4))
     cv2.multiply(eosin, grain, dst=eosin, scale=1 / 127.5)
 
 
 def _stain(hematoxylin: Bytes, eosin: Bytes, rng: np.random.Generator) -> Bytes:
-    """Concentration steps -> RGB, with this slide's strength and tint of both stains."""
+    """Concentration steps -> RGB, with random strength and tint of both stains."""
     strengths = rng.normal(1.0, 0.05, 2)
     tints = rng.normal(1.0, 0.03, (2, 3))
     densities = strengths[:, None] * tints * np.array([HEMATOXYLIN, EOSIN])

@@ -1,7 +1,7 @@
 """Write one picture as a pyramidal, JPEG-tiled TIFF that OpenSlide reads with µm/px and objective power.
 
-The container is laid out here, because common TIFF writers need an extra codec package to store tiles that
-OpenCV has already encoded. A file holds one image directory for each level: baseline TIFF 6.0, little-endian.
+The container is written here, because common TIFF writers need an extra codec package to store tiles that OpenCV has
+already encoded. A file has one image directory per level: baseline TIFF 6.0, little-endian.
 """
 
 import struct
@@ -29,8 +29,8 @@ Tag = tuple[int, int, int, bytes]
 def write_pyramid(picture: NDArray[np.uint8], path: Path) -> Path:
     """Write `picture` ((height, width, 3) uint8 RGB at 0.5 µm/px) to `path` and return `path`.
 
-    Levels have 1, 1/2 and 1/4 of the pixels of a side, area-averaged. The file is written whole
-    or not at all. The same picture gives the same bytes.
+    Levels have 1, 1/2 and 1/4 of the side length in pixels, by area averaging. The file is written atomically. Equal
+    pictures give equal bytes.
     """
     height, width = picture.shape[:2]
     if picture.dtype != np.uint8 or height % LEVEL_FACTORS[-1] or width % LEVEL_FACTORS[-1]:
@@ -42,7 +42,7 @@ def write_pyramid(picture: NDArray[np.uint8], path: Path) -> Path:
 
 def _tiff_bytes(picture: NDArray[np.uint8]) -> bytes:
     content = bytearray(b"II*\0" + bytes(4))
-    link = 4  # where the offset of the next directory goes
+    link = 4  # position of the offset of the next directory
     for factor in LEVEL_FACTORS:
         level = _shrink(picture, factor)
         offsets: list[int] = []
@@ -64,7 +64,7 @@ def _shrink(picture: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
 
 
 def _jpeg_tiles(level: NDArray[np.uint8]) -> list[bytes]:
-    """JPEG files of the tiles, row by row; tiles over the border repeat the picture's last row or column."""
+    """JPEG files of the tiles, row by row; beyond the border, the picture's last row or column is repeated."""
     height, width = level.shape[:2]
     bgr = cv2.cvtColor(level, cv2.COLOR_RGB2BGR)
     bgr = cv2.copyMakeBorder(bgr, 0, -height % TILE_PX, 0, -width % TILE_PX, cv2.BORDER_REPLICATE)
@@ -117,7 +117,7 @@ def _tag(number: int, kind: int, *values: int) -> Tag:
 
 
 def _append_directory(content: bytearray, link: int, tags: list[Tag]) -> int:
-    """Append an image directory, point `link` to it, and return where the link to the next one stands."""
+    """Append an image directory, point `link` to it, and return the position of the link to the next one."""
     struct.pack_into("<I", content, link, len(content))
     values_at = len(content) + 2 + 12 * len(tags) + 4
     entries, values = bytearray(), bytearray()
@@ -135,7 +135,7 @@ def _append_directory(content: bytearray, link: int, tags: list[Tag]) -> int:
 
 
 def _description(level: NDArray[np.uint8], picture: NDArray[np.uint8]) -> str:
-    """ImageDescription in the form by which OpenSlide knows an Aperio slide."""
+    """ImageDescription in the form by which OpenSlide recognises an Aperio slide."""
     return (
         "Aperio layout, synthetic slide made by milsurv from no patient\r\n"
         f"{picture.shape[1]}x{picture.shape[0]} -> {level.shape[1]}x{level.shape[0]} "

@@ -1,4 +1,4 @@
-"""The contract of feature layouts: how another tool keeps patch features in folders and files."""
+"""The contract of feature layouts: how another tool stores patch features in folders and files."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class FeatureLayout(ABC):
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (".h5", ".pt")
-    """Endings of feature files, lower case; the first that exists is read."""
+    """Suffixes of feature files, in lower case; the first that exists is read."""
     names_encoder: ClassVar[bool] = False
     """Whether the folders name the encoder, so that ``features.encoder`` can select one."""
 
@@ -77,12 +77,12 @@ class FeatureLayout(ABC):
         )
 
     def search_path(self, folder: Path) -> tuple[Path, ...]:
-        """The folders below the ``folder`` of one magnification in which slides' files are searched."""
+        """The folders below the ``folder`` of one magnification that are searched for slides' files."""
         return (folder,)
 
     @abstractmethod
     def read(self, file: Path, magnification: int) -> ImportedPatches:
-        """Read one file. The framework checks shape, type and finiteness of what is returned."""
+        """Read one file. The framework checks shape, type and finiteness of the result."""
 
     def read_shape(self, file: Path, magnification: int) -> tuple[int, int]:
         """``(n, d)`` of a file's features. Override it when the shape can be read without the values."""
@@ -105,12 +105,12 @@ def hash_rows(shape: tuple[int, ...], read: Callable[[slice], NDArray[Any]]) -> 
 
 
 def checked(patches: ImportedPatches, file: Path) -> ImportedPatches:
-    """The patches with features as float16 or float32. Raises SlideError when a layout returned anything unusable."""
+    """The patches with features as float16 or float32. Raises SlideError if a layout returned invalid patches."""
     values = np.asarray(patches.features)
     if values.dtype.kind != "f":
         raise SlideError(f"{file}: features are {values.dtype}; floating-point numbers (n, d) are expected")
     n, d = matrix_shape(values.shape, file)
-    with np.errstate(over="ignore"):  # values beyond float32 become infinite, which is refused below
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, and are rejected below
         features = values.reshape(n, d)
         features = features if features.dtype == np.float16 else features.astype(np.float32)
     bad = n - int(np.isfinite(features).all(axis=1).sum())
@@ -204,7 +204,7 @@ def listed(magnifications: Iterable[int]) -> str:
 
 
 def contents(folder: Path, at_most: int = 5) -> str:
-    """What a folder holds, for a message."""
+    """Content of a folder, for a message."""
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     more = ", …" if len(names) > at_most else ""
     return f"it holds {', '.join(names[:at_most]) or 'nothing'}{more}"

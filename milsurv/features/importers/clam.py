@@ -11,7 +11,7 @@ from milsurv.features.importers.files import Hdf5Layout
 
 
 class Clam(Hdf5Layout):
-    """A folder per magnification with ``h5_files``, which have coordinates, and ``pt_files``, which have none."""
+    """A folder per magnification with ``h5_files``, with coordinates, and ``pt_files``, without."""
 
     def search_path(self, folder: Path) -> tuple[Path, ...]:
         found = tuple(folder / name for name in ("h5_files", "pt_files") if (folder / name).is_dir())

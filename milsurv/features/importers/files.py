@@ -1,4 +1,4 @@
-"""Reading feature matrices from HDF5 files and saved tensors that anybody may have written."""
+"""Reading feature matrices from untrusted HDF5 files and saved tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from milsurv.features.isolated import read_isolated
 
 T = TypeVar("T")
 SHOWN_KEYS = 5
-"""Names of a file's other contents that a message lists."""
+"""Number of a file's other items that a message lists."""
 NUMBERS = (
     "downsample",
     "level0_magnification",
@@ -32,7 +32,7 @@ NUMBERS = (
     "tile_size_px",
     "tile_size_um",
 )
-"""Attributes that are read where they are positive numbers."""
+"""Attributes that are read if they are positive numbers."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Hdf5Content:
 
 
 class Hdf5Layout(FeatureLayout):
-    """A file per slide: HDF5 with ``coords`` in level-0 pixels beside the features, or a tensor saved by PyTorch."""
+    """A file per slide: HDF5 with the features and ``coords`` in level-0 pixels, or a tensor saved by PyTorch."""
 
     dataset: ClassVar[str] = "features"
 
@@ -101,7 +101,7 @@ def _require_magnification(numbers: dict[str, float], file: Path, magnification:
 
 
 def read_hdf5(read: Callable[..., T], file: Path, dataset: str) -> T:
-    """What ``read`` takes from the file, in a process of its own. Raises SlideError when the file is damaged."""
+    """The result of ``read`` for the file, in a separate process. Raises SlideError when the file is damaged."""
     try:
         return read_isolated(read, file, dataset)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
@@ -157,7 +157,7 @@ def _coords(opened: h5py.File, patches: int, file: Path) -> h5py.Dataset | None:
 
 
 def _dataset(opened: h5py.File, name: str, file: Path) -> h5py.Dataset | None:
-    """A dataset of the file, None without. Raises SlideError for one whose data are elsewhere or cannot fit."""
+    """A dataset of the file, or None. Raises SlideError if its data are in another file or too large for this one."""
     try:
         found = member(opened, name)
         return require_bounded(found) if isinstance(found, h5py.Dataset) else None

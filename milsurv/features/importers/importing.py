@@ -1,4 +1,4 @@
-"""Features that another tool made as a run's features: settings, and the conversion of one slide."""
+"""Import of features extracted by another tool: settings, and the conversion of one slide."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from milsurv.slides.reader import slide_identity
 from milsurv.storage.atomic import fingerprint
 
 PIXEL_SLACK = 0.5 + 1e-6
-"""Level-0 pixels by which rounding moves a corner off a lattice of patches whose side is no whole number."""
+"""Level-0 pixels by which rounding moves a corner off a lattice of patches whose side is not an integer."""
 KIND = "feature_layout"
 
 
@@ -78,7 +78,7 @@ class Import(FeatureSource):
 
     @property
     def content(self) -> dict[str, Any]:
-        """Where the files are is not part of it: they are, see :meth:`made_from`."""
+        """The location of the files is not included; their content is identified by :meth:`made_from`."""
         return {
             "import": {
                 "layout": self.section.layout,
@@ -93,14 +93,14 @@ class Import(FeatureSource):
 
     @cached_property
     def folder(self) -> Path:
-        """Features from another folder get a folder of their own."""
+        """Features imported from different folders are stored in different folders."""
         folders = {m: list(map(str, searched)) for m, searched in self.folders.by_magnification.items()}
         name = f"{self.folders.name}-{fingerprint({**self.content, 'folders': folders})}"
         return self.config.workspace / "features" / name
 
     @property
     def free_settings(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The name of a folder says nothing about the encoder."""
+        """The name, unless the layout records the encoder: the name of a folder does not identify the encoder."""
         return () if self.layout.names_encoder else ("import.name",)
 
     @property
@@ -128,7 +128,7 @@ class Import(FeatureSource):
         return {m: file["quick_hash"] for m, file in attributes["source"].items()}
 
     def files(self, file: Path) -> dict[int, Path]:
-        """Magnification -> each file of the slide to which ``file`` belongs. Raises SlideError when one is missing."""
+        """Magnification -> file of the slide to which ``file`` belongs. Raises SlideError when one is missing."""
         found = files_of_slide(self.folders, self.layout.suffixes, file)
         missing = [m for m in self.folders.by_magnification if m not in found]
         if missing:
@@ -139,7 +139,7 @@ class Import(FeatureSource):
         return found
 
     def require_equal_dims(self, dims: Iterable[tuple[str, Mapping[int, int]]]) -> None:
-        """Only the user knows which encoder was meant: excluding the slides of the rarer one could halve the cohort."""
+        """An error for the user to resolve: excluding the slides of the rarer encoder could halve the cohort."""
         by_dim: dict[int, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
         for slide_id, by_magnification in dims:
             for magnification, dim in by_magnification.items():
@@ -157,7 +157,7 @@ class Import(FeatureSource):
                 )
 
     def require_own_file(self, slide: SlideRef) -> None:
-        """Features from other folders have a folder of their own."""
+        """Nothing to check: features imported from different folders are stored in different folders."""
 
     def check_slide(self, slide: SlideRef) -> SlideCheck:
         assert slide.path is not None
@@ -211,7 +211,7 @@ def _grid(patches: Mapping[int, ImportedPatches]) -> dict[int, NDArray[np.int32]
 
 
 def _coords(patches: ImportedPatches, mpp: float | None) -> NDArray[np.int64] | None:
-    """Level-0 pixels; None without coordinates, or when they are µm on a slide of unknown resolution."""
+    """Level-0 pixels; None without coordinates, or if they are in µm and the slide's resolution is unknown."""
     if patches.coords is None or (patches.unit == "µm" and mpp is None):
         return None
     scale = mpp if patches.unit == "µm" and mpp else 1.0

@@ -1,4 +1,4 @@
-"""The aligned grid, rebuilt from where patches lie, when it can be known and never when it cannot."""
+"""Reconstruction of the aligned grid from the positions of patches."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from numpy.typing import NDArray
 
 Places = NDArray[np.floating[Any]]
 AGREEMENT = 0.01
-"""Sides of patches that differ by no more than this share are the same up to rounding."""
+"""Relative difference up to which sides of patches are equal except for rounding."""
 
 
 def rebuild_grid(
     places: Mapping[int, Places], sides: Mapping[int, float | None], slack: float | None = None
 ) -> dict[int, NDArray[np.int32]] | None:
-    """The grid of patches that do not overlap, or None when they lie on no common lattice.
+    """The grid of patches without overlap, or None if they are not on a common lattice.
 
-    The patches of each magnification have to lie side by side on one lattice, k × k of a finer one within each of a
-    coarser one, no two at one place. The grid then keeps the promise of :class:`milsurv.features.bag.Bag`: the coarser
-    patch (c, r) covers the finer patches (k·c..k·c+k-1, k·r..k·r+k-1). Columns and rows are 0 or more, and count from
-    the slide's corner where the lattice begins there.
+    At each magnification, patches must be adjacent on a lattice, at distinct positions, such that a coarser patch
+    consists of k × k finer ones. As in :class:`milsurv.features.bag.Bag`, the coarser patch (c, r) then covers the
+    finer patches (k·c..k·c+k-1, k·r..k·r+k-1). Columns and rows are at least 0, and are counted from the slide's corner
+    if the lattice starts there.
 
     Args:
         places: magnification -> ``(n, 2)`` (x, y) of top-left corners. Each magnification divides the finer ones.
-        sides: magnification -> side of its patches in the same unit; None: taken from the distances of neighbours,
-            when these agree.
-        slack: how far from the lattice a corner may lie; None: a hundredth of the finest patch.
+        sides: magnification -> side of its patches in the same unit; None: inferred from the distances of neighbours,
+            if these agree.
+        slack: maximum distance of a corner from the lattice; None: 1 % of the side of the finest patches.
     """
     finest = max(places)
     known = {m: sides[m] or _neighbour_distance(places[m]) for m in places}
@@ -43,7 +43,7 @@ def rebuild_grid(
 
 
 def _steps(places: Places, side: float | None) -> Iterator[float]:
-    """The side of a patch as it is given, then as neighbours show it: it may have been rounded, or be rounded there."""
+    """Candidates for the side of a patch: as given, then from the distances of neighbours; either may be rounded."""
     if side is None:
         return
     yield side
@@ -65,7 +65,7 @@ def _gaps(places: Places) -> NDArray[np.float64]:
 
 
 def _neighbour_distance(places: Places) -> float | None:
-    """The smallest distance in rows and columns, when at least half of all distances are that one."""
+    """The smallest distance in rows and columns, if at least half of all distances equal it; otherwise None."""
     gaps = _gaps(places)
     if not len(gaps) or gaps.min() <= 0:
         return None
@@ -76,7 +76,7 @@ def _neighbour_distance(places: Places) -> float | None:
 def _on_lattice(
     places: Mapping[int, Places], step: float, slack: float
 ) -> dict[int, NDArray[np.int32]] | None:
-    """The grid on a lattice of ``step`` at the finest magnification, begun at the slide's corner or elsewhere."""
+    """The grid with ``step`` at the finest magnification, starting at the slide's corner or at an offset; else None."""
     finest, coarsest = max(places), min(places)
     anchor = places[coarsest][0] % (step * (finest // coarsest))
     for origin in (np.zeros(2), anchor):

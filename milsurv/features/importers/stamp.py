@@ -1,4 +1,4 @@
-"""STAMP's layout: a folder per magnification with a file per slide, nested as the slides were."""
+"""STAMP's layout: a folder per magnification with a file per slide, in the same subfolders as the slides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from milsurv.features.importers.files import Hdf5Content, Hdf5Layout
 
 
 class Stamp(Hdf5Layout):
-    """Coordinates are in µm since version 2, where attributes say so; older ones have no known unit."""
+    """Coordinates are in µm since version 2, which records the unit; in older versions the unit is unknown."""
 
     dataset = "feats"
 

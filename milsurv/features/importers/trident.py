@@ -19,7 +19,7 @@ from milsurv.features.importers.files import Hdf5Content, Hdf5Layout
 
 FOLDER = re.compile(r"(?P<magnification>\d+)x_(?P<patch_px>\d+)px_(?P<overlap>\d+)px_overlap")
 FEATURES = "features_"
-"""Start of the names of the folders with features, followed by the encoder's name."""
+"""Prefix of the names of feature folders, followed by the encoder's name."""
 
 
 class Trident(Hdf5Layout):
@@ -60,7 +60,7 @@ class Trident(Hdf5Layout):
 
 
 def _magnification_folder(root: Path, magnification: int, patch_px: int) -> Path:
-    """The folder of a magnification; among several the one without overlap whose patches have ``patch_px``."""
+    """The folder of a magnification; of several, the one without overlap whose patches have ``patch_px``."""
     found = [
         (match, folder)
         for folder in sorted(root.iterdir())

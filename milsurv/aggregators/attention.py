@@ -172,7 +172,7 @@ def _blocks(
 ) -> Iterator[tuple[tuple[slice, slice], Tensor, Tensor]]:
     """Heads and rows of each block, its attention weights, and a mask that is 0 for ``dropped`` of 2¹⁶ weights.
 
-    All blocks use the same memory, which stays in the cache; allocating it anew takes longer than the products.
+    All blocks use the same memory, which stays in the cache; allocating it for each takes longer than the products.
     """
     generator = torch.Generator().manual_seed(seed)
     heads, rows, m = shape = _block_shape(query, key)

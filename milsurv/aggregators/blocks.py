@@ -52,7 +52,7 @@ class Unprojected(nn.Module):
 
 
 def run_layer(layer: nn.Module, layout: Layout, *inputs: object) -> Tensor:
-    """Output of the layer; its activations are recomputed in the backward pass if the layout says so."""
+    """Output of the layer; its activations are recomputed in the backward pass if the layout requires it."""
     if layout.recompute and torch.is_grad_enabled():
         return cast(Tensor, checkpoint(layer, *inputs, use_reentrant=False))
     return cast(Tensor, layer(*inputs))
@@ -80,7 +80,7 @@ class CrossAttention(nn.Module):
         self.feed_forward = FeedForward(config.embed_dim, config.dropout)
 
     def forward(self, source: Tensor, context: Tensor, neighbours: Tensor | None = None) -> Tensor:
-        """``(n, dim)``, ``(m, dim)`` -> ``(n, dim)``; ``neighbours (n, k)``: whom each source token attends to."""
+        """``(n, dim)``, ``(m, dim)`` -> ``(n, dim)``; ``neighbours (n, k)``: context of each source token."""
         queries, keys = source + self.scale_embedding, context + self.scale_embedding
         if neighbours is None:
             attended = self.attention(queries, keys)
@@ -190,7 +190,7 @@ class GridTransformer(nn.Module):
 
 
 class ClassTokenTransformer(nn.Module):
-    """The final transformer: a class token, then the padded tokens, which alone get a position encoding."""
+    """The final transformer: a class token, then the padded tokens; only the latter get a position encoding."""
 
     def __init__(self, config: CrossFusionBaseConfig):
         super().__init__()

@@ -12,7 +12,7 @@ from milsurv.errors import WeightsError, first_line, size
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Possible weights files of a repository; the first that exists is used."""
 PROBE_SECONDS = 5.0
-"""Timeout for asking the hub whether it has a file."""
+"""Timeout for checking whether the hub has a file."""
 
 
 def fetch_weights(repo: str, revision: str, gated: bool, files: Sequence[str] = WEIGHT_FILES) -> Path:
@@ -48,8 +48,8 @@ def fetch_weights(repo: str, revision: str, gated: bool, files: Sequence[str] = 
 def find_weights(repo: str, revision: str, gated: bool, files: Sequence[str] = WEIGHT_FILES) -> FoundWeights:
     """Where :func:`fetch_weights` with the same arguments would find the weights, without downloading them.
 
-    If they are not in the cache, the hub is asked whether they exist and are accessible. Raises WeightsError if they
-    are not, or if the hub does not answer in time or may not be asked (``HF_HUB_OFFLINE``).
+    If they are not in the cache, the hub is queried for whether they exist and are accessible. Raises WeightsError if
+    they are not, or if the hub does not respond in time or must not be used (``HF_HUB_OFFLINE``).
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError

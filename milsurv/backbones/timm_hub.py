@@ -97,7 +97,7 @@ def explain_mismatch(error: WeightsError, published: Mapping[str, Tensor], expec
 
 
 def describe_weights(published: Mapping[str, Tensor]) -> str:
-    """Which backbone of timm these tensors belong to, in a few words."""
+    """Short description of the timm backbone to which these tensors belong."""
     for name, backbone in _timm_backbones():
         with torch.device("meta"):
             network = backbone.build()

@@ -19,7 +19,7 @@ MAX_YEARS = 60.0
 """Longest plausible follow-up: the oldest cohorts of adults are about as old."""
 MAX_MEDIAN_YEARS = 20.0
 MIN_LONGEST_DAYS = 365.25
-"""Cohorts in which nobody is followed for a year are rare, and have few events."""
+"""Cohorts without any follow-up of a year are rare, and have few events."""
 MIN_MEDIAN_DAYS = 60.0
 MAX_RATIO = 5.0
 """Cohorts of one disease differ by less than this in median and longest follow-up; units differ by 7 to 365."""

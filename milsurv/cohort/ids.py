@@ -43,7 +43,7 @@ def extract_id(value: str, pattern: str | None, setting: str) -> str:
 def extract_slide_id(name: str, pattern: str | None, suffixes: tuple[str, ...] = FEATURE_SUFFIXES) -> str:
     """The slide id in a file name or table value: extracted by ``pattern``, without the suffix of a slide file.
 
-    ``suffixes`` are those of files that stand for slides and are not slides, such as feature files.
+    ``suffixes`` are those of files that represent slides, such as feature files.
     Raises `IdError` if the id cannot be the name of a feature file.
     """
     slide_id = strip_slide_suffix(extract_id(name, pattern, "slide_pattern"), suffixes)
@@ -62,7 +62,7 @@ def extract_slide_id(name: str, pattern: str | None, suffixes: tuple[str, ...] =
 
 
 def strip_slide_suffix(name: str, suffixes: tuple[str, ...] = FEATURE_SUFFIXES) -> str:
-    """``name`` without the suffixes of feature and slide files. Other suffixes stay: ids may contain dots."""
+    """``name`` without the suffixes of feature and slide files. Other suffixes are kept, since ids may contain dots."""
     for known in (suffixes, SLIDE_SUFFIXES):
         suffix = next((suffix for suffix in known if name.lower().endswith(suffix)), "")
         name = name[: len(name) - len(suffix)]
@@ -81,7 +81,7 @@ def first_few(problems: Sequence[str], at_most: int, what: str = "problems") -> 
 
 
 def group_similar(ids: Iterable[str]) -> dict[str, list[str]]:
-    """Ids grouped by what remains without upper case, spaces and leading zeros."""
+    """Ids grouped by their form without upper case, spaces and leading zeros."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in ids:
         letters = "".join(char for char in name.casefold() if char.isprintable() and not char.isspace())

@@ -42,12 +42,12 @@ class SlideFolder:
     other_names: Mapping[Path, tuple[str, ...]] = field(default_factory=dict)
     """File -> other names of a slide that consists of several files."""
     suffixes: tuple[str, ...] = FEATURE_SUFFIXES
-    """Suffixes of files that stand for slides and are not slides."""
+    """Suffixes of files that represent slides, such as feature files."""
 
 
 @dataclass(frozen=True)
 class Located:
-    """Slides by the id with which they were searched, and what was found to be wrong."""
+    """Slides by the id that was searched, and the problems found."""
 
     slides: dict[str, tuple[SlideRef, ...]]
     problems: tuple[str, ...]

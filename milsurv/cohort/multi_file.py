@@ -1,4 +1,4 @@
-"""Slides that consist of several files: which files belong together, from their headers alone."""
+"""Slides that consist of several files: which files belong together, according to their headers."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def group_files(files: Sequence[Path], channel_lists: Iterable[Path] = ()) -> Gr
 
 
 def files_of_slide(path: Path) -> list[Path]:
-    """The files of the DICOM series of ``path`` in its folder; for other formats ``path`` alone."""
+    """The files of the DICOM series of ``path`` in its folder; for other formats only ``path``."""
     series = dicom_series(path)
     if series is None:
         return [path]
@@ -99,7 +99,7 @@ def _series_of(path: Path, size: int, modified: int) -> str | None:  # noqa: ARG
         with path.open("rb") as file:
             header = read_partial(file, stop_when=lambda tag, vr, length: tag > SERIES_INSTANCE_UID)  # noqa: ARG005
         return str(header.get("SeriesInstanceUID") or "") or None
-    except Exception:  # whatever a damaged header makes pydicom raise
+    except Exception:  # pydicom may raise anything for a damaged header
         return None
 
 

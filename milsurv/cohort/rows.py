@@ -128,7 +128,7 @@ def _number(text: str) -> float:
 
 
 def _form(text: str) -> str:
-    """How to correct a text that is a number or a date to a human reader."""
+    """How to correct a text that a person would read as a number or a date."""
     if re.fullmatch(r"[+-]?\d{1,3}([ ',.]\d{3})+([.,]\d+)?", text) and not re.fullmatch(r"\d+\.\d+", text):
         return ", without separators between thousands and with a point before the decimals"
     if re.fullmatch(r"[+-]?\d+,\d+", text):

@@ -78,7 +78,7 @@ class Strata:
         return sorted(rng.permutation(ordered).tolist(), key=self._bin.__getitem__)
 
     def interleaved(self, case_ids: Iterable[str], event: int, rng: np.random.Generator) -> list[str]:
-        """The same cases in an order of which every prefix has its share of each quarter."""
+        """The same cases in an order such that each prefix has its share of every quarter."""
         shuffled = self.shuffled(case_ids, event, rng)
         by_bin = defaultdict(list)
         for case_id in shuffled:
@@ -219,7 +219,7 @@ def _with_validation(fold: Split, strata: Strata, groups: Groups | None, config:
                 "validation; add cases or use other splits"
             ]
         )
-    rng = np.random.default_rng([config.seed, fold.fold + 1])  # [seed, 0] draws the same as seed alone
+    rng = np.random.default_rng([config.seed, fold.fold + 1])  # [seed, 0] draws the same as seed
     count = max(1, round(config.validation * len(fold.train)))
     validation = sample_cases(strata, groups, fold.train, count, rng)
     train = tuple(case_id for case_id in fold.train if case_id not in validation)

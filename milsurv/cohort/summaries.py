@@ -1,4 +1,4 @@
-"""Many messages about rows, cases or slides, grouped by the reason that they have in common."""
+"""Summaries of many messages about rows, cases or slides, grouped by their reason."""
 
 from __future__ import annotations
 

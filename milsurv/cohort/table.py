@@ -176,7 +176,7 @@ def _first(problems: Sequence[RowProblem]) -> str:
 
 
 def _dropped_lines(problems: Sequence[RowProblem], kept_cases: set[str]) -> tuple[str, ...]:
-    """A line for each excluded row, which also says if nothing is left of its case."""
+    """A line for each excluded row, which also states if its case has no other rows."""
     lines = []
     for problem in problems:
         lost = [case_id for case_id in problem.cases if case_id not in kept_cases]

@@ -1,4 +1,4 @@
-"""What a YAML file may say of the training."""
+"""The ``training`` section: settings of the training loop."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Brier score of predicted survival, weighted for censoring: how far probabilities are from what happened.
+"""Brier score of predicted survival, weighted for censoring: the squared error of predicted probabilities.
 
-Written out, because a pooled score weights each case by the censoring of its own fold's training cases, and
-folds of one case or without an event are part of it.
+Implemented here, because a pooled score weights each case by the censoring of its own fold's training cases, and
+includes folds with a single case or without events.
 
 Each metric is ``(1 + resamples,)``, the observed value first.
 """
@@ -39,7 +39,7 @@ def brier_score_kaplan_meier(strata: Sequence[Stratum], times: float | Sequence[
 
 
 def index_of_prediction_accuracy(strata: Sequence[Stratum], times: float | Sequence[float]) -> FloatArray:
-    """``1 - Brier / Brier of Kaplan-Meier``: 1 is perfect, 0 no better than the same curve for all, below 0 worse.
+    """``1 - Brier / Brier of Kaplan-Meier``: 1 is perfect, 0 no better than one curve for all cases, below 0 worse.
 
     Kattan and Gerds, Diagnostic and Prognostic Research 2 (2018) 7. At one time or, for several (ascending),
     of the integrated scores. Both scores are those of the same resample. Raises :class:`NotComputableError` when

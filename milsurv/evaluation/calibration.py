@@ -34,7 +34,7 @@ MIN_EVENTS = 10
 """Events by the time, and cases followed beyond it, that a slope requires."""
 STEPS = 50
 ETA_RANGE = (-30.0, 4.0)
-"""Beyond it the probability of death is 0 or 1 in double precision."""
+"""Limit beyond which the probability of death is 0 or 1 in double precision."""
 
 
 def calibration_at(strata: Sequence[Stratum], t: float) -> CalibrationAt:

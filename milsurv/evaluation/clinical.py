@@ -1,7 +1,7 @@
-"""What the image adds to clinical variables: Cox models of each alone and of both, on the same folds and cases.
+"""Added value of the image: Cox models of clinical variables, the image risk and both, on the same folds and cases.
 
-The predicting models are fitted on each fold's training cases and evaluated on its test cases. Whether the image risk
-adds information is tested on the test cases: on training cases, to which the network was fitted, it always would.
+Predictive models are fitted on each fold's training cases and evaluated on its test cases. Whether the image risk adds
+information is tested on the test cases: on the training cases, to which the network was fitted, it always would.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ DIFFERENCES = (("image", "clinical"), ("both", "clinical"), ("both", "image"))
 
 @dataclass(frozen=True)
 class ClinicalData:
-    """Input of the comparison beside the predictions."""
+    """Inputs of the comparison in addition to the predictions."""
 
     columns: tuple[str, ...]
     """Columns of the cohort table."""
@@ -143,12 +143,12 @@ def compare_with_clinical(
 
 
 def added_by_image(known: pd.DataFrame, covariates: pd.DataFrame) -> ImageEffect:
-    """The image risk as a covariate beside clinical variables.
+    """Likelihood-ratio test and hazard ratio of the image risk, adjusted for clinical variables.
 
-    Cox models of the test cases (Efron's ties), stratified by fold, of the clinical variables with and without the
-    image risk, standardised within its fold: twice the difference of their log partial likelihoods is chi-square with
-    one degree of freedom (Cox, JRSS B 34 (1972) 187). The hazard ratio is per standard deviation, with its 95 % Wald
-    interval.
+    Two Cox models of the test cases (Efron's ties), stratified by fold, contain the clinical variables with and without
+    the image risk, standardised within its fold: twice the difference of their log partial likelihoods is chi-square
+    with one degree of freedom (Cox, JRSS B 34 (1972) 187). The hazard ratio is per standard deviation, with its 95 %
+    Wald interval.
     """
     try:
         table = covariates.loc[known["case_id"]].reset_index(drop=True)

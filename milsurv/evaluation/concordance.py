@@ -154,7 +154,7 @@ def resampled_kaplan_meier(strata: Sequence[Stratum], times: Sequence[float]) ->
 
 
 def _share(strata: Sequence[Stratum], sums: Callable[[Stratum], FloatArray], nothing: str) -> FloatArray:
-    """Concordant over compared weight, each summed over strata; ``nothing``: the reason when none is."""
+    """Concordant divided by compared weight, each summed over strata; ``nothing``: the reason if there is none."""
     require_finite_risk(strata)
     require_events(strata)
     total = np.zeros((2, len(strata[0].counts)))

@@ -177,7 +177,7 @@ def _over_folds(metrics: Sequence[Metric]) -> Summary:
 def _true_risk(
     predictions: pd.DataFrame, training: Mapping[int, TrainingFollowUp], settings: Evaluation
 ) -> TrueRisk | None:
-    """How well the known risk of a synthetic cohort ranks the cases; it is the same for every seed."""
+    """Concordance of the known risk of a synthetic cohort, which is the same for every seed."""
     if "true_risk" not in predictions or predictions["true_risk"].isna().all():
         return None
     rows = predictions.drop_duplicates(["fold", "case_id"])

@@ -75,12 +75,12 @@ def too_few_for_intervals(events: int) -> str | None:
 
 
 def without_interval(found: Metric, reason: str) -> Metric:
-    """The metric without its interval, for ``reason`` unless it has one already."""
+    """The metric without its interval, with ``reason`` unless it already has a reason."""
     return {**found, "interval": None, "reason": found["reason"] or reason}
 
 
 def once(compute: Callable[[], FloatArray]) -> Callable[[], FloatArray]:
-    """``compute``, called now: returns its values, or raises its NotComputableError, as often as it is called."""
+    """Call ``compute`` once, now; the returned function repeats its values or its NotComputableError."""
     try:
         values = compute()
     except NotComputableError as error:

@@ -1,4 +1,4 @@
-"""The table of metrics: what is computed, and how and where it is shown.
+"""The table of metrics: their functions, and how and where they are shown.
 
 A new metric is an entry of `METRICS` and its function, or a plugin's `MetricSpec` (``milsurv_register_metrics``).
 """
@@ -48,7 +48,7 @@ class MetricInfo:
     """Short title for the terminal and the axes of figures; empty: ``title``."""
     format: Literal["number", "ratio", "p_value"] = "number"
     reference: str = ""
-    """The name of a metric of the same kind that is drawn beside it."""
+    """Name of a metric of the same kind that is drawn next to it."""
     section: Literal["metrics", "calibration", "high_against_low"] = "metrics"
     """The part of an account that contains it; ``metrics`` unless it is computed without a function of its own."""
     family: Literal["discrimination", "probabilities"] = "discrimination"
@@ -230,7 +230,7 @@ OTHERS = (
         citations=("austin",),
     ),
 )
-"""What is computed with the risk groups and the calibration."""
+"""The metrics that are computed with the risk groups and the calibration."""
 
 
 def compute_metrics(
@@ -255,7 +255,7 @@ def compute_metrics(
 def definitions(
     metrics: Sequence[MetricSpec] = METRICS, others: Sequence[MetricInfo] = OTHERS
 ) -> dict[str, dict[str, Any]]:
-    """Name -> fields of its :class:`MetricInfo`, ready for JSON: what ``metrics.json`` says about its numbers."""
+    """Name -> fields of its :class:`MetricInfo`, ready for JSON: the description of the metrics in ``metrics.json``."""
     names = [field.name for field in fields(MetricInfo)]
     values = {info.name: [(name, getattr(info, name)) for name in names] for info in (*metrics, *others)}
     return {

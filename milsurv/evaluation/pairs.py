@@ -13,7 +13,7 @@ ROWS_AT_ONCE = 512
 
 
 def c_index(time: npt.ArrayLike, event: npt.ArrayLike, risk: npt.ArrayLike) -> float:
-    """Harrell's C of ``risk (n,)`` alone, for watching a training; NaN without comparable pairs or finite risks.
+    """Harrell's C of ``risk (n,)``, for monitoring a training; NaN without comparable pairs or finite risks.
 
     Defined at :func:`milsurv.evaluation.concordance.harrell_c_index`.
     """
@@ -40,9 +40,9 @@ def concordance_sums(
 ) -> FloatArray:
     """Weights of concordant and of all pairs ``(i, j)`` with ``outlives[j] > leaves[i]``: ``(2, resamples)``.
 
-    ``risk``, ``leaves``, ``outlives`` and ``weight`` are ``(n,)``; a pair weighs ``weight[i]``, times how
-    often its two cases stand in a row of ``counts (resamples, n)``. Concordant: i has the higher risk;
-    equal risks count half.
+    ``risk``, ``leaves``, ``outlives`` and ``weight`` are ``(n,)``. In each resample, a pair has the weight
+    ``weight[i] * counts[r, i] * counts[r, j]``, with ``counts (resamples, n)``. A pair is concordant if i has the
+    higher risk; equal risks count half.
     """
     sums = np.zeros((2, len(counts)))
     weighted = np.flatnonzero(weight)

@@ -1,4 +1,4 @@
-"""Metrics of plugins: loading them, and making them of plain functions."""
+"""Metrics of plugins: loading, and definition by plain functions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def bootstrapped(
     """A `MetricSpec` function from ``function(time, event, risk) -> float``, each argument ``(n,)``.
 
     ``function`` is applied to each fold, since risks of different folds come from different models; the folds' values
-    are averaged with their numbers of cases as weights. It is applied anew to each bootstrap resample, in which cases
+    are averaged with their numbers of cases as weights. It is also applied to each bootstrap resample, in which cases
     may occur several times; resamples in which it raises or returns NaN are ignored.
     """
 

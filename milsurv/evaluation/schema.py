@@ -101,7 +101,7 @@ class PooledAccount(Account):
 
 
 class ImageEffect(TypedDict):
-    """The image risk as a covariate beside clinical variables."""
+    """Likelihood-ratio test and hazard ratio of the image risk, adjusted for clinical variables."""
 
     likelihood_ratio_p_value: Metric
     hazard_ratio: Metric
@@ -129,7 +129,7 @@ class Summary(TypedDict):
 
 
 class TrueRisk(TypedDict):
-    """What the known risk of a synthetic cohort itself reaches."""
+    """Metrics of the known risk of a synthetic cohort."""
 
     harrell_c_index: dict[str, Any]
     """:class:`Summary` with ``pooled``, a metric."""
@@ -137,7 +137,7 @@ class TrueRisk(TypedDict):
 
 
 class EvaluationResults(TypedDict):
-    """What :func:`milsurv.evaluation.evaluate.evaluate` returns."""
+    """Return value of :func:`milsurv.evaluation.evaluate.evaluate`."""
 
     definitions: dict[str, dict[str, Any]]
     """Name of each metric -> the fields of its :class:`~milsurv.evaluation.metrics.MetricInfo`."""
@@ -174,7 +174,7 @@ class ComparedPair(TypedDict):
 
 
 class Comparison(TypedDict):
-    """What :func:`milsurv.evaluation.compare.compare` returns."""
+    """Return value of :func:`milsurv.evaluation.compare.compare`."""
 
     cases: int
     events: int

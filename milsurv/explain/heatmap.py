@@ -31,7 +31,7 @@ def explain_slide(
 ) -> SlideView:
     """An open slide with the importance of the patches in its feature file.
 
-    Raises MilsurvError when the file holds no positions of patches, or positions beyond the slide, or when memory is
+    Raises MilsurvError when the file has no positions of patches, or positions outside the slide, or when memory is
     too small.
     """
     bag, patches = read_patches(features)

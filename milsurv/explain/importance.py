@@ -25,9 +25,9 @@ Kind = Literal["attention", "occlusion"]
 Values = dict[int, NDArray[np.float64]]
 """Magnification -> ``(n,)``, a value per patch."""
 MAX_PASSES = 400
-"""Forward passes of occlusion over all models, unless :data:`MIN_BLOCKS` needs more."""
+"""Maximum number of forward passes of occlusion over all models, unless :data:`MIN_BLOCKS` requires more."""
 MIN_BLOCKS = 32
-"""Blocks that each model may leave out at least."""
+"""Minimum number of blocks for occlusion with each model."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Importance:
     Attributes:
         values: attention in multiples of uniform, or the decrease of the standardised risk without the patch.
         fused: attention averaged over magnifications, for the finest magnification in ``values``; None without a grid.
-        blocks: what occlusion left out.
+        blocks: the blocks that occlusion left out.
     """
 
     kind: Kind
@@ -77,7 +77,7 @@ class Explainer:
     seen_in_training: bool = False
     """Whether every model was trained on the slide's case."""
     use_occlusion: bool = False
-    """Without it, only aggregators that have no attention are explained by occlusion."""
+    """If not set, occlusion is only used for aggregators without attention."""
 
     def importance(
         self, slide_id: str, bag: Bag, sides: Mapping[int, float], progress: RunProgress
@@ -144,8 +144,8 @@ def occlusion(
     """Decrease of the risk when a patch's block is left out of the bag; positive where the block raises the risk.
 
     One forward pass for the whole bag and one for each block; ``on_pass`` is called after each. Random numbers drawn
-    by the aggregator are determined by ``seed``, the same for every pass. Raises MilsurvError when one block holds all
-    patches of a magnification.
+    by the aggregator are determined by ``seed``, the same for every pass. Raises MilsurvError when one block contains
+    all patches of a magnification.
     """
 
     def risk(part: Bag) -> float:
@@ -163,7 +163,7 @@ def occlusion(
 
 
 def make_blocks(bag: Bag, sides: Mapping[int, float], max_blocks: int) -> list[Blocks]:
-    """The smallest square blocks of which there are at most ``max_blocks`` in total.
+    """The smallest square blocks such that there are at most ``max_blocks`` in total.
 
     With a grid, a block is a square of the coarsest grid with all patches that lie in it, at every magnification.
     Without one, each magnification is cut into its own blocks by ``bag.coords`` and the ``sides`` of its patches in

@@ -47,8 +47,8 @@ def patches_geojson(
 
     Measurements are named after column and magnification, such as ``attention 20x``; weights are omitted, since they
     are attention in another unit. A detection's name gives its level-0 position; its coordinates are relative to
-    ``origin``, the level-0 pixel that is QuPath's (0, 0). The member ``milsurv`` holds ``about`` and the origin; QuPath
-    ignores it (RFC 7946, section 6.1). ``colours``: RGB ``(rows, 3)``.
+    ``origin``, the level-0 pixel that is QuPath's (0, 0). The member ``milsurv`` contains ``about`` and the origin;
+    QuPath ignores it (RFC 7946, section 6.1). ``colours``: RGB ``(rows, 3)``.
     """
     named = [column for column in table.columns if column not in (*PLACES, "weight")]
     features = []

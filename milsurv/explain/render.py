@@ -20,15 +20,15 @@ from milsurv.explain.view import PatchMap, Picture, SlideView
 ATTENTION_COLOURS = matplotlib.colormaps["viridis"]
 OCCLUSION_COLOURS = LinearSegmentedColormap.from_list("occlusion", [LOW, "#f7f7f7", HIGH])
 OPACITY = 0.7
-"""Of the colours over the grey thumbnail."""
+"""Opacity of the colours over the grey thumbnail."""
 BAR_GREY = 0.85
 """Grey under the colour bar, about that of stained tissue, so that bar and picture show the same colours."""
 CLIPPED_SHARE = 0.01
 """Share of the patches, those of the most extreme values, that may lie beyond the ends of the colour bar."""
 MIN_RANGE = (0.5, 2.0)
-"""Range of the colour bar of attention at least, in multiples of uniform, so that tiny differences look tiny."""
+"""Minimum range of the colour bar of attention, in multiples of uniform, so that small differences look small."""
 MIN_LIMIT = 1e-4
-"""End of the colour bar of occlusion at least, in standard deviations of the risk."""
+"""Minimum end of the colour bar of occlusion, in standard deviations of the risk."""
 MIN_GRID_PX = 4
 """Patches that are smaller on the thumbnail are not drawn in the report."""
 OUTLINE = (0, 0, 0)

@@ -138,7 +138,7 @@ class MissingView:
 def read_patches(features: Path) -> tuple[Bag, dict[int, Patches]]:
     """The bag of a feature file, and its patches by magnification.
 
-    Raises MilsurvError when the file cannot be read, or does not hold the positions and sizes of the patches.
+    Raises MilsurvError when the file cannot be read, or does not contain the positions and sizes of the patches.
     """
     bag, sides = read_bag(features), patch_sides(features)
     if bag.coords is None or sides.keys() < bag.coords.keys():

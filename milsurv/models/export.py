@@ -1,4 +1,4 @@
-"""A trained model as a folder to share: what ``predict`` and ``evaluate`` read, and a card that says what it is."""
+"""Export of a trained model as a folder: the files that ``predict`` and ``evaluate`` read, and a model card."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ CARD = "README.md"
 
 
 def export_model(run: Path, folder: Path, plugin_files: Sequence[Path] = ()) -> Path:
-    """Write the model of a finished run into the new ``folder``, whole or not at all.
+    """Write the model of a finished run to the new ``folder``, completely or not at all.
 
-    Neither patients' ids nor paths of this machine come with it: ids stand as digests, by which a training case is
-    recognised. Raises MilsurvError when the run is not finished or ``folder`` holds something already.
+    The export contains no patient ids and no local paths; digests of the ids identify training cases. Raises
+    MilsurvError if the run is not finished or ``folder`` is not empty.
     """
     folder = folder.absolute()
     trained = load_trained(run, plugin_files=plugin_files)
@@ -83,7 +83,7 @@ def _fill(trained: TrainedModel, folder: Path) -> None:
 
 
 def _without_paths(trained: TrainedModel) -> dict[str, Any]:
-    """The configuration as it can be read elsewhere: of files and folders the names, of the workspace nothing."""
+    """The configuration without the workspace, and with the names of files and folders in place of paths."""
     settings = trained.config.model_dump(mode="json", by_alias=True)
     settings.pop("workspace")
     settings["plugins"] = []
@@ -96,14 +96,14 @@ def _without_paths(trained: TrainedModel) -> dict[str, Any]:
 
 
 def _named_alone(content: Any) -> Any:
-    """Nested settings with the names alone of what are absolute paths."""
+    """Nested settings with absolute paths replaced by their last part."""
     if isinstance(content, dict):
         return {key: _named_alone(value) for key, value in content.items()}
     return Path(content).name if isinstance(content, str) and Path(content).is_absolute() else content
 
 
 def _without_ids(cohort: dict[str, Any]) -> dict[str, Any]:
-    """A cohort's summary; what names cases and slides is counted in its place."""
+    """A cohort's summary, with counts in place of the entries that name cases or slides."""
     named = {key: [f"{len(cohort[key])}, not listed in an export"] if cohort[key] else [] for key in _NAMING}
     return {**cohort, **named}
 
@@ -112,7 +112,7 @@ _NAMING = ("cases_excluded", "dropped", "warnings")
 
 
 def model_card(trained: TrainedModel, results: RunResults) -> str:
-    """A model card in the layout of the Hugging Face hub: front matter with results, then what it is and is not."""
+    """A model card in the layout of the Hugging Face hub: front matter with results, then intended use and limits."""
     config = trained.config
     account = results.metrics["ensemble"] or results.metrics["pooled"][0]
     c_index = account["metrics"][HARRELL.name]["value"]
@@ -169,7 +169,7 @@ def _result(trained: TrainedModel, c_index: float) -> EvalResult:
 
 
 def _licence(trained: TrainedModel) -> str | None:
-    """The backbone's licence; None when features were imported, or it names none."""
+    """The backbone's licence; None if features were imported, or if the backbone does not state one."""
     if trained.config.backbone is None:
         return None
     try:

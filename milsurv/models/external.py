@@ -1,4 +1,4 @@
-"""External validation: a trained model on another cohort, without fitting anything to it."""
+"""External validation: evaluates a trained model on another cohort, without refitting."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def evaluate_external(session: Session, trained: TrainedModel) -> RunResult:
     """Predict the cohort of ``trained.config``, evaluate, and write a report into WORKSPACE/evaluations.
 
     Training cases are predicted by the folds that were not trained on them, and excluded if there is none. Censoring
-    weights and the Kaplan-Meier reference come from the cohort itself: they are not part of the model.
+    weights and the Kaplan-Meier reference come from the cohort itself, since they are not part of the model.
     """
     config = session.config
     for part in ("features", "evaluations"):

@@ -1,4 +1,4 @@
-"""Heatmaps of a trained model: the slide, its features, and the models that may be shown on it."""
+"""Heatmaps of a trained model: the slide, its features, and the models that may be used for it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def draw_heatmap(
     """Write a slide's maps, gallery, table and GeoJSON into ``folder``; returns the paths.
 
     They show attention, or occlusion if ``use_occlusion`` is True or the aggregator has no attention. Raises
-    MilsurvError when the features hold no positions of patches, or positions that are not on this slide.
+    MilsurvError when the features have no positions of patches, or positions that are not on this slide.
     """
     device = find_device(session.config.device).name
     explainer = replace(make_explainer(trained, drawn.overlap, device), use_occlusion=use_occlusion)

@@ -1,4 +1,4 @@
-"""Models trained elsewhere, as milsurv's."""
+"""Conversion of models that were trained with other software."""
 
 from __future__ import annotations
 

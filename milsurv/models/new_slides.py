@@ -1,4 +1,4 @@
-"""The slides that a trained model predicts, with their resolution and case from a table or the command line."""
+"""The slides to predict, with their resolution and case from a table or the command line."""
 
 from __future__ import annotations
 

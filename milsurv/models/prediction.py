@@ -66,8 +66,8 @@ def predict_slides(
     """A prediction for each slide, in the order of ``paths``: files, or folders of slides.
 
     Slides of training cases are predicted only by models that were not trained on them. A slide that cannot be read,
-    or whose case trained every model, has a note and no numbers. Raises MilsurvError when features would differ from
-    those of training.
+    or whose case was used to train every model, has a note and no numbers. Raises MilsurvError when features would
+    differ from those of training.
 
     Args:
         mpp: µm per level-0 pixel of all slides.

@@ -1,4 +1,4 @@
-"""A finished run, or its export, as a model for other slides."""
+"""Trained models of a finished run or its export, for use on other slides."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TrainedModel:
 
     folder: Path
     config: RunConfig
-    """That of training, with the plugin files and overrides given now."""
+    """The configuration of training, with the given plugin files and overrides."""
     registry: Registry
     warnings: tuple[str, ...] = ()
     """Changes of milsurv's own code since training."""
@@ -106,7 +106,7 @@ class TrainedModel:
 
     @cached_property
     def training_cases(self) -> TrainingCases:
-        """The cases that trained the models. Raises MilsurvError when some are missing."""
+        """The training cases of the models. Raises MilsurvError when rows are missing."""
         found = TrainingCases.read(self.folder)
         for name, rows, expected in (
             (TRAINING_SLIDES, len(found.slides), self.cohort["slides"]),
@@ -224,7 +224,7 @@ def _registry(plugin_files: Sequence[Path]) -> Registry:
 
 
 def _local_executor(folder: Path, plugin_files: Sequence[Path]) -> list[str]:
-    """Overrides for a model that was trained by an executor that is not installed here: it is used on this machine."""
+    """Overrides that select the local executor, for a model trained with an executor that is not installed."""
     section = read_settings(folder).get("executor", {})
     try:
         _registry(plugin_files).find("executor", plugin_name("executor", section))
@@ -288,5 +288,5 @@ def _warnings(folder: Path, config: RunConfig, changed: list[str]) -> tuple[str,
 
 
 def _is_path(value: Any) -> bool:
-    """Files and folders may be elsewhere; their contents are part of each slide's identity."""
+    """Paths may differ; the contents of the files are part of each slide's identity."""
     return isinstance(value, str) and Path(value).is_absolute()

@@ -1,4 +1,4 @@
-"""Fingerprints of the source of plugins: of all code and data that change what they compute, and of nothing else.
+"""Fingerprints of the source of plugins: of all code and data that affect their results, and nothing else.
 
 From milsurv, they cover the modules that are reached by import statements and are listed in `DECIDING`. From other
 plugins, they cover the whole import package (with data and compiled files) or the single module, and all packages and
@@ -45,7 +45,7 @@ LIBRARY_FOLDERS = {"site-packages", "dist-packages"}
 
 @dataclass(frozen=True)
 class _Unit:
-    """What is hashed as a whole: a module of milsurv, a package, or a single module."""
+    """A unit that is hashed as a whole: a module of milsurv, a package, or a single module."""
 
     name: str
     """Dotted name."""
@@ -171,7 +171,7 @@ def _read(path: Path) -> tuple[str, ast.Module | None]:
 
 
 def _plain(node: Any) -> Any:
-    """A syntax tree as nested tuples, without what changes no value; empty fields differ between Python versions."""
+    """A syntax tree as nested tuples, without parts that have no effect; empty fields depend on the Python version."""
     if isinstance(node, ast.AST):
         fields = (
             (name, _plain(value))

@@ -36,7 +36,7 @@ class FigureKind:
     title: str
     draw: Callable[[RunResults], Figure]
     facts: Callable[[RunResults], Any] | None = None
-    """Computes what the caption and the description say beside the results."""
+    """Computes additional facts for the caption and the description."""
 
 
 def _curves(results: RunResults) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def caption(name: str, results: RunResults) -> str:
 
 
 def description(name: str, results: RunResults, facts: Any = None) -> str:
-    """A figure in words; ``facts`` replaces those of `FigureKind`."""
+    """The description of a figure; ``facts`` replaces those of `FigureKind`."""
     optimistic = "Optimistic. " if results.optimistic else ""
     facts = _facts(name, results) if facts is None else facts
     return optimistic + line("captions.txt", f"describe_{name}", results=results, facts=facts)

@@ -38,7 +38,7 @@ class RunResults:
     """The files of a run's folder."""
 
     config: str
-    """``config.yaml`` as it stands."""
+    """The text of ``config.yaml``."""
     environment: dict[str, Any]
     plugins: list[dict[str, Any]]
     cohort: dict[str, Any]
@@ -163,7 +163,7 @@ class RunResults:
 
     @property
     def resolution_sources(self) -> dict[str, int]:
-        """Where the resolution is known from -> used slides."""
+        """Source of the resolution -> number of used slides."""
         return dict(self.used["mpp_source"].value_counts(sort=False).sort_index())
 
     @property

@@ -28,7 +28,7 @@ def svg_inline(figure: Figure, name: str, label: str) -> Markup:
 
 
 def inlined(document: str, name: str, label: str) -> Markup:
-    """As :func:`svg_inline`, for a document of :func:`svg_file`."""
+    """Like :func:`svg_inline`, for a document of :func:`svg_file`."""
     ET.register_namespace("", SVG)
     ET.register_namespace("xlink", XLINK)
     root = ET.fromstring(document)
@@ -37,7 +37,7 @@ def inlined(document: str, name: str, label: str) -> Markup:
             if child.tag in (
                 f"{{{SVG}}}metadata",
                 f"{{{SVG}}}style",
-            ):  # a page's style holds for all its figures
+            ):  # a style element applies to all figures of a page
                 parent.remove(child)
     for element in root.iter():
         _prefix_ids(element, f"{name}-")

@@ -58,7 +58,7 @@ class Table:
         return self.notes.index(reason) + 1
 
     def metric(self, metric: Metric, show: Callable[[float], str] = number) -> Cell:
-        """A metric with its interval, or a note on what is missing."""
+        """A metric with its interval, or a note on the missing value."""
         value, ends = metric["value"], metric["interval"]
         dash = " to " if ends and ends[0] < 0 else "–"
         second = dash.join(show(end) for end in ends) if ends else ""

@@ -44,7 +44,7 @@ class Findings:
 
 
 def check_run(config: RunConfig, registry: Registry, only_fold: int | None = None) -> Findings:
-    """Do all that a run does before the first epoch, with a sample of the slides; nothing is kept."""
+    """Run all stages before the first epoch with a sample of the slides, without keeping any files."""
     findings = Findings()
     _check_workspace(config.workspace, findings)
     progress = RunProgress(quiet=True)

@@ -33,9 +33,9 @@ from milsurv.storage.run_files import COHORT, CONFIG, EVENTS, FEATURES, METRICS,
 from milsurv.training.job import FoldJob
 
 SHOWN_SETTINGS = 4
-"""Settings that are listed to tell runs apart."""
+"""Number of settings that are listed to distinguish runs."""
 TRAINING_CODE = ("milsurv.training.loop",)
-"""Modules of milsurv that decide a model, besides its plugins."""
+"""Modules of milsurv, other than its plugins, that affect a model."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class RunContent:
 
     @property
     def plugins(self) -> dict[str, str]:
-        """Kind -> name of the plugins that decide features and models."""
+        """Kind -> name of the plugins that affect features and models."""
         models = {kind: getattr(self.config, kind).name for kind in kinds_that_decide("models")}
         return {**self.source.plugins, **models}
 
@@ -72,7 +72,7 @@ class RunContent:
 
     @property
     def recorded_plugins(self) -> list[tuple[str, str]]:
-        """Kind and name of the plugins in ``plugins.json``: those that decide features and models, and metrics."""
+        """Kind and name of the plugins in ``plugins.json``: those that affect features and models, and metrics."""
         return [*self.plugins.items(), *(("metric", name) for name in self.session.registry.names("metric"))]
 
     def training_fingerprint(self) -> str:
@@ -209,7 +209,7 @@ class RunFolder:
         return self.path / f"seed_{seed}" / f"fold_{fold}"
 
     def reuse_folds(self, jobs: Sequence[FoldJob], content: RunContent) -> int:
-        """Copy the folds that runs with the same training, and another evaluation, have; returns their number."""
+        """Copy trained folds from runs that differ only in their evaluation settings; returns the number of folds."""
         training = self.path.name.partition("-")[0]
         others = sorted(path for path in self.path.parent.glob(f"{training}-*") if path != self.path)
         found = {}

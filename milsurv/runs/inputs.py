@@ -29,7 +29,7 @@ from milsurv.training.data import TrainingCase
 
 
 def feature_source(session: Session) -> FeatureSource:
-    """The source of the run's features. Raises MilsurvError when weights or folders that it names do not exist."""
+    """The source of the run's features. Raises MilsurvError when configured weights or folders do not exist."""
     if session.config.reads_slides:
         return Extraction.of(session.config, session.registry, session.device)
     return Import.of(session.config, session.registry)
@@ -55,7 +55,7 @@ def cohort_of(
 ) -> Cohort:
     """The run's cohort, read from ``table``; its slides are searched in ``files``, if given.
 
-    Raises CohortError with all that is wrong with it.
+    Raises CohortError with all of its problems.
     """
     synthetic = config.cohort.synthetic
     cohort = read_cohort(
@@ -71,7 +71,7 @@ def cohort_of(
 
 
 def synthetic_table(config: SyntheticCohort, workspace: Path) -> TableCohort:
-    """Where a synthetic cohort's table and slides are."""
+    """Folder of a synthetic cohort's table and slides."""
     content = {"cases": config.cases, "seed": config.seed, "generator": GENERATOR_VERSION}
     folder = workspace / "cohorts" / f"synthetic-{fingerprint(content)}"
     return TableCohort(table=folder / "cohort.csv", slides=folder / "slides")
@@ -132,7 +132,7 @@ def make_features(
 
 @dataclass
 class FeatureStatistics:
-    """Counts what units report while features are made, and keeps each slide's outcome in ``events.jsonl``."""
+    """Counts events while features are made, and appends each slide's outcome to ``events.jsonl``."""
 
     folder: Path
     """Folder of the feature files."""

@@ -1,4 +1,4 @@
-"""The cases that trained a run's models, kept beside them without ids, so that no model predicts its training cases."""
+"""Digests of a run's training cases, stored with its models, so that no model predicts cases it was trained on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TrainingOverlap:
 
     @property
     def note(self) -> str | None:
-        """The overlap in words; None when there is none."""
+        """The overlap as text; None without overlap."""
         if self.reason is None:
             return None
         if not self.folds:
@@ -51,7 +51,7 @@ class TrainingCases:
     """A row per slide: digests of its ``case`` and ``slide`` ids, a hash of its ``content``, and ``unseen_by``, the
     folds whose models were not trained on its case."""
     follow_up: TrainingFollowUp
-    """Of all cases, sorted by time, so that nobody can be identified by position."""
+    """Of all cases, sorted by time, so that cases cannot be identified by their position."""
 
     @classmethod
     def of(cls, cohort: Cohort, made_from: Mapping[str, Any], splits: Sequence[Split]) -> TrainingCases:
@@ -131,15 +131,15 @@ class TrainingCases:
 
 
 def name_prefixes(name: str) -> list[str]:
-    """The name, and its prefixes up to each character that is no letter or digit: possible ids of its case."""
+    """Possible case ids: the name, and its prefixes before each character that is not a letter or digit."""
     return [name, *(name[: end.start()] for end in _ENDS.finditer(name))]
 
 
 def digest(identifier: str) -> str:
-    """A hash of an id, 16 hexadecimal digits: it recognises the id and does not reveal it."""
+    """A hash of an id, 16 hexadecimal digits, which identifies the id without revealing it."""
     return hashlib.sha256(identifier.encode()).hexdigest()[:16]
 
 
 def content_of(made_from: Any) -> str:
-    """What stands for the content of a slide's files: their quick hash, not the source of its tissue."""
+    """Fingerprint of the content of a slide's files, from their quick hashes, without the source of its tissue."""
     return fingerprint(made_from[0] if isinstance(made_from, list) else made_from)

@@ -31,13 +31,13 @@ class RunResult:
     folder: Path
     metrics: RunMetrics
     report: Path | None
-    """None while some folds are not trained."""
+    """None if some folds are not trained yet."""
     slides_excluded: int
     cohort: Cohort
 
 
 def run(session: Session, only_fold: int | None = None) -> RunResult:
-    """Do everything of a run that is not finished yet. Raises MilsurvError for problems that the user can fix."""
+    """Run all stages that are not finished yet. Raises MilsurvError for problems that the user can fix."""
     config, progress = session.config, session.progress
     for part in ("cohorts", "features", "runs", "evaluations"):
         remove_abandoned(config.workspace / part)
@@ -68,7 +68,7 @@ def run(session: Session, only_fold: int | None = None) -> RunResult:
 
 
 def notify_plugins(session: Session, folder: RunFolder) -> LifeCycle:
-    """The run hooks of all plugins. A plugin that fails is warned of, and its traceback is written to the events."""
+    """The run hooks of all plugins. If one fails, a warning is shown and its traceback is written to the events."""
 
     def on_failure(failure: HookFailure) -> None:
         session.progress.warn(

@@ -28,7 +28,7 @@ def plan_run(
     outcomes: Mapping[str, SlideOutcome],
     only_fold: int | None = None,
 ) -> RunContent:
-    """The folds of the cases that have features. Raises MilsurvError when a run is not possible with them."""
+    """The folds of the cases that have features. Raises MilsurvError if they are not suitable for a run."""
     config = session.config
     usable, evaluation = usable_cases(cohort, outcomes), config.evaluation
     _require_columns(usable, evaluation)

@@ -1,4 +1,4 @@
-"""What a run will make of a cohort's slides, from the header of every file and the content of a few."""
+"""Predicts how a run will process a cohort's slides, from all file headers and the content of a few slides."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from milsurv.training.data import sample_patches
 
 SAMPLED_SLIDES = 3
 SAMPLED_PATCHES = 16
-"""Patches of the finest magnification of each sampled slide."""
+"""Number of patches of the finest magnification of each sampled slide."""
 
 
 @dataclass
@@ -27,11 +27,11 @@ class Sample:
     """The result of :func:`sample_slides`."""
 
     outcomes: dict[str, SlideOutcome] = field(default_factory=dict)
-    """Slide id -> what a run will make of it, as far as headers and the sample tell."""
+    """Slide id -> expected outcome in a run, according to the headers and the sample."""
     to_do: bool = False
     """Whether features of a usable slide are still to be extracted."""
     bytes: float = 0.0
-    """Upper limit of the disk space that the features still take."""
+    """Upper limit of the disk space for the features that do not exist yet."""
     files: list[Path] = field(default_factory=list)
     """Feature files with a few patches of each sampled slide."""
     patches: NDArray[np.uint8] | None = None
@@ -41,8 +41,8 @@ class Sample:
 def sample_slides(slides: Sequence[SlideRef], source: FeatureSource, folder: Path) -> Sample:
     """Check the header of every slide's file, and read a few slides, whose feature files are written to ``folder``.
 
-    While none of the sampled slides can be used, more are read. Raises MilsurvError when imported features have
-    different lengths.
+    More slides are read as long as none of the sampled slides can be used. Raises MilsurvError when imported features
+    have different lengths.
     """
     sample = Sample()
     checks: dict[str, SlideCheck] = {}
@@ -73,7 +73,7 @@ def sample_slides(slides: Sequence[SlideRef], source: FeatureSource, folder: Pat
 
 
 def _spread(slides: Sequence[SlideRef]) -> list[SlideRef]:
-    """All of the slides, first some from the whole length of the list."""
+    """All slides, starting with a sample spread evenly over the list."""
     first = np.linspace(0, len(slides) - 1, SAMPLED_SLIDES).astype(int).tolist() if slides else []
     return [slides[at] for at in dict.fromkeys([*first, *range(len(slides))])]
 

@@ -24,7 +24,7 @@ from milsurv.progress import RunProgress, Stage
 
 @dataclass(frozen=True)
 class Session:
-    """What every stage of a run works with; made by :func:`open_session` and nowhere else."""
+    """Shared objects of all stages of a run; created only by :func:`open_session`."""
 
     config: RunConfig
     registry: Registry
@@ -35,14 +35,14 @@ class Session:
 
     @contextmanager
     def context(self) -> Iterator[Context]:
-        """A context for work that this process does itself; what it shares is closed with the block."""
+        """A context for work in this process; its shared objects are closed when the block ends."""
         with SharedObjects() as shared:
             yield Context(self.executor.placement(), shared=shared)
 
 
 @contextmanager
 def open_session(config: RunConfig, registry: Registry, progress: RunProgress) -> Iterator[Session]:
-    """Choose the device and start the executor; its workers end with the block.
+    """Choose the device and start the executor, whose workers end with the block.
 
     Raises MilsurvError when the configured device does not exist, PluginError when the source of a plugin changed
     after it was imported.
@@ -55,7 +55,7 @@ def open_session(config: RunConfig, registry: Registry, progress: RunProgress) -
 
 
 def advance(stage: Stage, done: str, unit: Unit, event: Event, note: object = "") -> None:
-    """Advance a stage by each event named ``done``, and show what became of the other units."""
+    """Advance a stage by each event named ``done``, and report units that wait or are restarted."""
     if event["event"] == LOCKED:
         stage.wait_for(unit.name)
     elif event["event"] == WORKER_DIED:

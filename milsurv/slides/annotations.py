@@ -37,12 +37,12 @@ class Annotations:
     excluded: list[Polygon] = field(default_factory=list)
     """Areas of a class that is excluded from tissue."""
     ignored: Counter[str] = field(default_factory=Counter)
-    """What else the file contains: kind -> number."""
+    """Other objects in the file: kind -> number."""
     origin: tuple[float, float] | None = None
     """Level-0 pixel that is (0, 0) in the file, if its member ``milsurv`` contains it."""
 
     def ignored_text(self) -> str:
-        """What was ignored, such as "2 points, 1 cell"."""
+        """The ignored objects, such as "2 points, 1 cell"."""
         return ", ".join(f"{n:,} {kind}{'s' * (n > 1)}" for kind, n in sorted(self.ignored.items()))
 
 

@@ -29,8 +29,8 @@ Batch = tuple[int, NDArray[np.int64], NDArray[np.uint8]]
 def read_grid(slide: Slide, grid: PatchGrid, tiling: Tiling, threads: int = 1) -> Iterator[Batch]:
     """Yield every patch of ``grid`` once, in a deterministic order, except those of low quality.
 
-    Patches of the finest magnification outside ``tiling``'s bounds on quality are skipped, and so are coarser
-    patches that contain no other.
+    Patches of the finest magnification outside ``tiling``'s bounds on quality are skipped, as are coarser patches
+    that contain no remaining patch.
 
     For each patch of the coarsest magnification, in the grid's order, the patches within it follow, those of the
     finest magnification first. The finest are averages of level 0, coarser ones averages of the next finer. If the

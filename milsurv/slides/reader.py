@@ -235,9 +235,9 @@ class SlideIdentity(TypedDict):
 def slide_identity(path: Path) -> SlideIdentity:
     """Size and quick hash (SHA-256 over the size and the first and last 256 KiB) of a slide file.
 
-    For a ``.mrxs`` file, the size is that of the folder beside it, and the hash that of its ``Slidedat.ini``. For a
-    DICOM series, the size is that of all files, and the hash that of their hashes, independent of their names. Raises
-    SlideError if a file cannot be read.
+    For a ``.mrxs`` file, the size is that of the folder with the same name, and the hash that of its ``Slidedat.ini``.
+    For a DICOM series, the size is that of all files, and the hash that of their hashes, independent of their names.
+    Raises SlideError if a file cannot be read.
     """
     try:
         require_file(path)

@@ -65,12 +65,12 @@ class TissueSegmenter(ABC):
         """Store the settings."""
 
     def source(self, slide: Path) -> str | None:  # noqa: ARG002
-        """What the mask depends on besides the slide and the settings, such as a file's hash; None if nothing."""
+        """Identifies a further input of the mask, such as the hash of an annotation file; None if there is none."""
         return None
 
     @abstractmethod
     def segment(self, slide: Slide) -> TissueMask:
-        """The slide's tissue: a mask without a true pixel if there is none.
+        """The slide's tissue; without tissue, no pixel of the mask is true.
 
         Raises SlideError if the slide cannot be read.
         """

@@ -19,7 +19,7 @@ from milsurv.storage.locks import temporary_file
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` to write to, which is fsynced and renamed to ``path`` if the block succeeds.
+    """A temporary path to write to, in the same folder; fsynced and renamed to ``path`` if the block succeeds.
 
     A file with its final name is complete. If the block fails, the temporary file is removed; if the process is
     killed, the next run removes it. Raises MilsurvError if the disk is full.
@@ -78,7 +78,7 @@ def append_event(path: Path, event: Mapping[str, Any]) -> None:
 
 
 def json_text(data: Any) -> str:
-    """JSON for a file. Raises ValueError for NaN: what cannot be computed is null with a reason."""
+    """JSON for a file. Raises ValueError for NaN: missing values are null with a reason."""
     return json.dumps(data, indent=2, allow_nan=False) + "\n"
 
 

@@ -12,8 +12,8 @@ from milsurv.storage.documents import YAMLError, compose_yaml, construct_yaml, p
 from milsurv.storage.run_files import CONFIG
 
 CHECKSUMS = "checksums.txt"
-"""File beside them with a line ``<SHA-256>  <name>`` for each; the last line of a name counts. Lines are only appended,
-so that concurrent processes do not lose each other's."""
+"""File in the same folder with a line ``<SHA-256>  <name>`` for each; the last line of a name counts. Lines are only
+appended, so that concurrent processes do not lose each other's."""
 
 
 def sha256_of(path: Path) -> str:

@@ -99,7 +99,7 @@ def _acquire(path: Path) -> BaseFileLock | None:
 
 def _release(lock: BaseFileLock) -> None:
     if isinstance(lock, UnixFileLock):
-        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody else's is removed
+        Path(lock.lock_file).unlink(missing_ok=True)  # still held, so it is this process's own
     lock.release()
 
 

@@ -26,7 +26,7 @@ MEMORY_SHARE = 0.5
 
 @dataclass(frozen=True)
 class CachePlan:
-    """Where one worker keeps bags, and how many bytes of them."""
+    """Where one worker keeps bags, and up to how many bytes."""
 
     place: Literal["device", "host", "none"]
     bytes: int
@@ -36,7 +36,7 @@ def plan_cache(files: Iterable[Path], context: Context) -> tuple[CachePlan, str]
     """The plan for a worker that reads all of ``files``, and a description of it.
 
     Workers of one GPU share the memory that is free there now; all workers share the host's. For a GPU bags are kept
-    in pinned memory on the host, which takes more than they hold.
+    in pinned memory on the host, which takes more than their size.
     """
     settings, workers = context.placement.config, context.placement.workers
     sizes = [file.stat().st_size for file in files]

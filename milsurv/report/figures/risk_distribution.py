@@ -29,7 +29,7 @@ def risk_distribution(predictions: pd.DataFrame) -> Figure:
     if np.ptp(risk) == 0:
         return without_data(TITLE, f"all {len(risk)} cases have the same risk")
     width = np.ptp(risk) / BINS
-    places = np.ceil(risk / width).astype(int)  # 0 and what is just below share a bin: both are low risk
+    places = np.ceil(risk / width).astype(int)  # 0 and values just below share a bin: both are low risk
     bins = np.arange(places.min(), places.max() + 1)
     centres = (bins - 0.5) * width
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")

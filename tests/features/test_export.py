@@ -80,7 +80,7 @@ def test_features_without_places_go_to_clam_as_tensors_alone(tmp_path: Path) -> 
     list(export_features(tmp_path / "ctp-1", tmp_path / "out", "clam"))
     written = [path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert written == [Path("20x/pt_files/a.pt")]
-    with pytest.raises(MilsurvError, match=r"a\.h5: does not say where .*--layout clam"):
+    with pytest.raises(MilsurvError, match=r"a\.h5: has no coordinates or sizes .*--layout clam"):
         list(export_features(tmp_path / "ctp-1", tmp_path / "out", "trident"))
 
 

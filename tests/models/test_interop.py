@@ -77,7 +77,7 @@ def test_wrong_use_is_named() -> None:
         from_authors_checkpoint("Crossfusion", amil)
     with pytest.raises(MilsurvError, match="not a CrossFusion checkpoint"):
         from_authors_checkpoint("CrossFusion", amil)
-    with pytest.raises(MilsurvError, match="AMIL has no heads to choose"):
+    with pytest.raises(MilsurvError, match="only to CrossFusion models, not to AMIL"):
         from_authors_checkpoint("AMIL", amil, num_heads=4)
     with pytest.raises(MilsurvError, match="32 is not a multiple of 5"):
         from_authors_checkpoint("CrossFusion", released("crossfusion_a"), num_heads=5)

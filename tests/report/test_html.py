@@ -281,7 +281,7 @@ def test_without_validation_cases_the_last_epoch_is_said_to_be_kept(tmp_path: Pa
     config = make_config(tmp_path, training={"epochs": 12, "selection": "last_epoch"})
     page = report_of(tmp_path, make_follow_up(30, 2), config=config)
     assert "last epoch. 2 folds, 1 seed, last epoch;" in page.text
-    assert "no cases selected it" in page.text
+    assert "it was not selected on any cases" in page.text
     assert "validation cases solid" not in page.text
     assert "nan" not in page.text.lower().split()
 

@@ -170,7 +170,9 @@ def test_the_released_sizes_are_the_defaults() -> None:
 
 
 def test_a_missing_magnification_is_named() -> None:
-    with pytest.raises(MilsurvError, match=r"'patchgcn' needs features at 20x, but only 10x, 5x are available"):
+    with pytest.raises(
+        MilsurvError, match=r"'patchgcn' needs features at 20x, but only 10x, 5x are available"
+    ):
         PatchGCN(PatchGCNConfig(), {10: DIM, 5: DIM}, 1)
 
 

@@ -181,7 +181,7 @@ def print_metrics(
     progress.say(f"{title}:")
     for name, info in read_definitions(metrics).items():
         if "screen" in info.shown and name in account["metrics"]:
-            progress.say(f"  {info.label or info.title:<24}{_estimate(account['metrics'][name])}")
+            progress.say(f"  {info.label or info.title:<25} {_estimate(account['metrics'][name])}")
 
 
 def _folds(metrics: RunMetrics, seed: int) -> str:

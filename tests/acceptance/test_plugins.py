@@ -171,7 +171,7 @@ def test_the_small_demo_with_quiltnet(python: Path, folder: Path) -> None:
         [str(python), "-c", make], cwd=folder, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
     )
     backbone = "backbone={name: quiltnet, weights: quiltnet.pt, input_px: 64}"
-    assert "patches of 256 px by quiltnet" in _small_demo(python, folder, "--set", backbone)
+    assert "patches of 256 px, quiltnet" in _small_demo(python, folder, "--set", backbone)
 
 
 def test_the_small_demo_with_mlflow(python: Path, folder: Path) -> None:

@@ -71,7 +71,7 @@ def test_numbers_that_are_not_finite_are_refused(
     broken = torch.zeros(512)
     broken[7] = number
     state = {**conch_zeros, "visual.ln_contrast.weight": broken}
-    assert "visual.ln_contrast.weight holds NaN or infinity" in _refusal(tower, state)
+    assert "visual.ln_contrast.weight contains NaN or infinity" in _refusal(tower, state)
 
 
 def test_numbers_that_are_not_of_floating_point_are_refused(tower: ConchTower, conch_zeros: State) -> None:

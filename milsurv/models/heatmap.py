@@ -9,7 +9,6 @@ from pathlib import Path
 
 from milsurv.cohort.cases import SlideRef
 from milsurv.errors import MilsurvError, SlideError, nearest, slide_reason
-from milsurv.executors.devices import find_device
 from milsurv.explain.heatmap import explain_slide, write_heatmap
 from milsurv.explain.importance import Explainer
 from milsurv.features.source import SlideOutcome
@@ -42,8 +41,9 @@ def draw_heatmap(
     They show attention, or occlusion if ``use_occlusion`` is True or the aggregator has no attention. Raises
     MilsurvError when the features have no positions of patches, or positions that are not on this slide.
     """
-    device = find_device(session.config.device).name
-    explainer = replace(make_explainer(trained, drawn.overlap, device), use_occlusion=use_occlusion)
+    with session.context() as context:
+        explainer = make_explainer(trained, drawn.overlap, context.device)
+    explainer = replace(explainer, use_occlusion=use_occlusion)
     slide_id = drawn.slide.slide_id
     if explainer.seen_in_training:
         session.progress.warn(

@@ -60,15 +60,14 @@ def temporary_file(folder: Path) -> Iterator[Path]:
 
 def remove_abandoned(folder: Path) -> None:
     """Remove temporary files and locks of dead processes in ``folder`` and below, as far as permissions allow."""
-    for path in folder.rglob(f"{PREFIX}*{TEMPORARY}"):
-        with suppress(OSError, MilsurvError), try_lock(path) as abandoned:
-            if abandoned:
-                path.unlink(missing_ok=True)
-    for path in folder.rglob(f"{PREFIX}*"):
-        if path.suffix in (LOCK, LEASE):
-            with suppress(OSError):
-                if lock := _acquire(path.with_suffix("")):
-                    _release(lock)
+    for path in list(folder.rglob(f"{PREFIX}*")):
+        with suppress(OSError, MilsurvError):
+            if path.suffix == TEMPORARY:
+                with try_lock(path) as abandoned:
+                    if abandoned:
+                        path.unlink(missing_ok=True)
+            elif path.suffix in (LOCK, LEASE) and (lock := _acquire(path.with_suffix(""))):
+                _release(lock)
 
 
 def _acquire(path: Path) -> BaseFileLock | None:

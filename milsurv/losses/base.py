@@ -6,9 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from milsurv.plugin.base import PluginConfig
+
+RIDGE = 1e-6
+"""Weight of the squared size of constant outputs, which keeps them finite."""
+STEPS = 500
+"""Maximum number of steps of the search for them."""
 
 
 class Loss(ABC):
@@ -37,6 +43,39 @@ class Loss(ABC):
     @abstractmethod
     def __call__(self, outputs: Tensor, time: Tensor, event: Tensor) -> Tensor:
         """``outputs (n, n_outputs)`` -> scalar: the mean over cases (Cox: over events)."""
+
+    def constant_outputs(self, time: Tensor, event: Tensor) -> Tensor:
+        """The output with the lowest loss if it is the same for all cases, ``(n_outputs,)`` float64; after :meth:`fit`.
+
+        A model that knows nothing but the follow-up of the training cases predicts it, so training can start there
+        (``training.output_offset``). Default: found from zeros by L-BFGS, with a ridge of 1e-6 that keeps it finite.
+        Zeros where the loss does not depend on a constant (Cox), and if the search fails.
+        """
+        time, event = time.detach().double().cpu(), event.detach().double().cpu()
+        constant = torch.zeros(self.n_outputs, dtype=torch.float64, requires_grad=True)
+        search = torch.optim.LBFGS(
+            [constant],
+            max_iter=STEPS,
+            tolerance_grad=1e-10,
+            tolerance_change=1e-14,
+            line_search_fn="strong_wolfe",
+        )
+
+        def penalised() -> Tensor:
+            return self(constant.expand(len(time), -1), time, event) + RIDGE / 2 * constant.square().sum()
+
+        def closure() -> Tensor:
+            search.zero_grad()
+            value = penalised()
+            value.backward()
+            return value
+
+        with torch.enable_grad():
+            at_zeros = penalised().item()
+            search.step(closure)
+            lower = penalised().item() <= at_zeros
+        found = constant.detach()
+        return found if lower and bool(found.isfinite().all()) else torch.zeros_like(found)
 
     @abstractmethod
     def risk(self, outputs: Tensor) -> Tensor:

@@ -33,6 +33,12 @@ class DiscreteTime(Loss):
     The outputs are one logit per bin: hazard ``h_k = sigmoid(logit_k)``, survival ``S_k = Π_{j ≤ k} (1 - h_j)`` at the
     upper edge of the bin. Bin k contains the times in ``[e_k, e_{k+1})`` with ``e_0 = 0``; the last edge is the longest
     follow-up of the training cases, and longer times belong to the last bin.
+
+    Between edges, survival follows the training cases. With their Kaplan-Meier curve KM, the cumulative hazard
+    ``λ_k = -log(1 - h_k)``, and ``λ⁰_k`` that of the best constant output (:meth:`constant_outputs`),
+    ``S(t) = Π_k (KM(min(t, e_{k+1}-)) / KM(e_k-)) ** (λ_k / λ⁰_k)`` over the bins that have begun by t, where KM(e-) is
+    the curve just before e. Hazards are thus proportional to those of the training cases within each bin, and the best
+    constant output predicts KM at every time. Constant after the last edge.
     """
 
     Config = DiscreteTimeConfig
@@ -42,11 +48,22 @@ class DiscreteTime(Loss):
         self.n_outputs = config.bins
         self.edges: Tensor | None = None
         """``(bins + 1,)`` float64, from 0 to the longest follow-up; None before :meth:`fit`."""
+        self.curve: tuple[Tensor, Tensor] | None = None
+        """Distinct event times of the training cases, ascending, and their Kaplan-Meier survival at each, float64;
+        None before :meth:`fit` and for models of older versions, whose survival is linear between edges."""
+        self.constant: Tensor | None = None
+        """:meth:`constant_outputs` of the training cases, ``(bins,)`` float64; None where ``curve`` is."""
 
     def fit(self, time: Tensor, event: Tensor) -> None:
-        """Compute the bin edges. Raises MilsurvError if there are fewer distinct event times than bins."""
-        time = time.detach().double().cpu()
-        self.edges = cut_bins(time, time[event.detach().cpu() == 1], self.n_outputs)
+        """Compute bin edges, curve and best constant. Raises MilsurvError if fewer distinct event times than bins."""
+        time, event = time.detach().double().cpu(), event.detach().cpu()
+        self.edges = cut_bins(time, time[event == 1], self.n_outputs)
+        self.constant = self.constant_outputs(time, event)
+        self.curve = kaplan_meier(time, event)
+
+    def fit_baseline(self, outputs: Tensor, time: Tensor, event: Tensor) -> None:  # noqa: ARG002
+        """Take the curve from these cases: those of training, if the rows of the loss are slides."""
+        self.curve = kaplan_meier(time.detach().double().cpu(), event.detach().cpu())
 
     def labels(self, time: Tensor) -> Tensor:
         """The bin of each follow-up time: ``(n,)`` int64."""
@@ -72,22 +89,36 @@ class DiscreteTime(Loss):
         return -_survival_at_edges(outputs).sum(dim=-1)
 
     def survival(self, outputs: Tensor, times: Tensor) -> Tensor:
-        """Survival, linear between bin edges, 1 at time 0, constant after the last edge."""
+        """Survival along the curve of the training cases, see the class; linear between edges if it is unknown."""
         edges = self._fitted_edges(outputs.device)
         times = times.to(edges)
-        at_edges = F.pad(_survival_at_edges(outputs), (1, 0), value=1.0)
+        if self.curve is None or self.constant is None:
+            return _linear_survival(outputs, times, edges)
+        moments, curve = (part.to(edges) for part in self.curve)
+        curve = F.pad(curve, (1, 0), value=1.0)
+        before = curve[torch.searchsorted(moments, edges)]  # the last edge belongs to the last bin
+        after = torch.cat([before[1:-1], curve[-1:]])
+        ratio = F.softplus(outputs.double()) / F.softplus(self.constant.to(edges))
+        until = F.pad(torch.special.xlogy(ratio, after / before[:-1]).cumsum(dim=-1), (1, 0))
         index = _bin_of(times, edges)
-        share = ((times - edges[index]) / (edges[index + 1] - edges[index])).clamp(0, 1).to(outputs.dtype)
-        before, after = at_edges[:, index], at_edges[:, index + 1]
-        return torch.maximum(before - share * (before - after), after)
+        within = curve[torch.searchsorted(moments, times.contiguous(), right=True)] / before[index]
+        log_survival = until[:, index] + torch.special.xlogy(ratio[:, index], within)
+        return torch.maximum(log_survival, until[:, index + 1]).exp().to(outputs.dtype)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {} if self.edges is None else {"edges": self.edges}
+        if self.edges is None:
+            return {}
+        if self.curve is None or self.constant is None:
+            return {"edges": self.edges}
+        moments, curve = self.curve
+        return {"edges": self.edges, "event_times": moments, "kaplan_meier": curve, "constant": self.constant}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.edges = state.get("edges")
         if self.edges is not None:
             self.n_outputs = len(self.edges) - 1
+        self.constant = state.get("constant")
+        self.curve = None if self.constant is None else (state["event_times"], state["kaplan_meier"])
 
     def _fitted_edges(self, device: torch.device) -> Tensor:
         if self.edges is None:
@@ -168,6 +199,23 @@ def _edges_at_quantiles(time: Tensor, event_times: Tensor, bins: int) -> Tensor:
 
 def _bin_of(times: Tensor, edges: Tensor) -> Tensor:
     return torch.searchsorted(edges[1:-1].contiguous(), times.contiguous(), right=True)
+
+
+def kaplan_meier(time: Tensor, event: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct event times ``(k,)``, ascending, and the Kaplan-Meier survival after each ``(k,)``, both float64."""
+    time = time.double()
+    moments, deaths = torch.unique(time[event == 1], return_counts=True)
+    at_risk = len(time) - torch.searchsorted(time.sort().values, moments)
+    return moments, (1 - deaths / at_risk.double()).cumprod(0)
+
+
+def _linear_survival(outputs: Tensor, times: Tensor, edges: Tensor) -> Tensor:
+    """Survival ``(n, k)``, linear between bin edges, 1 at time 0, constant after the last edge."""
+    at_edges = F.pad(_survival_at_edges(outputs), (1, 0), value=1.0)
+    index = _bin_of(times, edges)
+    share = ((times - edges[index]) / (edges[index + 1] - edges[index])).clamp(0, 1).to(outputs.dtype)
+    before, after = at_edges[:, index], at_edges[:, index + 1]
+    return torch.maximum(before - share * (before - after), after)
 
 
 def _survival_at_edges(outputs: Tensor) -> Tensor:

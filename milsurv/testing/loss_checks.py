@@ -148,6 +148,21 @@ def mean_reduction(subject: LossSubject) -> None:
     )
 
 
+def constant_outputs(subject: LossSubject) -> None:
+    """The best constant output is finite, and its loss is not higher than that of zeros."""
+    loss = subject.make()
+    cases = subject.follow_up(loss)
+    constant = loss.constant_outputs(cases.time, cases.event)
+    shape = (loss.n_outputs,)
+    expect(constant.shape == shape, f"constant outputs of shape {tuple(constant.shape)}", f"{shape}")
+    finite(constant, "the constant outputs")
+    rows = constant.to(cases.outputs).expand(CASES, -1)
+    found, at_zeros = (loss(of, cases.time, cases.event) for of in (rows, torch.zeros_like(rows)))
+    expect(
+        bool(found <= at_zeros + ROUNDING), f"a loss of {found:.6g}", f"at most {at_zeros:.6g}, that of zeros"
+    )
+
+
 def survival_properties(subject: LossSubject) -> None:
     """Survival is ``(n, k)``, within [0, 1], 1 at time 0, and never increases with time."""
     loss = subject.make()
@@ -231,6 +246,7 @@ CHECKS: tuple[Callable[[LossSubject], None], ...] = (
     one_case,
     extreme_outputs,
     mean_reduction,
+    constant_outputs,
     survival_properties,
     higher_risk_is_worse,
     state_round_trip,

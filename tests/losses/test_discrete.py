@@ -1,4 +1,4 @@
-"""The discrete-time losses against the formulas written out, pandas' quantile bins and numpy's interpolation."""
+"""The discrete-time losses against the formulas written out, pandas' quantile bins, numpy and lifelines."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from lifelines import KaplanMeierFitter
+from scipy.optimize import minimize
 from torch import Tensor
+from torch.nn import functional as F
 
 from milsurv.errors import MilsurvError
 from milsurv.losses.discrete import CE, NLL, DiscreteTime
@@ -95,7 +98,7 @@ def test_single_precision_keeps_small_survival() -> None:
 
 @given(cases=rows(10), times=st.lists(st.floats(0, 20), min_size=1, max_size=8))
 @settings(max_examples=100, deadline=None)
-def test_survival_is_interpolated_between_edges(cases: list[Row], times: list[float]) -> None:
+def test_without_a_curve_survival_is_linear_between_edges(cases: list[Row], times: list[float]) -> None:
     outputs = batch(cases)[0]
     loss = made(NLL)
     moments = torch.tensor(sorted(times), dtype=torch.float64)
@@ -113,6 +116,89 @@ def test_risk_is_minus_the_sum_of_survival_at_the_edges() -> None:
     outputs = torch.randn(7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     loss = made(CE)
     torch.testing.assert_close(loss.risk(outputs), -loss.survival(outputs, EDGES[1:]).sum(dim=1))
+
+
+@st.composite
+def follow_ups(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """Times with ties and censoring, with at least two distinct event times."""
+    cases = draw(st.lists(st.tuples(st.integers(1, 12), st.booleans()), min_size=2, max_size=40))
+    time, event = torch.tensor([float(t) for t, _ in cases]), torch.tensor([float(e) for _, e in cases])
+    assume(len(torch.unique(time[event == 1])) >= 2)
+    return time, event
+
+
+@KINDS
+@given(cases=follow_ups(), alpha=st.sampled_from([0.0, 0.2, 1.0]))
+@settings(max_examples=60, deadline=None)
+def test_the_best_constant_model_is_kaplan_meier_at_every_time(
+    kind: type[DiscreteTime], cases: tuple[Tensor, Tensor], alpha: float
+) -> None:
+    loss = kind(kind.Config(bins=2, alpha=alpha))
+    loss.fit(*cases)
+    best = loss.constant_outputs(*cases)
+    times = torch.arange(0, 14, 0.25, dtype=torch.float64)
+    curve = KaplanMeierFitter().fit(*(part.numpy() for part in cases)).predict(times.numpy())
+    survival = loss.survival(best.expand(3, -1), times)
+    np.testing.assert_allclose(survival, np.tile(curve, (3, 1)), atol=1e-12)
+
+
+@KINDS
+@given(cases=follow_ups(), scale=st.sampled_from([1.0, 10.0, 1000.0]), dtype=st.sampled_from([32, 64]))
+@settings(max_examples=60, deadline=None)
+def test_survival_is_a_survival_function_for_any_output(
+    kind: type[DiscreteTime], cases: tuple[Tensor, Tensor], scale: float, dtype: int
+) -> None:
+    loss = kind(kind.Config(bins=2))
+    loss.fit(*cases)
+    outputs = scale * torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    survival = loss.survival(outputs.to(getattr(torch, f"float{dtype}")), torch.arange(0, 14, 0.25))
+    assert survival.dtype == getattr(torch, f"float{dtype}")
+    assert ((survival >= 0) & (survival <= 1)).all()
+    assert (survival.diff(dim=1) <= 0).all()
+    assert (survival[:, 0] == 1).all()
+
+
+@given(cases=follow_ups(), alpha=st.sampled_from([0.0, 0.2]))
+@settings(max_examples=40, deadline=None)
+def test_constant_outputs_are_the_weighted_shares_of_events(
+    cases: tuple[Tensor, Tensor], alpha: float
+) -> None:
+    """``nll`` separates into binomial likelihoods, in which a censored case weighs 1 - alpha."""
+    time, event = cases
+    loss = NLL(NLL.Config(bins=2, alpha=alpha))
+    loss.fit(time, event)
+    label = loss.labels(time)
+    for k, output in enumerate(loss.constant_outputs(time, event).tolist()):
+        deaths = float(((label == k) & (event == 1)).sum())
+        past = float(((label > k) & (event == 1)).sum())
+        past += (1 - alpha) * float(((label >= k) & (event == 0)).sum())
+        share = deaths / (deaths + past)
+        assert 1 / (1 + np.exp(-output)) == pytest.approx(share, abs=1e-3)
+
+
+def test_constant_outputs_of_ce_are_those_of_another_optimiser() -> None:
+    random = np.random.default_rng(2)
+    time, event = torch.from_numpy(random.exponential(30, 150)), torch.from_numpy(random.random(150) < 0.6)
+    loss = CE(CE.Config())
+    loss.fit(time, event.double())
+
+    def value(constant: np.ndarray) -> float:
+        return float(loss(torch.from_numpy(constant).expand(150, -1), time, event.double()))
+
+    found = minimize(value, np.zeros(4), method="Nelder-Mead", options={"fatol": 1e-12, "xatol": 1e-8})
+    np.testing.assert_allclose(loss.constant_outputs(time, event.double()), found.x, atol=1e-3)
+
+
+def test_hazards_in_a_bin_are_proportional_to_those_of_the_training_cases() -> None:
+    time = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    loss = NLL(NLL.Config(bins=2, alpha=0.0))
+    loss.fit(time, torch.tensor([1, 1, 0, 1, 1, 0]))
+    assert loss.constant is not None
+    twice = (F.softplus(loss.constant) * 2).expm1().log()
+    survival = loss.survival(twice.unsqueeze(0), torch.tensor([0.5, 1.0, 2.5, 4.5, 9.0]))
+    np.testing.assert_allclose(
+        survival[0], np.array([1, 5 / 6, 4 / 6, 4 / 6 * 2 / 3, 4 / 6 * 1 / 3]) ** 2, rtol=1e-12
+    )
 
 
 def test_bins_are_pandas_quantiles() -> None:

@@ -337,6 +337,14 @@ def _protective(self: Any, outputs: Tensor) -> Tensor:
     return -NLL.risk(self, outputs)
 
 
+def _twice_zeros(_self: Any, time: Tensor, event: Tensor) -> Tensor:  # noqa: ARG001
+    return torch.zeros(2)
+
+
+def _late_deaths(_self: Any, time: Tensor, event: Tensor) -> Tensor:  # noqa: ARG001
+    return torch.tensor([-9.0, -9.0, -9.0, 9.0], dtype=torch.float64)
+
+
 def _nothing(_self: Any) -> dict[str, Tensor]:
     return {}
 
@@ -349,6 +357,10 @@ LOSSES: dict[str, list[type[Loss]]] = {
     "one_case": [wrong(NLL, __call__=_constant_for_one)],
     "extreme_outputs": [wrong(NLL, __call__=_naive)],
     "mean_reduction": [wrong(NLL, __call__=_summed), wrong(Cox, __call__=_summed_over_events)],
+    "constant_outputs": [
+        wrong(NLL, constant_outputs=_twice_zeros),
+        wrong(NLL, constant_outputs=_late_deaths),
+    ],
     "survival_properties": [wrong(NLL, survival=_rising), wrong(NLL, survival=_beyond)],
     "higher_risk_is_worse": [wrong(NLL, risk=_protective)],
     "state_round_trip": [wrong(NLL, state_dict=_nothing)],

@@ -234,6 +234,9 @@ class RunConfig(Section):
     """Survival loss."""
     training: Training = Training()
     """Training loop."""
+    baselines: Distinct[Literal["mean_features", "clinical"]] = ("mean_features", "clinical")
+    """Simple models that are fitted on the same folds and compared with the model: a Cox model of the principal
+    components of mean-pooled features, and a Cox model of evaluation.clinical, if given. []: none."""
     evaluation: Evaluation = Evaluation()
     """Metrics and confidence intervals."""
     executor: ExecutorSection = ExecutorSection()

@@ -196,10 +196,38 @@ def _predicted_fold(model: str, rows: pd.DataFrame, data: ClinicalData) -> pd.Se
             raise NotComputableError("the run has no image risk of its training cases")
         risks = data.risks[seed, fold].set_index("case_id")["risk"].rename(IMAGE)
         table, new = table.join(risks, how="inner"), new.assign(**{IMAGE: rows["risk"].to_numpy()})
+    fitted = _fit_training_cases(table, data)
+    return pd.Series(_log_hazard(fitted, new).to_numpy(), rows.index)
+
+
+def _fit_training_cases(table: pd.DataFrame, data: ClinicalData) -> CoxPHFitter:
     fitted = _cox(table, data.follow_up.loc[table.index])
     if not len(fitted.params_):
         raise NotComputableError("no clinical variable differs among the training cases")
-    return pd.Series(new[fitted.params_.index].to_numpy() @ fitted.params_.to_numpy(), rows.index)
+    return fitted
+
+
+def _log_hazard(fitted: CoxPHFitter, covariates: pd.DataFrame) -> pd.Series[float]:
+    coefficients = fitted.params_
+    return pd.Series(covariates[coefficients.index].to_numpy() @ coefficients.to_numpy(), covariates.index)
+
+
+def clinical_risks(data: ClinicalData, fold: int, test: Sequence[str]) -> pd.DataFrame:
+    """``case_id, role, time, event, risk`` of a fold's training and test cases without missing variables.
+
+    The risk is the log-hazard of a Cox model of the training cases. Raises :class:`NotComputableError` when that cannot
+    be fitted.
+    """
+    ids = {
+        role: data.variables.index.intersection(list(cases), sort=False)
+        for role, cases in (("train", data.training[fold]), ("test", test))
+    }
+    fitted = _fit_training_cases(data.variables.loc[ids["train"]], data)
+    tables = [
+        data.follow_up.loc[cases].assign(risk=_log_hazard(fitted, data.variables.loc[cases]), role=role)
+        for role, cases in ids.items()
+    ]
+    return pd.concat(tables).rename_axis("case_id").reset_index()
 
 
 def _cox(covariates: pd.DataFrame, follow_up: pd.DataFrame, strata: Sequence[str] = ()) -> CoxPHFitter:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from milsurv.config.run import Evaluation
+from milsurv.evaluation.baselines import Baseline, compare_with_baseline
 from milsurv.evaluation.calibration import calibration_at
 from milsurv.evaluation.clinical import ClinicalData, compare_with_clinical
 from milsurv.evaluation.d_calibration import d_calibration
@@ -20,18 +21,25 @@ from milsurv.evaluation.intervals import (
     FloatArray,
     Metric,
     NotComputableError,
-    too_few_for_intervals,
     with_interval,
     without_interval,
 )
 from milsurv.evaluation.metrics import HARRELL, METRICS, MetricSpec, compute_metrics, definitions
 from milsurv.evaluation.risk_groups import compare_risk_groups, risk_groups
-from milsurv.evaluation.schema import Account, EvaluationResults, PooledAccount, Summary, TrueRisk
-from milsurv.evaluation.strata import TrainingFollowUp, strata_of_seed
+from milsurv.evaluation.schema import (
+    Account,
+    BaselineComparison,
+    EvaluationResults,
+    FoldAccount,
+    PooledAccount,
+    SubgroupAccount,
+    Summary,
+    TrueRisk,
+)
+from milsurv.evaluation.strata import TrainingFollowUp, strata_of_seed, why_no_interval
 from milsurv.evaluation.subgroups import Subgroups, members
 from milsurv.evaluation.times import EvaluationTimes
 
-IN_SEVERAL_FOLDS = "no interval: some cases are tested in several folds, which are then not independent"
 TRUE_RISK_NOTE = "upper bound known because the cohort is synthetic"
 
 
@@ -43,6 +51,7 @@ def evaluate(
     groups: Subgroups | None = None,
     clinical: ClinicalData | None = None,
     metrics: Sequence[MetricSpec] = METRICS,
+    baselines: Sequence[Baseline] = (),
 ) -> EvaluationResults:
     """All metrics by fold, pooled over folds and summarised, for each seed.
 
@@ -55,6 +64,7 @@ def evaluate(
         groups: those of :func:`subgroups`, each evaluated like the whole.
         clinical: clinical variables with which the image risk is compared (:func:`compare_with_clinical`).
         metrics: the metrics to compute.
+        baselines: simple models with which the ensemble of the seeds, or the only seed, is compared.
 
     A metric that cannot be computed has the value None and a reason, never NaN. Intervals are 95 % percentile
     bootstrap intervals over the test cases, within folds. Models and censoring weights are kept fixed, so the
@@ -67,6 +77,7 @@ def evaluate(
     """
     evaluator = _Evaluator(training, times, settings, metrics)
     seeds = sorted(int(seed) for seed in predictions["seed"].unique())
+    together = ensemble(predictions) if len(seeds) > 1 else predictions
     results: EvaluationResults = {
         "definitions": definitions(metrics),
         "seeds": seeds,
@@ -77,19 +88,16 @@ def evaluate(
         "pooled": [],
         "subgroups": [],
         "clinical": [],
-        "ensemble": evaluator.pooled(ensemble(predictions)) if len(seeds) > 1 else None,
+        "ensemble": evaluator.pooled(together) if len(seeds) > 1 else None,
+        "baselines": [evaluator.compared(together, baseline) for baseline in baselines],
         "summary": {},
         "true_risk": _true_risk(predictions, training, settings),
     }
     for seed in seeds:
         rows = predictions[predictions["seed"] == seed]
-        for fold in sorted(int(fold) for fold in rows["fold"].unique()):
-            account = evaluator.account(rows[rows["fold"] == fold])
-            results["folds"].append({"seed": seed, "fold": fold, **account})
+        results["folds"] += evaluator.folds(rows)
         results["pooled"].append({"seed": seed, **evaluator.pooled(rows)})
-        for column, value, of_group in members(rows, groups or {}):
-            account = evaluator.account(of_group)
-            results["subgroups"].append({"seed": seed, "column": column, "value": value, **account})
+        results["subgroups"] += evaluator.subgroups(rows, groups or {})
         if clinical is not None:
             results["clinical"].append(compare_with_clinical(_first_fold(rows), training, clinical, settings))
     names = results["folds"][0]["metrics"] if seeds else ()
@@ -109,16 +117,13 @@ class _Evaluator:
         strata = strata_of_seed(rows, self.training, self.times.all, self.settings)
         metrics = compute_metrics(self.metrics, strata, self.times)
         once = _first_fold(rows)
-        events = int((once["event"] == 1).sum())
-        no_interval = too_few_for_intervals(events)
         if len(once) < len(rows):
-            no_interval = IN_SEVERAL_FOLDS
             strata = strata_of_seed(once, self.training, self.times.all, self.settings)
-        if no_interval is not None:
+        if no_interval := why_no_interval(rows):
             metrics = {name: without_interval(found, no_interval) for name, found in metrics.items()}
         return {
             "cases": len(once),
-            "events": events,
+            "events": int((once["event"] == 1).sum()),
             "metrics": metrics,
             "calibration": {
                 "d_calibration": d_calibration(strata),
@@ -134,6 +139,26 @@ class _Evaluator:
             "over_time": self.over_time(rows),
             "risk_groups": risk_groups(_first_fold(rows)),
         }
+
+    def folds(self, rows: pd.DataFrame) -> list[FoldAccount]:
+        """The account of each fold of one seed's rows."""
+        seed = int(rows["seed"].iloc[0])
+        return [
+            {"seed": seed, "fold": fold, **self.account(rows[rows["fold"] == fold])}
+            for fold in sorted(int(fold) for fold in rows["fold"].unique())
+        ]
+
+    def subgroups(self, rows: pd.DataFrame, groups: Subgroups) -> list[SubgroupAccount]:
+        """The account of each subgroup of one seed's rows."""
+        seed = int(rows["seed"].iloc[0])
+        return [
+            {"seed": seed, "column": column, "value": value, **self.account(of_group)}
+            for column, value, of_group in members(rows, groups)
+        ]
+
+    def compared(self, rows: pd.DataFrame, baseline: Baseline) -> BaselineComparison:
+        """The comparison of the rows of one seed, or of the ensemble, with a baseline."""
+        return compare_with_baseline(rows, baseline, self.training, self.times, self.settings, self.metrics)
 
     def over_time(self, rows: pd.DataFrame) -> list[dict[str, Any]]:
         """Each curve's value at each of the integration times, pooled over folds, without intervals."""

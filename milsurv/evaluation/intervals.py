@@ -84,13 +84,17 @@ def once(compute: Callable[[], FloatArray]) -> Callable[[], FloatArray]:
     try:
         values = compute()
     except NotComputableError as error:
-        reason = error
-
-        def fail() -> FloatArray:
-            raise reason
-
-        return fail
+        return not_computable(str(error))
     return lambda: values
+
+
+def not_computable(reason: str) -> Callable[[], FloatArray]:
+    """A function that raises NotComputableError with ``reason``."""
+
+    def fail() -> FloatArray:
+        raise NotComputableError(reason)
+
+    return fail
 
 
 def difference(first: Callable[[], FloatArray], second: Callable[[], FloatArray]) -> Callable[[], FloatArray]:

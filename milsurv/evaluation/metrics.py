@@ -6,7 +6,7 @@ A new metric is an entry of `METRICS` and its function, or a plugin's `MetricSpe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from milsurv.evaluation import brier, concordance
 from milsurv.evaluation.intervals import (
     FloatArray,
     Metric,
-    metric,
+    not_computable,
     with_interval,
 )
 from milsurv.evaluation.strata import Stratum
@@ -233,23 +233,33 @@ OTHERS = (
 """The metrics that are computed with the risk groups and the calibration."""
 
 
-def compute_metrics(
+def bind_metrics(
     metrics: Sequence[MetricSpec], strata: Sequence[Stratum], times: EvaluationTimes
-) -> dict[str, Metric]:
-    """Each metric of the strata; those ``over="times"`` come last, one for each evaluation time."""
-    found = {}
+) -> Iterator[tuple[str, MetricSpec, Callable[[], FloatArray]]]:
+    """The key of each metric in ``metrics.json``, the metric, and a function without arguments that computes it.
+
+    Those ``over="times"`` come last, one for each evaluation time.
+    """
     for spec in metrics:
         if spec.over == "integrated" and not times.integration:
-            found[spec.name] = metric(None, reason=times.reason)
+            yield spec.name, spec, not_computable(times.reason or "no integration times")
         elif spec.over != "times":
             arguments = (times.integration,) if spec.over == "integrated" else ()
-            details = spec.details(strata) if spec.details else None
-            found[spec.name] = with_interval(partial(spec.function, strata, *arguments), details)
+            yield spec.name, spec, partial(spec.function, strata, *arguments)
     for t in times.times:
         for spec in metrics:
             if spec.over == "times":
-                found[f"{spec.name}{AT}{time_text(t)}"] = with_interval(partial(spec.function, strata, t))
-    return found
+                yield f"{spec.name}{AT}{time_text(t)}", spec, partial(spec.function, strata, t)
+
+
+def compute_metrics(
+    metrics: Sequence[MetricSpec], strata: Sequence[Stratum], times: EvaluationTimes
+) -> dict[str, Metric]:
+    """Each metric of the strata, see :func:`bind_metrics`."""
+    return {
+        name: with_interval(compute, spec.details(strata) if spec.details else None)
+        for name, spec, compute in bind_metrics(metrics, strata, times)
+    }
 
 
 def definitions(

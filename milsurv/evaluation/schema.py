@@ -119,6 +119,22 @@ class ClinicalComparison(ImageEffect):
     differences: dict[str, Metric]
 
 
+class BaselineComparison(TypedDict):
+    """A baseline and the run's model, on the test cases that the baseline predicts, pooled over folds."""
+
+    name: str
+    seed: int | None
+    """Seed of the model; None for the ensemble of several."""
+    cases: int
+    events: int
+    excluded: int
+    """Test cases that the baseline cannot predict."""
+    baseline: dict[str, Metric]
+    model: dict[str, Metric]
+    differences: dict[str, Metric]
+    """The model's value less the baseline's, from the same resamples, of metrics with a better direction."""
+
+
 class Summary(TypedDict):
     """A metric over all folds and seeds in which it could be computed."""
 
@@ -150,6 +166,7 @@ class EvaluationResults(TypedDict):
     subgroups: list[SubgroupAccount]
     clinical: list[ClinicalComparison]
     ensemble: PooledAccount | None
+    baselines: list[BaselineComparison]
     summary: dict[str, Summary]
     true_risk: TrueRisk | None
 

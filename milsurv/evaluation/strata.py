@@ -19,8 +19,15 @@ import torch
 from lifelines import KaplanMeierFitter
 
 from milsurv.config.run import Evaluation
-from milsurv.evaluation.intervals import BoolArray, FloatArray, NotComputableError
+from milsurv.evaluation.intervals import (
+    BoolArray,
+    FloatArray,
+    NotComputableError,
+    too_few_for_intervals,
+)
 from milsurv.evaluation.times import survival_column
+
+IN_SEVERAL_FOLDS = "no interval: some cases are tested in several folds, which are then not independent"
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,14 @@ def resample_counts(n: int, resamples: int, rng: np.random.Generator) -> FloatAr
     drawn = rng.integers(n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n)
     return np.vstack([np.ones(n), counts])
+
+
+def why_no_interval(predictions: pd.DataFrame) -> str | None:
+    """The reason for not giving bootstrap intervals for these predictions of one seed; None when there is none."""
+    cases = predictions.drop_duplicates("case_id")
+    if len(cases) < len(predictions):
+        return IN_SEVERAL_FOLDS
+    return too_few_for_intervals(int((cases["event"] == 1).sum()))
 
 
 def require_events(strata: Sequence[Stratum]) -> None:

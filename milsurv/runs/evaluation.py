@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from milsurv.cohort.cases import Case, Split
+from milsurv.evaluation.baselines import Baseline
 from milsurv.evaluation.clinical import ClinicalData
 from milsurv.evaluation.evaluate import evaluate
 from milsurv.evaluation.plugin_metrics import all_metrics
@@ -17,13 +19,15 @@ from milsurv.evaluation.subgroups import attributes_of, subgroups
 from milsurv.runs.folder import RunContent, RunFolder
 from milsurv.storage.atomic import json_text
 from milsurv.storage.checksums import write_checked
-from milsurv.storage.run_files import METRICS, OPTIMISTIC, PREDICTIONS, TRAINING_RISKS
+from milsurv.storage.run_files import BASELINES, METRICS, OPTIMISTIC, PREDICTIONS, TRAINING_RISKS
 from milsurv.training.job import FoldJob
 from milsurv.training.results import read_predictions
 
 
-def measure(jobs: Sequence[FoldJob], content: RunContent, folder: RunFolder) -> RunMetrics:
-    """The metrics of the finished folds; writes ``metrics.json`` and ``predictions.csv`` when all are finished."""
+def measure(
+    jobs: Sequence[FoldJob], content: RunContent, folder: RunFolder, baselines: Sequence[Baseline]
+) -> RunMetrics:
+    """The metrics of the finished folds; writes ``metrics.json`` and the predictions when all are finished."""
     finished = [job for job in jobs if job.finished]
     true_risk = {case.case_id: case.true_risk for case in content.usable.cases if case.true_risk is not None}
     follow_up = {case.case_id: case for case in content.usable.cases}
@@ -40,7 +44,14 @@ def measure(jobs: Sequence[FoldJob], content: RunContent, folder: RunFolder) -> 
         if true_risk:
             predictions.insert(7, "true_risk", predictions["case_id"].map(true_risk))
         accounts[prefix] = evaluate(
-            predictions, training, content.times, settings, groups, None if prefix else clinical, metrics
+            predictions,
+            training,
+            content.times,
+            settings,
+            groups,
+            None if prefix else clinical,
+            metrics,
+            () if prefix else baselines,
         )
         if len(finished) == len(jobs):
             write_checked(folder.path / f"{prefix}{PREDICTIONS}", predictions.to_csv(index=False))
@@ -50,8 +61,20 @@ def measure(jobs: Sequence[FoldJob], content: RunContent, folder: RunFolder) -> 
         "optimistic": accounts.get(OPTIMISTIC),
     }
     if len(finished) == len(jobs):
+        _write_baselines(folder.path / BASELINES, baselines)
         write_checked(folder.path / METRICS, json_text(results))
     return results
+
+
+def _write_baselines(path: Path, baselines: Sequence[Baseline]) -> None:
+    """The predictions of the baselines that have any, with the column ``baseline``."""
+    tables = [
+        b.predictions.assign(baseline=b.name)[["baseline", *b.predictions]]
+        for b in baselines
+        if b.predictions is not None
+    ]
+    if tables:
+        write_checked(path, pd.concat(tables).to_csv(index=False))
 
 
 def _clinical_data(content: RunContent, finished: Sequence[FoldJob]) -> ClinicalData:

@@ -34,6 +34,7 @@ from milsurv.training.job import FoldJob
 
 SHOWN_SETTINGS = 4
 """Number of settings that are listed to distinguish runs."""
+BASELINE_CODE = "milsurv.training.mean_features"
 TRAINING_CODE = ("milsurv.training.loop",)
 """Modules of milsurv, other than its plugins, that affect a model."""
 
@@ -75,10 +76,10 @@ class RunContent:
         """Kind and name of the plugins in ``plugins.json``: those that affect features and models, and metrics."""
         return [*self.plugins.items(), *(("metric", name) for name in self.session.registry.names("metric"))]
 
-    def training_fingerprint(self) -> str:
-        """Hash of every setting and input that changes a model, and of nothing else."""
-        config = self.config
-        cases = [
+    @cached_property
+    def _case_content(self) -> list[Any]:
+        """Follow-up of each usable case, and what the features of its slides were made from."""
+        return [
             (
                 case.case_id,
                 case.time,
@@ -90,10 +91,26 @@ class RunContent:
             )
             for case in self.usable.cases
         ]
+
+    def baseline_fingerprint(self) -> str:
+        """Hash of every setting and input that changes the mean-feature baseline, and of nothing else."""
         return fingerprint(
             {
                 "features": self.source.content,
-                "cases": cases,
+                "cases": self._case_content,
+                "splits": [(split.fold, sorted(split.train + split.validation)) for split in self.splits],
+                "origin": framework_fingerprint(BASELINE_CODE),
+                "threads": self.session.executor.config.threads,
+            }
+        )
+
+    def training_fingerprint(self) -> str:
+        """Hash of every setting and input that changes a model, and of nothing else."""
+        config = self.config
+        return fingerprint(
+            {
+                "features": self.source.content,
+                "cases": self._case_content,
                 "splits": [(split.fold, split.train, split.validation, split.test) for split in self.splits],
                 "seeds": config.seeds,
                 "aggregator": config.aggregator.model_dump(mode="json"),
@@ -115,6 +132,7 @@ class RunContent:
         return fingerprint(
             {
                 **settings.model_dump(mode="json"),
+                "baselines": self.config.baselines,
                 "times": self.times.times,
                 "integration": self.times.integration,
                 "columns": columns,

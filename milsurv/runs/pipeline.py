@@ -12,6 +12,7 @@ from milsurv.executors.base import WORKER_DIED, Event, Resources, Unit
 from milsurv.explain.view import views_of_fold
 from milsurv.plugin.lifecycle import HookFailure, LifeCycle
 from milsurv.report.html import write_report
+from milsurv.runs.baselines import fit_baselines
 from milsurv.runs.evaluation import measure
 from milsurv.runs.folder import RunContent, RunFolder
 from milsurv.runs.inputs import feature_source, make_features, prepare_cohort, training_case
@@ -39,7 +40,7 @@ class RunResult:
 def run(session: Session, only_fold: int | None = None) -> RunResult:
     """Run all stages that are not finished yet. Raises MilsurvError for problems that the user can fix."""
     config, progress = session.config, session.progress
-    for part in ("cohorts", "features", "runs", "evaluations"):
+    for part in ("cohorts", "features", "runs", "baselines", "evaluations"):
         remove_abandoned(config.workspace / part)
     if config.splits.files is None:
         require_fold(only_fold, range(config.splits.count))
@@ -51,7 +52,8 @@ def run(session: Session, only_fold: int | None = None) -> RunResult:
     for warning in content.warnings:
         progress.warn(warning)
     folder = RunFolder.create(content)
-    jobs = fold_jobs(content, [training_case(case, source) for case in content.usable.cases], folder)
+    cases = [training_case(case, source) for case in content.usable.cases]
+    jobs = fold_jobs(content, cases, folder)
     if reused := folder.reuse_folds(jobs, content):
         progress.say(f"{reused} of {len(jobs)} folds are reused from another evaluation of this training")
     todo = [job for job in jobs if only_fold in (None, job.fold)]
@@ -59,8 +61,9 @@ def run(session: Session, only_fold: int | None = None) -> RunResult:
         fit_loss(job, session.registry)  # report a fold that cannot train before the first one trains
     life_cycle = notify_plugins(session, folder)
     train(session, todo, folder, life_cycle)
+    baselines = fit_baselines(content, cases, [job.fold for job in jobs if job.finished])
     progress.say("computing metrics, writing the report")
-    metrics = measure(jobs, content, folder)
+    metrics = measure(jobs, content, folder, baselines)
     finished = all(job.finished for job in jobs)
     report = finish(content, folder, metrics, life_cycle) if finished else None
     excluded = sum(outcome.reason is not None for outcome in outcomes.values())

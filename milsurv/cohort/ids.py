@@ -7,9 +7,12 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+ARRANGEMENT_SUFFIX = ".blocks"
+"""Of the files that represent the slides of a synthetic scenario, see ``milsurv.synthetic.scenarios``."""
 SLIDE_SUFFIXES = (
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn"),
     *(".bif", ".vms", ".vmu", ".svslide", ".dcm", ".czi"),
+    ARRANGEMENT_SUFFIX,
 )
 """Suffixes of slide files, matched without case."""
 FEATURE_SUFFIXES = (".h5", ".pt")

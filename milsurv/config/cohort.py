@@ -143,6 +143,11 @@ class TableCohort(Section):
         return str(self.table) if self.slides is None else f"{self.table}, slides in {self.slides}"
 
 
+Scenario = Literal["rare", "joint", "spatial", "site"]
+PATCHES = 2000
+"""Patches of a slide of a scenario, unless configured."""
+
+
 class SyntheticCohort(Section):
     """A simulated cohort with slides drawn by milsurv. The true risk of each case is known."""
 
@@ -156,9 +161,32 @@ class SyntheticCohort(Section):
     """Number of cases."""
     seed: NonNegativeInt = 1
     """Seed of the simulation."""
+    scenario: Scenario | None = None
+    """What determines the risk: a focus in few patches (``rare``), cells in ordered glands (``joint``), neighbouring
+    patches (``spatial``), or cells, with a look of each site (``site``). Slides are arrangements of patches that were
+    drawn once. Null: the average of the whole slide; every slide is drawn."""
+    patches: int | None = Field(default=None, ge=256, le=100_000)
+    """With ``scenario``: patches of a slide at the finest magnification, in blocks within one patch of the coarsest;
+    2000 by default."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_patches(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("scenario") is not None and data.get("patches") is None:
+            return {**data, "patches": PATCHES}
+        return data
+
+    @model_validator(mode="after")
+    def _patches_of_scenario(self) -> SyntheticCohort:
+        if self.scenario is None and self.patches is not None:
+            raise ValueError("patches applies only to a scenario; remove it, or give a scenario")
+        return self
 
     def __str__(self) -> str:
-        return f"synthetic: {self.cases} simulated cases, seed {self.seed}"
+        scenario = (
+            "" if self.scenario is None else f" of scenario {self.scenario}, {self.patches} patches each"
+        )
+        return f"synthetic: {self.cases} simulated cases{scenario}, seed {self.seed}"
 
 
 COHORT_SOURCES: dict[str, type[Section]] = {"table": TableCohort, "synthetic": SyntheticCohort}

@@ -251,8 +251,14 @@ class RunConfig(Section):
 
     @property
     def reads_slides(self) -> bool:
-        """Whether features are extracted from slides; otherwise they are imported."""
+        """Whether features are computed from slides; otherwise they are imported."""
         return self.features is None
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether slides are pictures that maps can be drawn on; those of a synthetic scenario are not."""
+        scenario = isinstance(self.cohort, SyntheticCohort) and self.cohort.scenario is not None
+        return self.reads_slides and not scenario
 
     @property
     def extracting_backbone(self) -> PluginSection:

@@ -194,10 +194,10 @@ def make_views(
 ) -> list[SlideView | MissingView]:
     """Views of the slides chosen by :func:`choose_slides`, with the attention of ``model``.
 
-    A slide or feature file that can no longer be read gives a :class:`MissingView`. Imported features come without
-    slides, so there are no views.
+    A slide or feature file that can no longer be read gives a :class:`MissingView`. Imported features and
+    synthetic scenarios come without pictures, so there are no views.
     """
-    if not config.reads_slides:
+    if not config.has_pictures:
         return []
     rows = {str(row["slide_id"]): row for _, row in slides.iterrows()}
     views: list[SlideView | MissingView] = []

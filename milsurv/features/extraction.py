@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class Extraction(FeatureSource):
     """Magnifications that the backbone was trained at, see ``Backbone.trained_at``."""
 
     verb = "extracting"
-    code = (
+    code: ClassVar[tuple[str, ...]] = (
         "milsurv.features.embedding",
         "milsurv.features.encoder",
         "milsurv.slides.grid",

@@ -26,11 +26,11 @@ from milsurv.features.source import SlideOutcome
 from milsurv.models.prediction import predict_cases
 from milsurv.models.trained import TrainedModel, load_trained
 from milsurv.report.html import write_report
+from milsurv.runs.cohorts import prepare_cohort
 from milsurv.runs.folder import RunContent, describe, find_run, metric_origins
 from milsurv.runs.inputs import (
     feature_source,
     make_features,
-    prepare_cohort,
     training_case,
     usable_cases,
 )

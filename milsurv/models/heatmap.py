@@ -39,8 +39,10 @@ def draw_heatmap(
     """Write a slide's maps, gallery, table and GeoJSON into ``folder``; returns the paths.
 
     They show attention, or occlusion if ``use_occlusion`` is True or the aggregator has no attention. Raises
-    MilsurvError when the features have no positions of patches, or positions that are not on this slide.
+    MilsurvError when the features have no positions of patches, or positions that are not on this slide, and for the
+    slides of a synthetic scenario.
     """
+    _require_pictures(trained)
     with session.context() as context:
         explainer = make_explainer(trained, drawn.overlap, context.device)
     explainer = replace(explainer, use_occlusion=use_occlusion)
@@ -52,6 +54,14 @@ def draw_heatmap(
     with _named(drawn.slide), _open(session, drawn.slide) as slide:
         view = explain_slide(slide, slide_id, drawn.features, explainer, session.progress)
         return write_heatmap(view, slide, explainer, folder)
+
+
+def _require_pictures(trained: TrainedModel) -> None:
+    if trained.config.reads_slides and not trained.config.has_pictures:
+        raise MilsurvError(
+            f"{trained.folder}: the slides of a synthetic scenario are arrangements of patches, without a picture to "
+            "draw a heatmap on"
+        )
 
 
 def make_explainer(trained: TrainedModel, overlap: TrainingOverlap, device: str) -> Explainer:
@@ -79,6 +89,7 @@ def find_slide(session: Session, trained: TrainedModel, given: str, mpp: float |
     ``mpp``: µm per level-0 pixel, in place of the slide's own. Raises MilsurvError when the slide does not exist or
     cannot be used, or its features would differ from those of training.
     """
+    _require_pictures(trained)
     file = Path(given)
     slide = trained.slide(file if file.is_file() else _path_of_id(trained, given))
     slide = replace(slide, mpp=slide.mpp if mpp is None else mpp)

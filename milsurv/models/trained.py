@@ -20,13 +20,12 @@ from milsurv.cohort.ids import IdError, extract_id, extract_slide_id
 from milsurv.config.loading import load_config
 from milsurv.config.run import RunConfig, plugin_name
 from milsurv.errors import ConfigError, MilsurvError, PluginError, first_line
-from milsurv.features.extraction import Extraction
-from milsurv.features.importers.importing import Import
 from milsurv.features.source import FeatureSource, SlideOutcome
 from milsurv.plugin.kinds import kinds_that_decide
 from milsurv.plugin.registry import LOCAL, Registry, get_registry
 from milsurv.plugin.sources import framework_fingerprint
 from milsurv.runs.folder import find_run
+from milsurv.runs.inputs import kind_of_source
 from milsurv.runs.leakage import TrainingCases, TrainingOverlap, name_prefixes
 from milsurv.storage.checksums import read_checked, read_json, read_settings
 from milsurv.storage.documents import flatten
@@ -275,7 +274,7 @@ def _require_plugins(folder: Path, plugin_files: Sequence[Path]) -> list[str]:
 def _warnings(folder: Path, config: RunConfig, changed: list[str]) -> tuple[str, ...]:
     """A warning when milsurv's own code changed since training."""
     origins = read_json(folder / FEATURES).get("origins", {})
-    source = Extraction if config.reads_slides else Import
+    source = kind_of_source(config)
     if origins.get("milsurv") != framework_fingerprint(*source.code):
         changed = [*changed, f"{source.verb} features"]
     if not changed:

@@ -15,17 +15,20 @@ from milsurv.cohort.summaries import summarize_if_many
 from milsurv.config.cohort import SyntheticCohort, TableCohort
 from milsurv.config.run import RunConfig
 from milsurv.errors import MilsurvError, ProblemsError, size
+from milsurv.features.arranged import Arranged
 from milsurv.features.disk_space import existing_parent, free_bytes
 from milsurv.features.source import FeatureSource, SlideOutcome
 from milsurv.plugin.registry import Registry
 from milsurv.progress import RunProgress
+from milsurv.runs.cohorts import cohort_of
 from milsurv.runs.folder import RunContent, RunFolder
-from milsurv.runs.inputs import cohort_of, feature_source
+from milsurv.runs.inputs import feature_source
 from milsurv.runs.planning import fold_jobs, plan_run
 from milsurv.runs.sample import Sample, sample_slides
 from milsurv.runs.session import Session, open_session
 from milsurv.storage.atomic import write_text
 from milsurv.synthetic.cohort import plan_cohort, slide_path, write_slide
+from milsurv.synthetic.scenarios import plan_scenario, write_arrangement
 from milsurv.training.data import TrainingCase
 from milsurv.training.loop import fit_loss, rehearse
 
@@ -88,13 +91,8 @@ def _check_stages(session: Session, findings: Findings, only_fold: int | None) -
 def _read_cohort(config: RunConfig, source: FeatureSource, folder: Path, findings: Findings) -> Cohort:
     table, files = config.cohort, None
     if isinstance(table, SyntheticCohort):
-        findings.facts.append(f"a synthetic cohort of {table.cases} cases, seed {table.seed}")
-        needed = table.cases * BYTES_OF_SYNTHETIC_SLIDE
-        _check_disk(config.workspace, needed, "the synthetic slides", findings)
-        made, slides = plan_cohort(table.cases, table.seed)
-        table = TableCohort(table=folder / "cohort.csv")
-        write_text(table.table, made.to_csv(index=False))
-        files = SlideFolder(folder, tuple(slide_path(slide, folder) for slide in slides))
+        findings.facts.append(f"a cohort, {table}")
+        table, files = _plan_synthetic(config.workspace, table, source, folder, findings)
     cohort = cohort_of(config, table, source, files)
     dropped = summarize_if_many(cohort.dropped, "rows or cases of the table are excluded, see a run's report")
     findings.warnings += [*cohort.warnings, *dropped]
@@ -106,13 +104,32 @@ def _read_cohort(config: RunConfig, source: FeatureSource, folder: Path, finding
     return cohort
 
 
+def _plan_synthetic(
+    workspace: Path, cohort: SyntheticCohort, source: FeatureSource, folder: Path, findings: Findings
+) -> tuple[TableCohort, SlideFolder]:
+    """The table of a synthetic cohort, written to ``folder``, and where in it its slides would be."""
+    if isinstance(source, Arranged):
+        assert cohort.scenario is not None
+        drawn = 0 if source.bank.exists() else len(source.pictures)
+        made, arranged = plan_scenario(cohort.scenario, cohort.cases, cohort.seed, source.blocks)
+        paths = [write_arrangement(slide, folder) for slide in arranged]
+    else:
+        drawn = cohort.cases
+        made, slides = plan_cohort(cohort.cases, cohort.seed)
+        paths = [slide_path(slide, folder) for slide in slides]
+    _check_disk(workspace, drawn * BYTES_OF_SYNTHETIC_SLIDE, "the drawn slides", findings)
+    table = TableCohort(table=folder / "cohort.csv")
+    write_text(table.table, made.to_csv(index=False))
+    return table, SlideFolder(folder, tuple(paths))
+
+
 def _slides(cohort: Cohort) -> list[SlideRef]:
     return [slide for case in cohort.cases for slide in case.slides]
 
 
 def _sample(cohort: Cohort, source: FeatureSource, folder: Path) -> Sample:
     slides, config = _slides(cohort), source.config
-    if not isinstance(config.cohort, SyntheticCohort):
+    if not isinstance(config.cohort, SyntheticCohort) or isinstance(source, Arranged):
         return sample_slides(slides, source, folder)
     _, drawn = plan_cohort(config.cohort.cases, config.cohort.seed)
     write_slide(drawn[0], folder)

@@ -1,4 +1,4 @@
-"""The inputs of a run: the source of its features, its cohort, the features of its slides, the usable cases."""
+"""The inputs of a run: the source of its features, the features of its slides, the usable cases."""
 
 from __future__ import annotations
 
@@ -6,91 +6,37 @@ import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from milsurv.cohort.cases import Case, Cohort, SlideRef
-from milsurv.cohort.locate import SlideFolder, without_duplicates
 from milsurv.cohort.summaries import summarize_if_many
-from milsurv.cohort.table import read_cohort
-from milsurv.config.cohort import SyntheticCohort, TableCohort
 from milsurv.config.run import RunConfig
 from milsurv.errors import CohortError, size
 from milsurv.executors.base import Event, Unit
+from milsurv.features.arranged import Arranged
 from milsurv.features.extraction import Extraction
 from milsurv.features.importers.importing import Import
 from milsurv.features.source import FeatureSource, SlideOutcome
 from milsurv.features.store import feature_dims
 from milsurv.runs.session import Session, advance
-from milsurv.storage.atomic import append_event, fingerprint, write_text
+from milsurv.storage.atomic import append_event
 from milsurv.storage.run_files import EVENTS
-from milsurv.synthetic.cohort import GENERATOR_VERSION, draw, plan_cohort, slide_path
 from milsurv.training.data import TrainingCase
 
 
 def feature_source(session: Session) -> FeatureSource:
     """The source of the run's features. Raises MilsurvError when configured weights or folders do not exist."""
-    if session.config.reads_slides:
-        return Extraction.of(session.config, session.registry, session.device)
+    kind = kind_of_source(session.config)
+    if issubclass(kind, Extraction):
+        return kind.of(session.config, session.registry, session.device)
     return Import.of(session.config, session.registry)
 
 
-def prepare_cohort(session: Session, source: FeatureSource) -> Cohort:
-    """Read the cohort's table and find its slides or their features; a synthetic cohort is drawn first."""
-    table, progress = session.config.cohort, session.progress
-    if isinstance(table, SyntheticCohort):
-        table = _draw_synthetic(session, table)
-    cohort = cohort_of(session.config, table, source)
-    for line in cohort.missing:
-        progress.say(line)
-    for warning in cohort.warnings:
-        progress.warn(warning)
-    for line in summarize_if_many(cohort.dropped, "rows or cases of the table are excluded, see the report"):
-        progress.warn(line)
-    return cohort
-
-
-def cohort_of(
-    config: RunConfig, table: TableCohort, source: FeatureSource, files: SlideFolder | None = None
-) -> Cohort:
-    """The run's cohort, read from ``table``; its slides are searched in ``files``, if given.
-
-    Raises CohortError with all of its problems.
-    """
-    synthetic = config.cohort.synthetic
-    cohort = read_cohort(
-        table,
-        files=source.index() or files,
-        true_risk="true_risk" if synthetic else None,
-        synthetic=synthetic,
-        attributes=config.evaluation.columns,
-    )
-    return (
-        cohort if synthetic else without_duplicates(cohort, source.content_keys, table.on_invalid == "drop")
-    )
-
-
-def synthetic_table(config: SyntheticCohort, workspace: Path) -> TableCohort:
-    """Folder of a synthetic cohort's table and slides."""
-    content = {"cases": config.cases, "seed": config.seed, "generator": GENERATOR_VERSION}
-    folder = workspace / "cohorts" / f"synthetic-{fingerprint(content)}"
-    return TableCohort(table=folder / "cohort.csv", slides=folder / "slides")
-
-
-def _draw_synthetic(session: Session, config: SyntheticCohort) -> TableCohort:
-    location = synthetic_table(config, session.config.workspace)
-    assert location.slides is not None
-    table, slides = plan_cohort(config.cases, config.seed)
-    write_text(location.table, table.to_csv(index=False))
-    paths = {slide_path(slide, location.slides): slide for slide in slides}
-    units = [
-        Unit(slide.slide_id, draw, {"slide": slide, "folder": location.slides}, path)
-        for path, slide in paths.items()
-        if not path.exists()
-    ]
-    with session.progress.stage("drawing slides", len(units), "slides") as stage:
-        session.executor.run(units, partial(advance, stage, "drawn"))
-    return location
+def kind_of_source(config: RunConfig) -> type[Extraction | Import]:
+    """The class of the source of a run's features."""
+    if not config.reads_slides:
+        return Import
+    return Extraction if config.has_pictures else Arranged
 
 
 def make_features(

@@ -13,9 +13,10 @@ from milsurv.explain.view import views_of_fold
 from milsurv.plugin.lifecycle import HookFailure, LifeCycle
 from milsurv.report.html import write_report
 from milsurv.runs.baselines import fit_baselines
+from milsurv.runs.cohorts import prepare_cohort
 from milsurv.runs.evaluation import measure
 from milsurv.runs.folder import RunContent, RunFolder
-from milsurv.runs.inputs import feature_source, make_features, prepare_cohort, training_case
+from milsurv.runs.inputs import feature_source, make_features, training_case
 from milsurv.runs.planning import fold_jobs, plan_run, require_fold
 from milsurv.runs.session import Session, advance
 from milsurv.storage.locks import remove_abandoned

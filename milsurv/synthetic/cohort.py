@@ -60,7 +60,7 @@ def plan_cohort(cases: int, seed: int) -> tuple[pd.DataFrame, list[SyntheticSlid
             float(effect) for effect in np.clip(rng.standard_normal(2), -LATENT_LIMIT, LATENT_LIMIT)
         )
         true_risk = EFFECT * (architecture + cells)
-        time, event = _follow_up(true_risk, rng)
+        time, event = follow_up(true_risk, rng)
         case_id = f"SYN-{case_index:04d}"
         for slide_index in range(1, 2 + int(rng.random() < TWO_SLIDES_SHARE)):
             slide_id = f"{case_id}-S{slide_index}"
@@ -109,7 +109,7 @@ def _stream(seed: int, case_index: int, stream: int) -> np.random.Generator:
     return np.random.default_rng([seed, case_index, stream])
 
 
-def _follow_up(true_risk: float, rng: np.random.Generator) -> tuple[float, int]:
+def follow_up(true_risk: float, rng: np.random.Generator) -> tuple[float, int]:
     """Time in months, rounded to 2 decimals, and whether the event was observed."""
     scale = MEDIAN_MONTHS / np.log(2) ** (1 / WEIBULL_SHAPE)
     survival = scale * (rng.exponential() / np.exp(true_risk)) ** (1 / WEIBULL_SHAPE)

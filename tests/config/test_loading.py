@@ -41,7 +41,8 @@ def test_all_problems_are_reported_at_once_each_with_its_line(tmp_path: Path) ->
         "aggregator: {name: crossfusion, embed_dims: 8}\n",
     )
     expected = {
-        "config.yaml:3: cohort.seeed: unknown key (did you mean 'seed'?); allowed are: cases, seed, source",
+        "config.yaml:3: cohort.seeed: unknown key (did you mean 'seed'?); allowed are: cases, patches, scenario, seed, "
+        "source",
         "config.yaml:5: backbone.name: unknown backbone 'resnet5' (did you mean 'resnet50'?)",
         "config.yaml:7: training.epochs: input should be a valid integer",
         "config.yaml:8: training.schedule: input should be 'constant', 'cosine' or 'one_cycle', not 'fish'",
@@ -131,21 +132,23 @@ TCGA = {f"crossfusion_{cohort}" for cohort in ("blca", "brca", "coad", "gbmlgg",
 
 def test_configurations_that_come_with_milsurv_are_valid_and_found_by_name() -> None:
     sources = {}
-    for name in ("demo", "synthetic", *TCGA):
+    for name in ("demo", "scenario", "synthetic", *TCGA):
         config, _ = load_config(name)
         assert config.name == name
         sources[name] = type(config.cohort)
-    made = {"demo": SyntheticCohort, "synthetic": SyntheticCohort}
+    made = dict.fromkeys(("demo", "scenario", "synthetic"), SyntheticCohort)
     assert sources == made | dict.fromkeys(TCGA, TableCohort)
 
 
 def test_every_configuration_is_tested() -> None:
     names = {path.stem for path in (Path(__file__).parents[2] / "configs").rglob("*.yaml")}
-    assert names == {"demo", "synthetic"} | TCGA
+    assert names == {"demo", "scenario", "synthetic"} | TCGA
 
 
 def test_an_unknown_configuration_lists_the_known_ones() -> None:
-    with pytest.raises(MilsurvError, match=r"did you mean 'demo'.*crossfusion_kirc.*, demo, synthetic"):
+    with pytest.raises(
+        MilsurvError, match=r"did you mean 'demo'.*crossfusion_kirc.*, demo, scenario, synthetic"
+    ):
         find_config("demos")
 
 
@@ -270,3 +273,16 @@ def test_yaml_that_stands_for_too_much_is_refused(tmp_path: Path, text: str, sai
     path.write_text(f"cohort: {{source: synthetic}}\nbackbone: {{name: efficientnet_lite0}}\n{text}\n")
     with pytest.raises(ConfigError, match=said):
         load_config(str(path))
+
+
+def test_a_scenario_has_patches_and_nothing_else_has(tmp_path: Path) -> None:
+    config, _ = load_config(_write(tmp_path, SYNTHETIC), ["cohort.scenario=rare"])
+    assert isinstance(config.cohort, SyntheticCohort)
+    assert config.cohort.patches == 2000
+    assert not config.has_pictures
+    assert load_config(_write(tmp_path, SYNTHETIC))[0].has_pictures
+    assert _problems(tmp_path, SYNTHETIC, "cohort.patches=300") == [
+        "config.yaml:1: cohort: patches applies only to a scenario; remove it, or give a scenario"
+    ]
+    (problem,) = _problems(tmp_path, SYNTHETIC, "cohort.scenario=jiont")
+    assert "rare" in problem

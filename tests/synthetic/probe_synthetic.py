@@ -72,12 +72,17 @@ def embed(model: torch.nn.Module, pictures: list[NDArray[np.uint8]]) -> Floats:
 
 def cross_validated_r(features: Floats, effect: Floats, cases: NDArray[np.str_], seed: int) -> float:
     """Pearson's r of out-of-fold ridge predictions with the effect."""
+    return float(np.corrcoef(out_of_fold(features, effect, cases, seed), effect)[0, 1])
+
+
+def out_of_fold(features: Floats, effect: Floats, cases: NDArray[np.str_], seed: int) -> Floats:
+    """Ridge predictions of the effect; rows of one case are in the same of `FOLDS` folds."""
     names = np.random.default_rng(seed).permutation(np.unique(cases))
     predicted = np.zeros_like(effect)
     for fold in range(FOLDS):
         held_out = np.isin(cases, names[fold::FOLDS])
         predicted[held_out] = _ridge(features[~held_out], effect[~held_out], features[held_out])
-    return float(np.corrcoef(predicted, effect)[0, 1])
+    return predicted
 
 
 def _ridge(train: Floats, target: Floats, test: Floats) -> Floats:

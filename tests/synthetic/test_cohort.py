@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import cv2
@@ -37,6 +38,13 @@ def test_seed_alone_decides_and_more_cases_change_none() -> None:
     many, few = plan_cohort(40, 9001)[0], plan_cohort(20, 9001)[0]
     pd.testing.assert_frame_equal(many.iloc[: len(few)], few)
     assert not plan_cohort(40, 9002)[0]["time"].equals(many["time"])
+
+
+def test_the_generator_is_frozen(tmp_path: Path) -> None:
+    """Another digest needs another GENERATOR_VERSION."""
+    table, slides = plan_cohort(40, 9001)
+    content = table.to_csv(index=False).encode() + write_slide(slides[0], tmp_path).read_bytes()
+    assert hashlib.sha256(content).hexdigest()[:16] == "3f545e4cfa77fe77"
 
 
 def test_some_cases_have_two_slides() -> None:

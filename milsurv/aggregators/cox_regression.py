@@ -32,6 +32,9 @@ TOLERANCE = 1e-9
 """Newton's method stops when a step can increase the log-likelihood by less than this."""
 SMALLEST_DEVIATION = 1e-6
 """Features and components that vary less are taken as constant."""
+LEAST_SHARE = 0.1
+"""Least standard deviation that a feature is divided by, as a share of the features' median. A feature that hardly
+varies in the cases of the fit could otherwise be hundreds of deviations from its mean in others."""
 
 
 @dataclass(frozen=True)
@@ -127,12 +130,14 @@ class _Projection:
     mean: FloatArray
     """``(p,)``."""
     axes: FloatArray
-    """``(p, k)``, divided by the features' standard deviations."""
+    """``(p, k)``, divided by the features' standard deviations, or by the least one."""
 
     @classmethod
     def of(cls, features: FloatArray, components: int, seed: int) -> _Projection:
         mean, deviation = features.mean(0), features.std(0)
-        inverse = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > SMALLEST_DEVIATION)
+        varies = deviation > SMALLEST_DEVIATION
+        least = LEAST_SHARE * np.median(deviation[varies]) if varies.any() else 1.0
+        inverse = np.where(varies, 1 / np.maximum(deviation, least), 0.0)
         standardized = torch.from_numpy(((features - mean) * inverse).astype(np.float32))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -155,6 +155,7 @@ def _print_result(result: RunResult, progress: RunProgress) -> None:
         print_metrics(f"ensemble of the seeds{mark}", metrics["ensemble"], metrics, progress)
     for pooled in metrics["optimistic"]["pooled"] if metrics["optimistic"] else ():
         print_metrics(f"seed {pooled['seed']}{OPTIMISTIC}", pooled, metrics, progress)
+    _print_baselines(metrics, progress)
     summary = metrics["summary"][HARRELL.name]
     if summary["mean"] is not None:
         spread = "" if summary["standard_deviation"] is None else f", SD {summary['standard_deviation']:.3f}"
@@ -182,6 +183,23 @@ def print_metrics(
     for name, info in read_definitions(metrics).items():
         if "screen" in info.shown and name in account["metrics"]:
             progress.say(f"  {info.label or info.title:<25} {_estimate(account['metrics'][name])}")
+
+
+def _print_baselines(metrics: RunMetrics, progress: RunProgress) -> None:
+    """Print the main metrics of each baseline and the difference to the model; warn if the model is not better."""
+    from milsurv.evaluation.metrics import HARRELL, read_definitions
+    from milsurv.report.baselines import shortfall, title
+
+    for comparison in metrics["baselines"]:
+        cases = f", {comparison['cases']} cases" if comparison["excluded"] else ""
+        progress.say(f"baseline, {title(comparison)}, on the same folds{cases}:")
+        for name, info in read_definitions(metrics).items():
+            if "screen" in info.shown and name in comparison["differences"]:
+                progress.say(f"  {info.label or info.title:<25} {_estimate(comparison['baseline'][name])}")
+        difference = comparison["differences"][HARRELL.name]
+        progress.say(f"  {'C, model less baseline':<25} {_estimate(difference)}")
+        if warning := shortfall(comparison):
+            progress.warn(warning)
 
 
 def _folds(metrics: RunMetrics, seed: int) -> str:

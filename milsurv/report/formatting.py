@@ -15,8 +15,10 @@ def number(value: float | None) -> str:
 
 
 def interval(ends: Sequence[float] | None) -> str:
-    """``0.640–0.771``, or a dash."""
-    return DASH if ends is None else f"{ends[0]:.3f}–{ends[1]:.3f}"
+    """``0.640–0.771``, ``-0.020 to 0.110`` with a negative end, or a dash."""
+    if ends is None:
+        return DASH
+    return f"{ends[0]:.3f}{' to ' if min(ends) < 0 else '–'}{ends[1]:.3f}"
 
 
 def with_interval(metric: Metric) -> str:

@@ -12,6 +12,7 @@ from milsurv.config.run import RunConfig
 from milsurv.explain.render import Shading, data_uri, map_picture, tissue_picture, visible_grid
 from milsurv.explain.view import MissingView, SlideView
 from milsurv.report import tables
+from milsurv.report.baselines import baseline_table, shortfall
 from milsurv.report.figures.training import training_curves
 from milsurv.report.gallery import FIGURES, caption, description, draw, marked, svg_name, training_runs
 from milsurv.report.methods import methods
@@ -40,6 +41,8 @@ def write_report(folder: Path, config: RunConfig, views: Sequence[SlideView | Mi
         headline=line("summary.txt", "headline", results=results),
         subtitle=line("summary.txt", "subtitle", results=results),
         bound=line("summary.txt", "bound", results=results) if synthetic else "",
+        baselines=[line("summary.txt", "baseline", results=results, comparison=c) for c in results.baselines],
+        shortfalls=[text for comparison in results.baselines if (text := shortfall(comparison))],
         with_earlier=with_earlier,
         split_tables=_marked([] if results.splits.empty else [tables.split_table(results)], results),
         key_tables=_marked(_key_tables(results), results),
@@ -102,6 +105,7 @@ def _key_tables(results: RunResults) -> list[tables.Table]:
     return [
         tables.key_table(results),
         *([tables.selection_table(results)] if results.metrics.get("optimistic") else []),
+        *([baseline_table(results)] if results.baselines else []),
         tables.risk_group_table(results),
         *([tables.clinical_table(results)] if results.metrics["clinical"] else []),
     ]

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from milsurv.cohort.summaries import summarize
 from milsurv.evaluation.times import time_text
 from milsurv.report import formatting
+from milsurv.report.baselines import title
 
 ENVIRONMENT = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -21,7 +22,7 @@ ENVIRONMENT = Environment(
 )
 _FORMATS = ("count", "listed", "number", "p_value", "time", "with_interval")
 ENVIRONMENT.filters |= {name: getattr(formatting, name) for name in _FORMATS}
-ENVIRONMENT.filters |= {"summarize": summarize, "time_text": time_text}
+ENVIRONMENT.filters |= {"title_of_baseline": title, "summarize": summarize, "time_text": time_text}
 
 
 def page(template: str, **context: Any) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from milsurv.errors import MilsurvError
 from milsurv.evaluation.metrics import HARRELL, MetricInfo, heading, read_definitions
-from milsurv.evaluation.schema import PooledAccount, RunMetrics
+from milsurv.evaluation.schema import BaselineComparison, PooledAccount, RunMetrics
 from milsurv.plugin.versions import EARLIER
 from milsurv.storage.checksums import read_checked, read_json
 from milsurv.storage.run_files import (
@@ -124,6 +124,11 @@ class RunResults:
         """The metrics of each seed, pooled over folds, and of the ensemble of several seeds."""
         ensemble = self.metrics["ensemble"]
         return [*self.metrics["pooled"], *([ensemble] if ensemble else [])]
+
+    @property
+    def baselines(self) -> list[BaselineComparison]:
+        """The comparisons with baselines; empty for an external validation, and for runs of older versions."""
+        return self.metrics.get("baselines", [])
 
     @property
     def over_folds(self) -> str:

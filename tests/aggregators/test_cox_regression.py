@@ -132,3 +132,15 @@ def test_too_few_cases_or_events_are_an_error(n: int, events: int) -> None:
     features, time, _ = _cohort(n, 3)
     with pytest.raises(MilsurvError, match=f"there are {n} cases and {events} events"):
         fit_components_cox(features, time, np.arange(n) < events, seed=1)
+
+
+def test_features_that_vary_in_few_cases_do_not_decide() -> None:
+    """Nearly constant where the model is fitted, such a feature can be far from its mean in another case."""
+    features, time, event = _cohort(100, 30)
+    rare = np.zeros((100, 20))
+    rare[np.arange(20), np.arange(20)] = 0.02
+    rare += 2e-6 * np.random.default_rng(1).standard_normal(rare.shape)
+    model = fit_components_cox(np.hstack([features, rare]), time, event, seed=1)
+    without = fit_components_cox(features, time, event, seed=1)
+    assert np.abs(model.cross_fitted).max() < 2 * np.abs(without.cross_fitted).max()
+    assert np.corrcoef(model.cross_fitted, without.cross_fitted)[0, 1] > 0.9

@@ -1,8 +1,8 @@
 """The pictures whose patches the slides of scenarios are arranged from; see `scenarios`.
 
 A picture is drawn as by `histology`, with one of two degrees of order of the glands and one of five of coarseness of
-the chromatin. For scenario ``site``, the two extremes of coarseness are drawn in the look of each site: its stain, and
-the white balance and sharpness of its scanner.
+the chromatin. For scenario ``site``, three of them are drawn in the look of each site: its stain, and the white balance
+and sharpness of its scanner.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ CELLS = (FINE, -1.0, MIDDLE, 1.0, COARSE)
 SITES = 8
 NO_SITE = 0
 """Site of pictures without the look of a site; sites have numbers from 1."""
-PICTURES, PICTURES_OF_SITE = 16, 6
+PICTURES, PICTURES_OF_SITE = 16, 4
 """Pictures of each pair of effects, and of each pair of effects of each site."""
 
 
@@ -57,7 +57,7 @@ def pictures_of(scenario: Scenario) -> tuple[Picture, ...]:
     return tuple(
         Picture(architecture, cells, site, number)
         for site, architecture, cells, number in product(
-            range(1, SITES + 1), ARCHITECTURE, (FINE, COARSE), range(PICTURES_OF_SITE)
+            range(1, SITES + 1), ARCHITECTURE, (FINE, MIDDLE, COARSE), range(PICTURES_OF_SITE)
         )
     )
 

@@ -11,14 +11,14 @@ shows both, however well a model remembers the patches of the bank.
   are in ordered glands, the higher the risk.
 - ``spatial``: a quarter of the blocks has coarse cells and a quarter fine ones, in every case. The more of the coarse
   ones have a fine one beside them, the higher the risk.
-- ``site``: the more blocks with coarse cells, the higher the risk. Each site has a look of its own, and every second
-  site has more cases at high risk; the look of another site tells nothing about its cases.
+- ``site``: as ``rare``, with steps of coarseness that are twice as large, and cases of sites with a look of their own.
+  Every second site has more cases at high risk, so a look is correlated with risk, but that of another site is not.
 
 A case depends only on the scenario, the seed, its number and the number of blocks, not on the size of the cohort.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -48,8 +48,8 @@ EFFECT = 1.5
 """Log hazard ratio for one standard deviation of a score that is uniform between 0 and 1."""
 FOCUS = (0.02, 0.05)
 """Range of the focus's share of the blocks in ``rare``."""
-SITE_SHIFT = 0.3
-"""How much larger the share of coarse cells is in every second site of ``site``."""
+SITE_SHIFT = 0.5
+"""How much higher the expected score of cases is in every second site of ``site``."""
 MOVES_PER_BLOCK = 40
 """Most exchanges of blocks that are tried until ``spatial`` has the wanted neighbours."""
 LARGEST_PART = 2**16
@@ -189,13 +189,29 @@ def _pools(
 
 
 def _rare(rng: np.random.Generator, blocks: int) -> Content:
-    elsewhere, grade, order = rng.random(3)
+    return _with_focus(rng, blocks, grade=rng.random(), steps=2)
+
+
+def _site(rng: np.random.Generator, blocks: int) -> Content:
+    site = int(rng.integers(1, SITES + 1))
+    grade = rng.uniform(0, 1 - SITE_SHIFT) + SITE_SHIFT * (site % 2)
+    content = _with_focus(rng, blocks, grade, steps=1)
+    return replace(content, site=site, truth={"site": site, **content.truth})
+
+
+def _with_focus(rng: np.random.Generator, blocks: int, grade: float, steps: int) -> Content:
+    """Cells between fine and average, except in a focus, where they are between average and coarse, in ``steps``.
+
+    ``grade``, between 0 and 1, is the expected score.
+    """
+    elsewhere, order = rng.random(2)
     size = max(1, round(rng.uniform(*FOCUS) * blocks))
     where = places(blocks)
     distance = np.square(where - where[rng.integers(blocks)]).sum(axis=1)
     focus = np.argsort(distance, kind="stable")[:size]
-    cells = FINE + rng.binomial(2, elsewhere, blocks).astype(np.float64)
-    cells[focus] = MIDDLE + rng.binomial(2, grade, size)
+    step = (COARSE - MIDDLE) / steps
+    cells = (FINE + step * rng.binomial(steps, elsewhere, blocks)).astype(np.float64)
+    cells[focus] = MIDDLE + step * rng.binomial(steps, grade, size)
     architecture = np.where(rng.random(blocks) < order, ORDERED, DISORDERED)
     score = float(cells[focus].mean()) / COARSE
     return Content(cells, architecture, score, {"focus": size / blocks})
@@ -262,16 +278,6 @@ def _neighbours(blocks: int) -> list[list[int]]:
         [index[beside] for beside in ((x - 1, y), (x + 1, y), (x, y - 1), (x, y + 1)) if beside in index]
         for x, y in index
     ]
-
-
-def _site(rng: np.random.Generator, blocks: int) -> Content:
-    site = int(rng.integers(1, SITES + 1))
-    share = rng.uniform(0, 1 - SITE_SHIFT) + SITE_SHIFT * (site % 2)
-    coarse = rng.permutation(np.arange(blocks) < round(share * blocks))
-    score = float(coarse.mean())
-    return Content(
-        np.where(coarse, COARSE, FINE), rng.choice(ARCHITECTURE, blocks), score, {"site": site}, site
-    )
 
 
 _CONTENTS: dict[Scenario, Callable[[np.random.Generator, int], Content]] = {

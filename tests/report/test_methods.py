@@ -76,6 +76,13 @@ def test_the_choice_of_the_epoch_is_told(selection: str, said: str, tmp_path: Pa
     assert said in " ".join(methods_of(tmp_path, training={"epochs": 12, "selection": selection}).paragraphs)
 
 
+def test_slides_of_a_scenario_are_arrangements(tmp_path: Path) -> None:
+    text = " ".join(methods_of(tmp_path, cohort={"source": "synthetic", "scenario": "joint"}).paragraphs)
+    assert "an arrangement of patches of drawn pictures (scenario joint), about 2000 at the highest" in text
+    assert "reduced to principal components" in text
+    assert "Tissue" not in text
+
+
 def test_features_that_were_imported_have_no_slides_to_tell_of(tmp_path: Path) -> None:
     found = methods_of(
         tmp_path,

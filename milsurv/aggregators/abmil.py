@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from milsurv.aggregators.base import MAX_WIDTH, Aggregator, require_magnification
+from milsurv.aggregators.base import MAX_WIDTH, Aggregator, bag_of_rows, require_magnification, stacked
 from milsurv.features.bag import Bag
 from milsurv.plugin.base import PluginConfig
 
@@ -36,6 +37,7 @@ class ABMIL(Aggregator):
     """
 
     Config = ABMILConfig
+    batches = True
 
     def __init__(self, config: ABMILConfig, feature_dims: dict[int, int], n_outputs: int):
         super().__init__(config, feature_dims, n_outputs)
@@ -59,17 +61,27 @@ class ABMIL(Aggregator):
         self.head = nn.Linear(hidden, n_outputs)
 
     def forward(self, bag: Bag) -> Tensor:
-        patches = torch.cat(list(self._patches(bag).values()))
-        output: Tensor = self.head(self._scores(patches).softmax(dim=0) @ patches)
+        return self.forward_batch([bag])[0]
+
+    def forward_batch(self, bags: Sequence[Bag]) -> Tensor:
+        patches = torch.cat(list(self._patches(bags).values()))
+        bag_of = torch.cat([bag_of_rows(bags, m) for m in self.magnifications])
+        scores = self._scores(patches)
+        largest = scores.new_full((len(bags),), -torch.inf).scatter_reduce(0, bag_of, scores.detach(), "amax")
+        weights = (scores - largest[bag_of]).exp()
+        totals = weights.new_zeros(len(bags)).index_add(0, bag_of, weights)
+        share = (weights / totals[bag_of]).unsqueeze(1)
+        pooled = patches.new_zeros(len(bags), patches.shape[1]).index_add(0, bag_of, share * patches)
+        output: Tensor = self.head(pooled)
         return output
 
     @torch.no_grad()
     def attention(self, bag: Bag) -> dict[int, Tensor]:
         """Attention, normalised within each magnification."""
-        return {m: self._scores(patches).softmax(dim=0) for m, patches in self._patches(bag).items()}
+        return {m: self._scores(patches).softmax(dim=0) for m, patches in self._patches([bag]).items()}
 
-    def _patches(self, bag: Bag) -> dict[int, Tensor]:
-        return {m: self.projections[str(m)](bag.features[m]) for m in self.magnifications}
+    def _patches(self, bags: Sequence[Bag]) -> dict[int, Tensor]:
+        return {m: self.projections[str(m)](stacked(bags, m)) for m in self.magnifications}
 
     def _scores(self, patches: Tensor) -> Tensor:
         hidden = self.value(patches).tanh()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from milsurv.errors import MilsurvError
@@ -28,6 +29,8 @@ class Aggregator(nn.Module, ABC):
     """Whether ``bag.grid`` is required (may depend on the config); features without a grid are then refused."""
     order_matters: bool = False
     """Whether the output depends on the order of the patches (may depend on the config)."""
+    batches: bool = False
+    """Whether :meth:`forward_batch` computes several small bags at once (may depend on the config)."""
     expected_failures: ClassVar[Mapping[str, str]] = {}
     """Checks of ``milsurv.testing`` that this class may fail, each with the reason."""
 
@@ -40,9 +43,31 @@ class Aggregator(nn.Module, ABC):
     def forward(self, bag: Bag) -> Tensor:
         """``(n_outputs,)`` for a bag of any number of patches, at least 1."""
 
+    def forward_batch(self, bags: Sequence[Bag]) -> Tensor:
+        """``(len(bags), n_outputs)``: :meth:`forward` of each bag.
+
+        An aggregator that sets :attr:`batches` computes them together: equal up to rounding in evaluation mode, and
+        with random numbers of its own in training.
+        """
+        return torch.stack([self(bag) for bag in bags])
+
     def attention(self, bag: Bag) -> dict[int, Tensor]:  # noqa: ARG002
         """Magnification -> ``(n,)`` non-negative weights that sum to 1; empty if there is no attention."""
         return {}
+
+
+def stacked(bags: Sequence[Bag], magnification: int) -> Tensor:
+    """The features of several bags at a magnification, one bag after the other: ``(n, dim)``; float32 if several."""
+    if len(bags) == 1:
+        return bags[0].features[magnification]
+    return torch.cat([bag.features[magnification].float() for bag in bags])
+
+
+def bag_of_rows(bags: Sequence[Bag], magnification: int) -> Tensor:
+    """The index of the bag of each row of :func:`stacked`: ``(n,)`` int64."""
+    sizes = torch.tensor([bag.sizes[magnification] for bag in bags])
+    index = torch.repeat_interleave(torch.arange(len(bags)), sizes)
+    return index.to(bags[0].features[magnification].device)
 
 
 def require_magnification(feature_dims: dict[int, int], magnification: int, aggregator: str) -> int:

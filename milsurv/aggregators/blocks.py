@@ -1,4 +1,7 @@
-"""Building blocks of CrossFusion and its ablations. Tokens are ``(n, dim)``, without a batch dimension."""
+"""Building blocks of CrossFusion and its ablations.
+
+Tokens are ``(n, dim)``, without a batch dimension: those of several bags follow each other.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from milsurv.aggregators.attention import MultiHeadAttention
+from milsurv.aggregators.attention import Dropout, MultiHeadAttention
 from milsurv.aggregators.base import MAX_WIDTH
 from milsurv.aggregators.layout import Layout
 from milsurv.plugin.base import PluginConfig
+
+Groups = tuple[Tensor, Tensor]
+"""Rows of the queries ``(groups, a)`` and of the context ``(groups, b)`` of each group, padded with -1."""
 
 
 class CrossFusionBaseConfig(PluginConfig):
@@ -62,8 +68,8 @@ class FeedForward(nn.Sequential):
     """Linear d→2d, GELU, dropout, Linear 2d→d, dropout."""
 
     def __init__(self, dim: int, dropout: float):
-        layers = (nn.Linear(dim, 2 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * dim, dim))
-        super().__init__(*layers, nn.Dropout(dropout))
+        layers = (nn.Linear(dim, 2 * dim), nn.GELU(), Dropout(dropout), nn.Linear(2 * dim, dim))
+        super().__init__(*layers, Dropout(dropout))
 
 
 class CrossAttention(nn.Module):
@@ -79,23 +85,22 @@ class CrossAttention(nn.Module):
         self.norm = nn.LayerNorm(config.embed_dim)
         self.feed_forward = FeedForward(config.embed_dim, config.dropout)
 
-    def forward(self, source: Tensor, context: Tensor, neighbours: Tensor | None = None) -> Tensor:
-        """``(n, dim)``, ``(m, dim)`` -> ``(n, dim)``; ``neighbours (n, k)``: context of each source token."""
+    def forward(self, source: Tensor, context: Tensor, groups: Groups | None = None) -> Tensor:
+        """``(n, dim)``, ``(m, dim)`` -> ``(n, dim)``; with ``groups``, attention is limited to them."""
         queries, keys = source + self.scale_embedding, context + self.scale_embedding
-        if neighbours is None:
-            attended = self.attention(queries, keys)
-        else:
-            each = torch.arange(len(source), device=source.device).unsqueeze(1)
-            attended = self.attention.grouped(queries, keys, each, neighbours)
-        tokens: Tensor = self.norm(source + attended)
+        attend = self.attention if groups is None else self.attention.grouped
+        tokens: Tensor = self.norm(source + attend(queries, keys, *(groups or ())))
         return tokens + cast(Tensor, self.feed_forward(tokens))
 
-    def carry(self, weights: Tensor, source: Tensor, context: Tensor, neighbours: Tensor | None) -> Tensor:
-        """Weights of the source tokens ``(n,)`` propagated through the attention to those of the context ``(m,)``."""
+    def carry(self, weights: Tensor, source: Tensor, context: Tensor, groups: Groups | None) -> Tensor:
+        """Weights of the source tokens ``(n,)`` propagated through the attention to those of the context ``(m,)``.
+
+        ``groups`` have one source token each.
+        """
         queries, keys = source + self.scale_embedding, context + self.scale_embedding
-        if neighbours is None:
+        if groups is None:
             return self.attention.carry(weights, queries, keys)
-        return self.attention.carry_grouped(weights, queries, keys, neighbours)
+        return self.attention.carry_grouped(weights, queries, keys, groups[1])
 
 
 class TransformerLayer(nn.Module):
@@ -145,7 +150,7 @@ class SummedConvolutions(nn.Module):
         dim = tokens.shape[-1]
         depthwise = kernel.view(dim, 1, self.largest, self.largest)
         image = F.conv2d(layout.to_image(tokens), depthwise, padding=self.largest // 2, groups=dim)
-        summed = image.view(1, len(bias), -1, *image.shape[2:]).sum(dim=2)
+        summed = image.unflatten(1, (len(bias), -1)).sum(dim=2)
         return layout.to_tokens(summed) + bias
 
 
@@ -201,17 +206,19 @@ class ClassTokenTransformer(nn.Module):
         self.norm = nn.LayerNorm(config.embed_dim)
 
     def forward(self, tokens: Tensor, layout: Layout, weights: list[Tensor] | None = None) -> Tensor:
-        """``(n, dim)`` -> the class token, ``(dim,)``.
+        """``(n, dim)`` -> the class token of each bag, ``(bags, dim)``.
 
-        The attention of the class token to itself and the tokens is appended to ``weights``, for each layer.
+        The attention of the class token to itself and the tokens of its only bag is appended to ``weights``, for each
+        layer.
         """
-        tokens = torch.cat([self.class_token, tokens])
+        tokens = torch.cat([self.class_token.expand(layout.bags, -1), tokens])
         for layer in self.before:
             tokens = self._through(layer, tokens, layout, weights)
-        tokens = torch.cat([tokens[:1], self.position(tokens[1:], layout)])
+        classes, tokens = tokens[: layout.bags], tokens[layout.bags :]
+        tokens = torch.cat([classes, self.position(tokens, layout)])
         for layer in self.after:
             tokens = self._through(layer, tokens, layout, weights)
-        return cast(Tensor, self.norm(tokens[0]))
+        return cast(Tensor, self.norm(tokens[: layout.bags]))
 
     def attention(self, tokens: Tensor, layout: Layout, n: int) -> Tensor:
         """Attention of the class token to the n tokens, mean over heads and layers: ``(n,)``, sum 1."""
@@ -233,14 +240,15 @@ class ConvolutionMix(nn.Module):
         super().__init__()
         half = config.embed_dim // 2
         self.grouped = SummedConvolutions(config.embed_dim, half, sizes=(7, 5, 3, 1))
-        self.dropout = nn.Dropout1d(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.linear = nn.Linear(half, config.embed_dim)
         self.norm = nn.LayerNorm(config.embed_dim)
 
     def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
         """``(n, dim)`` -> ``(n, dim)``."""
-        channels = self.grouped(tokens, layout).relu().t()
-        return cast(Tensor, self.norm(self.linear(self.dropout(channels).t())))
+        channels = self.grouped(tokens, layout).relu()
+        kept = self.dropout(channels.new_ones(layout.bags, channels.shape[-1]))
+        return cast(Tensor, self.norm(self.linear(channels * layout.repeat_for_tokens(kept))))
 
 
 class MagnificationMix(nn.Module):

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from milsurv.aggregators.base import Aggregator, require_magnification
+from milsurv.aggregators.base import Aggregator, require_magnification, stacked
 from milsurv.aggregators.blocks import (
     ClassTokenTransformer,
     ConvolutionMix,
     CrossAttention,
     CrossFusionBaseConfig,
     GridTransformer,
+    Groups,
     MagnificationMix,
     initialize,
     projection,
     run_layer,
 )
-from milsurv.aggregators.layout import SQUARE, Layout, Windows, neighbours
+from milsurv.aggregators.layout import SQUARE, Layout, Squares, Windows, groups_of, neighbours
 from milsurv.errors import MilsurvError
 from milsurv.features.bag import Bag
 
@@ -56,6 +58,7 @@ class CrossFusionBase(Aggregator):
                 "available; add magnifications to tiling.magnifications, or use another aggregator"
             )
         self.requires_grid = config.attention == "local"
+        self.batches = not self.requires_grid
         self.order_matters = not self.requires_grid
         order = [self.source, *self.others]
         self.projections = nn.ModuleDict(
@@ -71,15 +74,18 @@ class CrossFusionBase(Aggregator):
         """One ``(n, dim)`` for each magnification, on the grid of the source -> ``(n, dim)``."""
 
     def forward(self, bag: Bag) -> Tensor:
-        layout, seen = self._places(bag)
-        output: Tensor = self.head(self.final(self._fused(self._tokens(bag), layout, seen), layout))
+        return self.forward_batch([bag])[0]
+
+    def forward_batch(self, bags: Sequence[Bag]) -> Tensor:
+        layout, seen = self._squares(bags) if len(bags) > 1 else self._places(bags[0])
+        output: Tensor = self.head(self.final(self._fused(self._tokens(bags), layout, seen), layout))
         return output
 
     @torch.no_grad()
     def attention(self, bag: Bag) -> dict[int, Tensor]:
         """Attention of the class token at the source; at the others, propagated through the cross-attention."""
         layout, seen = self._places(bag)
-        tokens = self._tokens(bag)
+        tokens = self._tokens([bag])
         source = tokens[self.source]
         weights = {self.source: self.final.attention(self._fused(tokens, layout, seen), layout, len(source))}
         for m in self.others:
@@ -87,7 +93,14 @@ class CrossFusionBase(Aggregator):
             weights[m] = cross_attention.carry(weights[self.source], source, tokens[m], seen[m])
         return weights
 
-    def _places(self, bag: Bag) -> tuple[Layout, dict[int, Tensor | None]]:
+    def _squares(self, bags: Sequence[Bag]) -> tuple[Layout, dict[int, Groups | None]]:
+        """Layout of the source patches of several bags, and the groups of patches of each bag."""
+        device = bags[0].features[self.source].device
+        groups = {m: groups_of([bag.sizes[m] for bag in bags], device) for m in (self.source, *self.others)}
+        layout = Squares([bag.sizes[self.source] for bag in bags], device)
+        return layout, {m: (groups[self.source], groups[m]) for m in self.others}
+
+    def _places(self, bag: Bag) -> tuple[Layout, dict[int, Groups | None]]:
         """Layout of the source patches, and the patches of the others that they attend to (None: all)."""
         if not self.requires_grid:
             return SQUARE, dict.fromkeys(self.others)
@@ -97,12 +110,14 @@ class CrossFusionBase(Aggregator):
                 "do not have; extract them with milsurv, or set aggregator.attention to dense"
             )
         source = bag.grid[self.source]
-        return Windows(source), {m: neighbours(source, bag.grid[m], self.source, m) for m in self.others}
+        each = torch.arange(len(source), device=source.device).unsqueeze(1)
+        covered = {m: neighbours(source, bag.grid[m], self.source, m) for m in self.others}
+        return Windows(source), {m: (each, patches) for m, patches in covered.items()}
 
-    def _tokens(self, bag: Bag) -> dict[int, Tensor]:
-        return {m: self.projections[str(m)](bag.features[m]) for m in (self.source, *self.others)}
+    def _tokens(self, bags: Sequence[Bag]) -> dict[int, Tensor]:
+        return {m: self.projections[str(m)](stacked(bags, m)) for m in (self.source, *self.others)}
 
-    def _fused(self, tokens: dict[int, Tensor], layout: Layout, seen: dict[int, Tensor | None]) -> Tensor:
+    def _fused(self, tokens: dict[int, Tensor], layout: Layout, seen: dict[int, Groups | None]) -> Tensor:
         source = tokens[self.source]
         grids = [self.transformers[str(self.source)](source, layout)]
         for m in self.others:
@@ -160,6 +175,7 @@ class CrossFusionSingle(Aggregator):
 
     Config = CrossFusionSingleConfig
     order_matters = True
+    batches = True
 
     def __init__(self, config: CrossFusionSingleConfig, feature_dims: dict[int, int], n_outputs: int):
         super().__init__(config, feature_dims, n_outputs)
@@ -173,16 +189,22 @@ class CrossFusionSingle(Aggregator):
         self.apply(initialize)
 
     def forward(self, bag: Bag) -> Tensor:
-        output: Tensor = self.head(self.final(self._mixed(bag), SQUARE))
+        return self.forward_batch([bag])[0]
+
+    def forward_batch(self, bags: Sequence[Bag]) -> Tensor:
+        features = stacked(bags, self.magnification)
+        sizes = [bag.sizes[self.magnification] for bag in bags]
+        layout = Squares(sizes, features.device) if len(bags) > 1 else SQUARE
+        output: Tensor = self.head(self.final(self._mixed(features, layout), layout))
         return output
 
     @torch.no_grad()
     def attention(self, bag: Bag) -> dict[int, Tensor]:
         """Attention of the class token, mean over heads and layers."""
-        n = len(bag.features[self.magnification])
-        return {self.magnification: self.final.attention(self._mixed(bag), SQUARE, n)}
+        features = bag.features[self.magnification]
+        weights = self.final.attention(self._mixed(features, SQUARE), SQUARE, len(features))
+        return {self.magnification: weights}
 
-    def _mixed(self, bag: Bag) -> Tensor:
-        tokens = self.projection(bag.features[self.magnification])
-        mixed: Tensor = self.convolution_mix(self.transformer(tokens, SQUARE), SQUARE)
+    def _mixed(self, features: Tensor, layout: Layout) -> Tensor:
+        mixed: Tensor = self.convolution_mix(self.transformer(self.projection(features), layout), layout)
         return mixed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -21,6 +22,8 @@ class Layout(ABC):
 
     recompute: ClassVar[bool]
     """Whether activations are recomputed in the backward pass, which saves most of the memory."""
+    bags: int = 1
+    """Number of bags, whose tokens follow each other."""
 
     @abstractmethod
     def pad(self, tokens: Tensor) -> Tensor:
@@ -36,7 +39,11 @@ class Layout(ABC):
 
     @abstractmethod
     def self_attention(self, attention: MultiHeadAttention, tokens: Tensor, class_token: bool) -> Tensor:
-        """Self-attention of the padded tokens, which follow a class token if ``class_token``."""
+        """Self-attention of the padded tokens, which follow a class token for each bag if ``class_token``."""
+
+    def repeat_for_tokens(self, of_bags: Tensor) -> Tensor:
+        """A row for each bag ``(bags, dim)`` -> a row for each padded token, or one that broadcasts to all."""
+        return of_bags
 
 
 class Square(Layout):
@@ -65,6 +72,60 @@ class Square(Layout):
 
 
 SQUARE = Square()
+
+
+class Squares(Layout):
+    """Several bags, each of whose tokens form a square of its own, as in :class:`Square`."""
+
+    recompute = False
+
+    def __init__(self, sizes: Sequence[int], device: torch.device):
+        """``sizes``: number of tokens of each bag."""
+        self.bags = len(sizes)
+        n = torch.tensor(sizes, device=device)
+        side = torch.tensor([math.isqrt(size - 1) + 1 for size in sizes], device=device)
+        self._side = int(side.max())
+        self._bag, place, self._groups = _enumerated(side * side)
+        self._token = place % n[self._bag] + (n.cumsum(0) - n)[self._bag]
+        width = side[self._bag]
+        self._cell = (self._bag * self._side + place // width) * self._side + place % width
+
+    def pad(self, tokens: Tensor) -> Tensor:
+        return tokens[self._token]
+
+    def to_image(self, tokens: Tensor) -> Tensor:
+        cells = tokens.new_zeros(self.bags * self._side**2, tokens.shape[-1])
+        image = cells.index_copy(0, self._cell, tokens).view(self.bags, self._side**2, -1)
+        return image.transpose(1, 2).reshape(self.bags, -1, self._side, self._side)
+
+    def to_tokens(self, image: Tensor) -> Tensor:
+        return image.flatten(2).transpose(1, 2).flatten(0, 1)[self._cell]
+
+    def self_attention(self, attention: MultiHeadAttention, tokens: Tensor, class_token: bool) -> Tensor:
+        groups = self._groups
+        if class_token:
+            first = torch.arange(self.bags, device=groups.device).unsqueeze(1)
+            groups = torch.cat([first, torch.where(groups >= 0, groups + self.bags, -1)], dim=1)
+        return attention.grouped(tokens, tokens, groups, groups)
+
+    def repeat_for_tokens(self, of_bags: Tensor) -> Tensor:
+        return of_bags[self._bag]
+
+
+def groups_of(sizes: Sequence[int], device: torch.device) -> Tensor:
+    """Indices of the rows of each of several bags that follow each other: ``(bags, largest size)``, padded with -1."""
+    return _enumerated(torch.tensor(sizes, device=device))[2]
+
+
+def _enumerated(sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each row of bags that follow each other its bag and its place in it, and the rows of each bag."""
+    bags = torch.arange(len(sizes), device=sizes.device)
+    bag = torch.repeat_interleave(bags, sizes)
+    rows = torch.arange(len(bag), device=sizes.device)
+    place = rows - (sizes.cumsum(0) - sizes)[bag]
+    groups = rows.new_full((len(sizes), int(sizes.max())), -1)
+    groups[bag, place] = rows
+    return bag, place, groups
 
 
 class Windows(Layout):

@@ -70,6 +70,9 @@ class Training(Section):
     """After selection by inner validation, train a new model on all training cases up to the selected epoch."""
     standardize: bool = False
     """Standardise features by mean and standard deviation of the training patches, per magnification."""
+    output_offset: bool = True
+    """Add the best constant output for the training cases, by the loss, to the output of the aggregator: training
+    starts from the survival of the whole cohort instead of learning it first."""
 
     @field_validator("warmup")
     @classmethod

@@ -155,7 +155,7 @@ def import_checkpoint(
         "loss": {"name": "nll", "bins": released.n_outputs},
         "imported_from": {"model": model, "file": file.name, "id": file_id(file)},
     }
-    survival_model = SurvivalModel(released.aggregator, released.feature_dims)
+    survival_model = SurvivalModel(released.aggregator, released.feature_dims, released.n_outputs)
     loss = NLL(NLL.Config(bins=released.n_outputs))
     try:
         save_model(output, survival_model, loss, about)

@@ -32,6 +32,10 @@ MAGNIFICATIONS = (20, 10, 5)
 DIM = 32
 SIZES = {"one patch": 1, "two patches": 2, "an odd number": 9, "a prime number": 101, "5,000 patches": 5000}
 """Patches at the finest magnification."""
+BATCH_SIZES = (1, 9, 101, 2, 60)
+"""Patches at the finest magnification of the bags of a batch."""
+BATCH_ROUNDING = 1e-6
+"""Relative and absolute tolerance for bags that are computed at once."""
 ROUNDING = 1e-4
 """Relative and absolute tolerance for the order of float32 sums."""
 
@@ -159,6 +163,19 @@ def patch_order(subject: AggregatorSubject) -> None:
     )
 
 
+def batch_equals_single_bags(subject: AggregatorSubject) -> None:
+    """In evaluation mode, ``forward_batch`` gives the output of each bag alone, for bags of different sizes."""
+    aggregator = subject.make()
+    bags = [subject.bag(n, seed=n) for n in BATCH_SIZES]
+    with torch.no_grad():
+        together = aggregator.forward_batch(bags)
+        alone = torch.stack([aggregator(bag) for bag in bags])
+    close = together.shape == alone.shape and torch.allclose(
+        together, alone, rtol=BATCH_ROUNDING, atol=BATCH_ROUNDING
+    )
+    expect(close, f"{shown(together)} for {len(bags)} bags at once", f"{shown(alone)}, as for each alone")
+
+
 def no_batch_norm(subject: AggregatorSubject) -> None:
     """No layer updates statistics in the forward pass, as batch norm does: a bag may be seen twice in a step."""
     aggregator = subject.make()
@@ -231,6 +248,7 @@ CHECKS: tuple[Callable[[AggregatorSubject], None], ...] = (
     same_seed_same_output,
     evaluation_deterministic,
     patch_order,
+    batch_equals_single_bags,
     no_batch_norm,
     state_round_trip,
     float16_under_autocast,

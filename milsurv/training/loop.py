@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -127,7 +128,10 @@ class FoldTraining:
         self.outputs = Outputs(job.config, job.id, self.model, loss, bags)
         kind = torch.optim.Adam if self.settings.optimizer == "adam" else torch.optim.AdamW
         self.optimizer = kind(
-            self.model.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
+            self.model.parameters(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=True,
         )
         self.scaler = torch.amp.GradScaler(
             self.outputs.device.type, enabled=self.settings.precision == "float16"
@@ -144,6 +148,8 @@ class FoldTraining:
         if state is not None:
             self.scaler.load_state_dict(state.scaler)
             return state
+        if self.settings.output_offset:
+            self.model.offset.copy_(self.outputs.loss.constant_outputs(*follow_up(self.rows)))
         if self.settings.standardize:
             files = files_of(self.rows)
             self.outputs.bags.expect(files)
@@ -179,8 +185,7 @@ class FoldTraining:
         size = self.settings.batch_cases
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
         done = len(self.state.losses)
-        passes = 2 if self.outputs.loss.couples_cases else 1
-        self.outputs.bags.expect([file for batch in batches[done:] for file in passes * files_of(batch)])
+        self.outputs.bags.expect([file for batch in batches[done:] for file in self._reads(batch)])
         self.model.train()
         for step, batch in enumerate(batches[done:], done):
             for group in self.optimizer.param_groups:
@@ -193,6 +198,11 @@ class FoldTraining:
             "train_loss": sum(self.state.losses) / len(rows),
             "train_c_index": c_index(*follow_up(rows), risk),
         }
+
+    def _reads(self, batch: Sequence[TrainingCase]) -> list[Path]:
+        """Files of the batch in the order in which a step reads them."""
+        passes = 2 if self.outputs.loss.couples_cases and len(self._groups(batch)) > 1 else 1
+        return passes * files_of(batch)
 
     def step(self, batch: Sequence[TrainingCase], epoch: int) -> None:
         """One optimizer step."""
@@ -209,32 +219,44 @@ class FoldTraining:
         self._unsaved = True
 
     def _accumulate(self, batch: Sequence[TrainingCase], epoch: int) -> tuple[Tensor, float]:
-        """Accumulate the batch's gradient with the graph of one bag at a time; returns ``(n, n_outputs)`` and the loss.
+        """Accumulate the batch's gradient; returns ``(n, n_outputs)`` and the loss."""
+        groups = self._groups(batch)
+        if self.outputs.loss.couples_cases and len(groups) > 1:
+            return self._accumulate_coupled(batch, epoch)
+        pairs = [self._backward(cases, epoch, len(batch)) for cases in groups]
+        return torch.cat([outputs for outputs, _ in pairs]), sum(value for _, value in pairs)
 
-        The loss is a function of the outputs, so the gradient needs two passes: all outputs without a graph and
-        d loss / d outputs, then each bag again with a graph, weighted by the row of its case. A loss that does not
-        couple cases needs one pass.
-        """
-        of = self.outputs
-        if not of.loss.couples_cases:
-            pairs = [self._backward_case(case, epoch, len(batch)) for case in batch]
-            return torch.stack([outputs for outputs, _ in pairs]), sum(value for _, value in pairs)
-        with torch.no_grad():
-            outputs = torch.stack([of.of_case(case, epoch) for case in batch]).cpu()
-        outputs.requires_grad_()
-        value = of.loss_of(outputs, batch, epoch)
-        (weights,) = torch.autograd.grad(value, outputs)
-        for case, weight in zip(batch, weights.to(of.device), strict=True):
-            bags = case.bags(self.settings.bag)
-            for slides in bags:
-                self.scaler.scale(of.of_bag(slides, epoch) @ weight / len(bags)).backward()
+    def _groups(self, batch: Sequence[TrainingCase]) -> list[list[TrainingCase]]:
+        """Cases whose bags are computed at once."""
+        return self.outputs.batches(batch, lambda case: case.bags(self.settings.bag))
+
+    def _backward(self, cases: Sequence[TrainingCase], epoch: int, batch_size: int) -> tuple[Tensor, float]:
+        outputs = self.outputs.of_batch(cases, epoch).cpu()
+        value = self.outputs.loss_of(outputs, cases, epoch) * (len(cases) / batch_size)
+        self.scaler.scale(value).backward()
         return outputs.detach(), value.item()
 
-    def _backward_case(self, case: TrainingCase, epoch: int, batch_size: int) -> tuple[Tensor, float]:
-        output = self.outputs.of_case(case, epoch).cpu()
-        value = self.outputs.loss_of(output.unsqueeze(0), [case], epoch) / batch_size
-        self.scaler.scale(value).backward()
-        return output.detach(), value.item()
+    def _accumulate_coupled(self, batch: Sequence[TrainingCase], epoch: int) -> tuple[Tensor, float]:
+        """:meth:`_accumulate` for a loss that couples cases, with the graph of only some of the bags at a time.
+
+        The loss is a function of the outputs, so the gradient needs two passes: all outputs without a graph and
+        d loss / d outputs, then the bags again with a graph, weighted by the row of their case.
+        """
+        of, kind = self.outputs, self.settings.bag
+        with torch.no_grad():
+            outputs = of.of_batch(batch, epoch).cpu()
+        outputs.requires_grad_()
+        value = of.loss_of(outputs, batch, epoch)
+        (gradient,) = torch.autograd.grad(value, outputs)
+        weights = {
+            slides: row / len(case.bags(kind))
+            for case, row in zip(batch, gradient.to(of.device), strict=True)
+            for slides in case.bags(kind)
+        }
+        for bags in of.batches(list(weights), lambda bag: [bag]):
+            weighted = of.of_bags(bags, epoch) * torch.stack([weights[slides] for slides in bags])
+            self.scaler.scale(weighted.sum()).backward()
+        return outputs.detach(), value.item()
 
     def _clip_gradient(self, batch: Sequence[TrainingCase], epoch: int) -> None:
         """Scale the gradient down to ``clip_norm``. Raises MilsurvError if it is not finite.
@@ -262,11 +284,18 @@ class FoldTraining:
         """Loss and C-index of each selection set."""
         values = {"validation_loss": math.nan, "validation_c_index": math.nan}
         for selection, rows in self.selection_sets.items():
-            outputs = self.outputs.of_cases(rows)
+            outputs = self._evaluated(rows)
             name = COLUMN_PREFIX[selection]
             values[f"{name}_loss"] = self.outputs.loss_of(outputs, rows, epoch).item()
             values[f"{name}_c_index"] = c_index(*follow_up(rows), self.outputs.risk(outputs))
         return values
+
+    def _evaluated(self, rows: Sequence[TrainingCase]) -> Tensor:
+        """Outputs in evaluation mode, ``(n, n_outputs)``, of small bags at once."""
+        self.model.eval()
+        self.outputs.bags.expect(files_of(rows))
+        with torch.no_grad(), out_of_memory_explained(self.outputs.too_large):
+            return torch.cat([self.outputs.of_batch(cases, epoch=0) for cases in self._groups(rows)]).cpu()
 
     def _scores(self, row: dict[str, float]) -> dict[str, float]:
         """Score of the epoch by each selection set, lower is better; empty if it cannot be selected."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,18 @@ BYTES_PER_WEIGHT = 4
 
 
 class SurvivalModel(nn.Module):
-    """Standardises the features of each magnification (identity until fitted), then applies an aggregator."""
+    """Standardises the features of each magnification, applies an aggregator and adds an offset to its output.
 
-    def __init__(self, aggregator: Aggregator, feature_dims: dict[int, int]):
+    Standardisation is the identity and the offset 0 until they are fitted.
+    """
+
+    offset: Tensor
+
+    def __init__(self, aggregator: Aggregator, feature_dims: dict[int, int], n_outputs: int):
         super().__init__()
         self.aggregator = aggregator
         self.feature_dims = feature_dims
+        self.register_buffer("offset", torch.zeros(n_outputs))
         for magnification, dim in feature_dims.items():
             self.register_buffer(f"mean_{magnification}", torch.zeros(dim))
             self.register_buffer(f"scale_{magnification}", torch.ones(dim))
@@ -65,8 +71,18 @@ class SurvivalModel(nn.Module):
 
     def forward(self, bag: Bag) -> Tensor:
         """``(n_outputs,)``."""
-        outputs: Tensor = self.aggregator(self.standardized(bag))
-        return outputs
+        return self._with_offset(self.aggregator(self.standardized(bag)))
+
+    def forward_batch(self, bags: Sequence[Bag]) -> Tensor:
+        """``(len(bags), n_outputs)``; a single bag goes through :meth:`forward`."""
+        if len(bags) == 1:
+            outputs: Tensor = self(bags[0])
+            return outputs.unsqueeze(0)
+        return self._with_offset(self.aggregator.forward_batch([self.standardized(bag) for bag in bags]))
+
+    def _with_offset(self, outputs: Tensor) -> Tensor:
+        """The outputs with the offset; unchanged if their number is wrong, so that the shape can be reported."""
+        return outputs + self.offset if outputs.shape[-1:] == self.offset.shape else outputs
 
     def attention(self, bag: Bag) -> dict[int, Tensor]:
         """The aggregator's attention, see ``Aggregator.attention``."""
@@ -84,7 +100,8 @@ def build_model(
             f"aggregator '{section.name}' with these settings needs {size(needed)} of {size(host_memory())} of memory; "
             "use smaller settings"
         )
-    return SurvivalModel(registry.create("aggregator", section, feature_dims, n_outputs), feature_dims)
+    aggregator = registry.create("aggregator", section, feature_dims, n_outputs)
+    return SurvivalModel(aggregator, feature_dims, n_outputs)
 
 
 def _shapes(
@@ -94,7 +111,7 @@ def _shapes(
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             aggregator = registry.create("aggregator", section, feature_dims, n_outputs)
-            state = SurvivalModel(aggregator, feature_dims).state_dict()
+            state = SurvivalModel(aggregator, feature_dims, n_outputs).state_dict()
     except MilsurvError:
         raise
     except Exception:  # a plugin may need real tensors; if it is broken, building it raises

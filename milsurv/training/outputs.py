@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -26,7 +27,13 @@ from milsurv.training.data import (
 from milsurv.training.model import SurvivalModel
 from milsurv.training.seeds import generator_of, seed_torch
 
+T = TypeVar("T")
+
 SHOWN_CASES = 5
+MAX_PAIRS = 2**21
+"""Maximum number of bags that are computed at once, times the square of the patches of the largest."""
+BYTES_PER_FEATURE = 2
+"""Of the default type in feature files."""
 
 
 class Outputs:
@@ -45,43 +52,81 @@ class Outputs:
         """Description of the last bag, for messages."""
         self.device = next(model.parameters()).device
         precision = getattr(torch, config.training.precision)
+        dims = model.feature_dims.values()
+        self._bytes_per_patch = BYTES_PER_FEATURE * sum(dims) // len(dims)
         self._autocast = torch.autocast(self.device.type, precision, enabled=precision != torch.float32)
 
     def of_cases(self, cases: Sequence[TrainingCase]) -> Tensor:
-        """Outputs in evaluation mode, ``(n, n_outputs)`` float32, on the CPU."""
+        """Outputs in evaluation mode, ``(n, n_outputs)`` float32, on the CPU.
+
+        Cases are computed one by one, so that the outputs of a case do not depend on the others.
+        """
         self.model.eval()
         self.bags.expect(files_of(cases))
         with torch.no_grad(), out_of_memory_explained(self.too_large):
-            return torch.stack([self.of_case(case, epoch=0) for case in cases]).cpu()
+            return torch.cat([self.of_batch([case], epoch=0) for case in cases]).cpu()
 
-    def of_case(self, case: TrainingCase, epoch: int) -> Tensor:
-        """Mean output of the case's bags, ``(n_outputs,)``, on the device."""
-        bags = case.bags(self.config.training.bag)
-        return torch.stack([self.of_bag(slides, epoch) for slides in bags]).mean(0)
+    def of_batch(self, cases: Sequence[TrainingCase], epoch: int) -> Tensor:
+        """Mean output of each case's bags, ``(n, n_outputs)``, on the device."""
+        by_case = [case.bags(self.config.training.bag) for case in cases]
+        bags = [slides for of_case in by_case for slides in of_case]
+        outputs = torch.cat([self.of_bags(batch, epoch) for batch in self.batches(bags, lambda bag: [bag])])
+        if len(bags) == len(cases):
+            return outputs
+        return torch.stack([of_case.mean(0) for of_case in outputs.split([len(of) for of in by_case])])
 
-    def of_bag(self, slides: SlideFiles, epoch: int) -> Tensor:
-        """Output of one bag, ``(n_outputs,)`` float32, on the device; randomness depends on seed, epoch and slides."""
+    def batches(self, items: Sequence[T], bags_of: Callable[[T], list[SlideFiles]]) -> list[list[T]]:
+        """``items`` in batches whose bags are computed at once: small bags, if the aggregator batches; else one item.
+
+        ``bags_of`` gives the bags of an item.
+        """
+        batches: list[list[T]] = []
+        count = largest = 0
+        for item in items:
+            bags = bags_of(item)
+            size = max(self._size(slides) for slides in bags)
+            if batches and self._batches_bags and (count + len(bags)) * max(largest, size) ** 2 <= MAX_PAIRS:
+                count, largest = count + len(bags), max(largest, size)
+            else:
+                batches.append([])
+                count, largest = len(bags), size
+            batches[-1].append(item)
+        return batches
+
+    @property
+    def _batches_bags(self) -> bool:
+        return self.model.aggregator.batches and not self.config.training.compile
+
+    def _size(self, slides: SlideFiles) -> int:
+        """About the number of patches in the files of a bag."""
+        return sum(path.stat().st_size for _, path in slides) // self._bytes_per_patch
+
+    def of_bags(self, bags: Sequence[SlideFiles], epoch: int) -> Tensor:
+        """Outputs of bags that are computed at once, ``(n, n_outputs)`` float32, on the device.
+
+        Random numbers depend on seed, epoch and slides.
+        """
         self.on_bag()
-        bag = self._read(slides, epoch)
-        names = [slide for slide, _ in slides]
-        sizes = ", ".join(f"{n} at {magnification}x" for magnification, n in bag.sizes.items())
-        self.current_bag = which = f"slide{'s' * (len(names) > 1)} {', '.join(names)} ({sizes} patches)"
+        read = [self._read(slides, epoch) for slides in bags]
+        names = [slide for slides in bags for slide, _ in slides]
+        self.current_bag = which = _described(names, read)
         seed_torch(self.device, self.seed, epoch, *names)
         try:
             with self._autocast:
-                output: Tensor = self.model(bag)
+                outputs: Tensor = self.model.forward_batch(read)
         except Exception as error:
             error.add_note(f"raised by {self.plugin('aggregator')} for {which}")
             raise
-        if output.shape != (self.loss.n_outputs,) or not bool(torch.isfinite(output).all()):
-            wrong = f"values of shape {tuple(output.shape)}, not ({self.loss.n_outputs},)"
-            if output.shape == (self.loss.n_outputs,):
+        expected = (len(bags), self.loss.n_outputs)
+        if outputs.shape != expected or not bool(torch.isfinite(outputs).all()):
+            wrong = f"values of shape {tuple(outputs.shape[1:])}, not ({self.loss.n_outputs},)"
+            if outputs.shape == expected:
                 wrong = f"values that are not finite in epoch {epoch} (try a lower training.learning_rate)"
             raise MilsurvError(
                 f"{self.where}: {self.plugin('aggregator')} returned for {which} {wrong}: it fails "
                 "the check 'any_number_of_patches'"
             )
-        return output.float()
+        return outputs.float()
 
     def too_large(self) -> str:
         """Message that the current bag does not fit into memory."""
@@ -147,6 +192,15 @@ class Outputs:
     def plugin(self, kind: str) -> str:
         """The configured plugin of a kind, for messages."""
         return get_registry(self.config.plugins).describe(kind, getattr(self.config, kind).name)
+
+
+def _described(names: Sequence[str], bags: Sequence[Bag]) -> str:
+    """Slides of the bags that are computed at once and their sizes, for messages."""
+    shown = ", ".join(names[:SHOWN_CASES]) + (" and more" if len(names) > SHOWN_CASES else "")
+    largest = {m: max(bag.sizes[m] for bag in bags) for m in bags[0].sizes}
+    sizes = ", ".join(f"{n} at {magnification}x" for magnification, n in largest.items())
+    most = "at most " if len(bags) > 1 else ""
+    return f"slide{'s' * (len(names) > 1)} {shown} ({most}{sizes} patches)"
 
 
 def describe_cases(cases: Sequence[TrainingCase]) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from milsurv.aggregators import attention
-from milsurv.aggregators.attention import MultiHeadAttention, attend
+from milsurv.aggregators.attention import MultiHeadAttention, attend, drop
 
 HEADS, N, M, WIDTH, DROPOUT = 2, 11, 7, 5, 0.3
 KEEP = 1 - round(DROPOUT * 2**16) / 2**16
@@ -143,3 +143,11 @@ def test_many_groups_attend_in_parts_to_the_same_end(most: int, monkeypatch: pyt
 
 def test_no_kernel_gets_more_groups_than_cuda_counts() -> None:
     assert attention.MAX_GROUPS <= 65_535
+
+
+def test_dropped_values_are_zero_and_the_others_scaled() -> None:
+    torch.manual_seed(0)
+    values = torch.ones(1000, 101)
+    dropped = drop(values, 0.3)
+    assert float((dropped == 0).float().mean()) == pytest.approx(0.3, abs=0.01)
+    torch.testing.assert_close(dropped[dropped > 0].unique(), torch.tensor([1 / 0.7]), rtol=1e-4, atol=0)

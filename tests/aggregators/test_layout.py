@@ -95,12 +95,13 @@ def test_cross_attention_equals_dense_with_a_mask(other: int) -> None:
     seen = torch.zeros(len(source), len(context), dtype=torch.bool)
     for i, listed in enumerate(found.tolist()):
         seen[i, [j for j in listed if j >= 0]] = True
+    groups = (torch.arange(len(source)).unsqueeze(1), found)
     shifted = source + cross.scale_embedding, context + cross.scale_embedding
     attended, weights = dense_with_mask(cross.attention, *shifted, seen)
     y = cross.norm(source + attended)
-    torch.testing.assert_close(cross(source, context, found), y + cross.feed_forward(y))
+    torch.testing.assert_close(cross(source, context, groups), y + cross.feed_forward(y))
     share = torch.rand(len(source))
-    torch.testing.assert_close(cross.carry(share, source, context, found), share @ weights)
+    torch.testing.assert_close(cross.carry(share, source, context, groups), share @ weights)
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -153,6 +153,16 @@ class FirstPatch(Mean):
         return output
 
 
+class MixesBags(Mean):
+    """Mean, of all patches of a batch."""
+
+    batches = True
+
+    def forward_batch(self, bags: Sequence[Bag]) -> Tensor:
+        together = Bag({20: torch.cat([bag.features[20] for bag in bags])})
+        return torch.stack([self(together) for _ in bags])
+
+
 class SaysThatOrderMatters(Mean):
     """Mean."""
 
@@ -242,6 +252,7 @@ AGGREGATORS: dict[type[Aggregator], str] = {
     DropsInEvaluation: "evaluation_deterministic",
     FirstPatch: "patch_order",
     SaysThatOrderMatters: "patch_order",
+    MixesBags: "batch_equals_single_bags",
     BatchNorm: "no_batch_norm",
     Counting: "no_batch_norm",
     Unsaved: "state_round_trip",

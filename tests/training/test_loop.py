@@ -77,7 +77,7 @@ def test_a_stopped_fold_ends_with_the_bytes_of_an_undisturbed_one(make_job: Make
     rng = random.Random(4)
     for _ in range(5):
         with pytest.raises(StoppedError):
-            train_fold(Watch(rng.randrange(8, 60)).context, job)
+            train_fold(Watch(rng.randrange(3, 9)).context, job)
         assert not job.finished
     assert (job.folder / STATE).exists()
     assert _train(job) == undisturbed
@@ -187,6 +187,7 @@ class _SteepAtZero(torch.nn.Module):
     """Finite outputs whose gradient is not."""
 
     requires_grid = False
+    batches = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -270,7 +271,7 @@ def test_the_gradient_of_coupled_cases_is_that_of_all_graphs_at_once(make_job: M
         name: p.grad.clone() for name, p in training.model.named_parameters() if p.grad is not None
     }
     training.optimizer.zero_grad()
-    outputs = torch.stack([training.outputs.of_case(case, epoch=3) for case in batch])
+    outputs = training.outputs.of_batch(batch, epoch=3)
     training.outputs.loss(outputs, *follow_up(batch)).backward()
     whole = {name: p.grad for name, p in training.model.named_parameters() if p.grad is not None}
     assert accumulated.keys() == whole.keys()
@@ -284,7 +285,7 @@ def test_the_gradient_of_a_short_last_batch_is_its_own_mean(make_job: MakeJob) -
     training.model.eval()
     batch = training.job.train[:3]
     _, value = training._accumulate(batch, epoch=1)
-    outputs = torch.stack([training.outputs.of_case(case, epoch=1) for case in batch]).detach()
+    outputs = training.outputs.of_batch(batch, epoch=1).detach()
     assert value == pytest.approx(float(training.outputs.loss(outputs, *follow_up(batch))), rel=1e-5)
 
 
@@ -359,6 +360,7 @@ class _Outputs(torch.nn.Module):
     """Stands in an aggregator's place and gives what it is told."""
 
     requires_grid = False
+    batches = False
 
     def __init__(self, output: torch.Tensor):
         super().__init__()
@@ -444,7 +446,9 @@ def test_want_of_memory_is_one_line_with_the_slide_and_what_to_do(make_job: Make
     with pytest.raises(MilsurvError, match=r"aggregator 'crossfusion' .* do not fit into the memory of cpu"):
         training.outputs.of_cases(training.rows[:1])
     training.model.aggregator = whole
-    whole.register_forward_hook(lambda _module, _bags, output: ShortBackward.apply(output))
+    whole.get_submodule("head").register_forward_hook(
+        lambda _module, _bags, output: ShortBackward.apply(output)
+    )
     with pytest.raises(MilsurvError, match="CUBLAS_STATUS_ALLOC_FAILED"):
         next(training.epochs())
 

@@ -13,7 +13,7 @@ import torch
 from milsurv import Bag
 from milsurv.errors import ConfigError, MilsurvError
 from milsurv.storage.run_files import HISTORY, MODEL, PREDICTIONS, STATE
-from milsurv.training.data import TrainingCase, merge_bags
+from milsurv.training.data import TrainingCase, follow_up, merge_bags
 from milsurv.training.job import FoldJob
 from milsurv.training.loop import FoldTraining, rehearse, train_fold
 from milsurv.training.model import load_tensors
@@ -22,7 +22,7 @@ from tests.training.conftest import MakeJob, StoppedError, Watch
 
 
 def _gradient(training: FoldTraining, batch: Sequence[TrainingCase]) -> torch.Tensor:
-    training.model.train()
+    training.model.eval()
     training.model.zero_grad()
     training._accumulate(batch, epoch=1)
     return torch.cat([p.grad.flatten() for p in training.model.parameters() if p.grad is not None])
@@ -56,7 +56,7 @@ def test_a_bag_of_a_case_holds_the_patches_of_all_its_slides(make_job: MakeJob) 
     training.model.eval()
     whole = merge_bags([training.outputs.bags.read(path) for _, path in case.slides])
     with torch.no_grad():
-        torch.testing.assert_close(training.outputs.of_case(case, epoch=0), training.model(whole))
+        torch.testing.assert_close(training.outputs.of_batch([case], epoch=0)[0], training.model(whole))
 
 
 def test_a_bag_of_a_case_is_refused_by_an_aggregator_that_needs_a_grid(make_job: MakeJob) -> None:
@@ -64,7 +64,7 @@ def test_a_bag_of_a_case_is_refused_by_an_aggregator_that_needs_a_grid(make_job:
     with pytest.raises(
         MilsurvError, match=r"grid, but bags of several slides have none; set training.bag: slide"
     ):
-        training.outputs.of_case(training.rows[0], epoch=0)
+        training.outputs.of_batch(training.rows[:1], epoch=0)
 
 
 class _Counting(torch.nn.Module):
@@ -172,3 +172,30 @@ def test_a_compiled_model_trains_as_an_uncompiled_one_and_is_saved_alike(make_jo
     batch = plain.rows[:5]
     torch.testing.assert_close(_gradient(compiled, batch), _gradient(plain, batch), rtol=1e-3, atol=1e-5)
     assert compiled.model.state_dict().keys() == plain.model.state_dict().keys()
+
+
+def test_the_offset_is_the_best_constant_output(make_job: MakeJob) -> None:
+    training = FoldTraining(on_cpu(), make_job())
+    time, event = follow_up(training.rows)
+    best = training.outputs.loss.constant_outputs(time, event).float()
+    torch.testing.assert_close(training.model.offset, best)
+    assert best.unique().numel() > 1
+    without = FoldTraining(on_cpu(), make_job("without", **{"training.output_offset": False}))
+    assert not without.model.offset.any()
+    bag = training.outputs.bags.read(training.rows[0].slides[0][1])
+    with torch.no_grad():
+        expected = without.model.eval()(bag) + best
+        torch.testing.assert_close(training.model.eval()(bag), expected)
+
+
+@pytest.mark.parametrize("aggregator", ["crossfusion", "crossfusion_single", "abmil"])
+def test_small_bags_are_computed_at_once_and_large_ones_alone(
+    make_job: MakeJob, aggregator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = FoldTraining(on_cpu(), make_job(**{"aggregator.name": aggregator}))
+    rows = training.rows[:6]
+    assert len(training._groups(rows)) == 1
+    together = training._evaluated(rows)
+    monkeypatch.setattr("milsurv.training.outputs.MAX_PAIRS", 1)
+    assert [len(group) for group in training._groups(rows)] == [1] * len(rows)
+    torch.testing.assert_close(training._evaluated(rows), together, rtol=1e-5, atol=1e-6)

@@ -1,12 +1,14 @@
 """Check of the scenarios: what do linear models read from each magnification, and from the mean of a slide?
 
-    python tests/synthetic/probe_scenarios.py WORKSPACE
+    python -m tests.synthetic.probe_scenarios WORKSPACE
 
 Uses the banks of patches that runs of `configs/scenario.yaml` have made in a workspace: one of scenario `site`, and one
 of any other. Two tables are printed. The first has Pearson's r between the effects of the
 bank's blocks and out-of-fold ridge predictions from the mean of each block, pictures kept together; `both` is the
 product of the two effects, which is what `joint` asks for. The second has, for cohorts of each scenario, Harrell's C of
-out-of-fold ridge predictions of the score from the mean of each slide's patches, beside the bound.
+out-of-fold ridge predictions of the score from the mean of each slide's patches, beside the bound; `read` is that of
+the score worked out from the cells and architecture that ridge regressions read from single blocks (20x and 5x, trained
+on the labels of other pictures): what the features allow.
 
 Use seeds from 9000 up: smaller ones are for evaluating models.
 """
@@ -78,8 +80,48 @@ def means_table(source: Arranged, scenario: str, cases: int, seed: int) -> dict[
         row["site alone"] = round(c_index(table["time"], table["event"], high), 3)
         risk = out_of_fold(means["all"], score, table["site"].to_numpy().astype(str), seed)
         row["all, new sites"] = round(c_index(table["time"], table["event"], risk), 3)
+    read = _read_scores(source, scenario, [slide.blocks for slide in slides], seed)
+    row["read"] = round(c_index(table["time"], table["event"], read), 3)
     row["bound"] = round(c_index(table["time"], table["event"], table["true_risk"]), 3)
     return row
+
+
+def _read_scores(source: Arranged, scenario: str, slides: list[pd.DataFrame], seed: int) -> Floats:
+    """The score of each slide, from what linear models read from its blocks, one by one."""
+    bank = read_bank(source.bank)
+    picture_of = {block: p for p in source.pictures for block in bank.blocks_of[p.slide_id].tolist()}
+    pictures = [picture_of[block] for block in range(len(picture_of))]
+    names = np.array([picture.slide_id for picture in pictures])
+    cells, architecture = (
+        out_of_fold(bank.features[m].astype(np.float64).mean(axis=1), effect, names, seed) + effect.mean()
+        for m, effect in (
+            (20, np.array([picture.cells for picture in pictures])),
+            (5, np.array([picture.architecture for picture in pictures])),
+        )
+    )
+
+    def shown(read: Floats, blocks: pd.DataFrame, kind: str) -> Floats:
+        chosen = zip(blocks[f"{kind}_from"], blocks[f"{kind}_part"], strict=True)
+        of_pictures = [bank.blocks_of[name][part % len(bank.blocks_of[name])] for name, part in chosen]
+        return np.asarray(read[of_pictures])
+
+    scores = []
+    for blocks in slides:
+        seen = shown(cells, blocks, "cells")
+        if scenario == "joint":
+            scores.append(((seen > 0) & (shown(architecture, blocks, "coarse") < 0)).mean())
+        elif scenario == "spatial":
+            at = dict(zip(map(tuple, blocks[["column", "row"]].to_numpy().tolist()), seen, strict=True))
+            around = ((1, 0), (-1, 0), (0, 1), (0, -1))
+            beside = [
+                any(at.get((x + dx, y + dy), 0.0) < -1 for dx, dy in around)
+                for (x, y), c in at.items()
+                if c > 1
+            ]
+            scores.append(np.mean(beside) if beside else 0.0)
+        else:
+            scores.append(np.sort(seen)[-max(1, round(0.035 * len(seen))) :].mean())
+    return np.array(scores)
 
 
 def _means(bank: PatchBank, slides: list[pd.DataFrame]) -> dict[str, Floats]:

@@ -11,16 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pandas as pd
 
+from milsurv.config.run import Evaluation
 from milsurv.evaluation.intervals import BoolArray, FloatArray, NotComputableError
 from milsurv.evaluation.strata import (
     Stratum,
+    TrainingFollowUp,
     named,
     require_events,
     require_followed_beyond,
     require_probabilities,
     require_weight_at,
+    strata_of_seed,
 )
+from milsurv.evaluation.times import survival_column
 
 
 def brier_score(strata: Sequence[Stratum], times: float | Sequence[float]) -> FloatArray:
@@ -49,6 +54,28 @@ def index_of_prediction_accuracy(strata: Sequence[Stratum], times: float | Seque
     if reference[0] == 0:
         raise NotComputableError("the Brier score of Kaplan-Meier is 0 and cannot be improved")
     return 1 - np.divide(model, reference, out=np.full_like(model, np.nan), where=reference > 0)
+
+
+def integrated_scores(
+    survival: FloatArray,
+    times: Sequence[float],
+    time: FloatArray,
+    event: BoolArray,
+    training: TrainingFollowUp,
+) -> tuple[float, float]:
+    """:func:`brier_score` of predicted ``survival (n, k)`` at ``times`` and of Kaplan-Meier, both integrated.
+
+    Left out are ``times`` beyond the follow-up of the cases, ``time (n,)`` and ``event (n,)``, or of ``training``.
+    Raises :class:`NotComputableError` if fewer than two remain, or without events.
+    """
+    last = min(float(time.max()), float(training.time.max()))
+    kept = [t for t in times if t < last]
+    if len(kept) < 2:
+        raise NotComputableError("fewer than two evaluation times are within the follow-up")
+    table = pd.DataFrame({survival_column(t): survival[:, times.index(t)] for t in kept})
+    table = table.assign(case_id=range(len(time)), fold=0, time=time, event=event, risk=0.0)
+    strata = strata_of_seed(table, {0: training}, kept, Evaluation(bootstraps=0))
+    return float(brier_score(strata, kept)[0]), float(brier_score_kaplan_meier(strata, kept)[0])
 
 
 def _averaged(

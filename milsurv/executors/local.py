@@ -39,7 +39,7 @@ from milsurv.interrupts import blocked_interrupts, deferred_interrupts, ignore_i
 MOST_WORKERS = 8
 GRACE_SECONDS = 10.0
 """Seconds after which a worker that does not end is killed. The next run removes its temporary files."""
-PRELOADED = ("milsurv.features.extraction", "milsurv.training.loop")
+PRELOADED = ("milsurv.features.extraction", "milsurv.training.fold")
 """Modules that the units of a run import, including PyTorch."""
 
 

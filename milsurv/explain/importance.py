@@ -97,7 +97,7 @@ class Explainer:
         """Mean attention in multiples of uniform; empty when the aggregator has no attention."""
         moved, values = bag.to(self.device), []
         for path, seed in self.models:
-            network, _, _ = load_model(path, self.registry, self.device)
+            network = load_model(path, self.registry, self.device).model
             values.append(attention(network, moved, seed, 0, slide_id))
         return _mean(values)
 
@@ -111,7 +111,7 @@ class Explainer:
         passes = len(self.models) * (1 + sum(part.count for part in blocks))
         with progress.stage("occlusion", passes, "bags") as stage:
             for path, seed in self.models:
-                network, loss, about = load_model(path, self.registry, self.device)
+                network, loss, about, _ = load_model(path, self.registry, self.device)
                 decrease = occlusion(network, loss, moved, blocks, stage.advance, seed, 0, slide_id)
                 deviation = about["risk_deviation"] or 1.0
                 values.append({m: of_m / deviation for m, of_m in decrease.items()})

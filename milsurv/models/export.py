@@ -145,6 +145,7 @@ def model_card(trained: TrainedModel, results: RunResults) -> str:
         ],
         limits=lines("summary.txt", "limits", results=results, views=0),
         models=len(trained.models),
+        slopes=results.slopes,
         magnifications=", ".join(f"{m}x" for m in config.tiling.magnifications),
         licence=_licence(trained),
         plugins=results.plugins,

@@ -28,6 +28,7 @@ from milsurv.training.bags import shared_bags
 from milsurv.training.data import FoldId, TrainingCase, files_of
 from milsurv.training.model import SurvivalModel, load_model
 from milsurv.training.outputs import Outputs
+from milsurv.training.results import survival_of
 
 CURVE_POINTS = 1000
 """Steps from 0 to the longest follow-up in training on which the median survival is searched."""
@@ -161,13 +162,13 @@ def predict_with_model(
 ) -> ModelPredictions:
     """Unit of work: the risk and survival of cases, predicted by one model."""
     registry = get_registry(config.plugins)
-    network, loss, about = load_model(model.file, registry, context.device)
+    network, loss, about, recalibration = load_model(model.file, registry, context.device)
     _require_dims(network, model, cases[0])
     bags = shared_bags(context, files_of(cases))
     outputs = Outputs(config, FoldId(model.seed, model.fold), network, loss, bags)
     seen = outputs.of_cases(cases)
     risk = (outputs.risk(seen).double() - about["high_risk_above"]) / (about["risk_deviation"] or 1.0)
-    survival = outputs.survival(seen, times).double()
+    survival = survival_of(outputs, seen, times, recalibration)
     context.report({"event": "predicted"})
     return ModelPredictions(tuple(case.case_id for case in cases), risk.numpy(), survival.numpy())
 

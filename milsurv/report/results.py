@@ -15,6 +15,7 @@ from milsurv.errors import MilsurvError
 from milsurv.evaluation.metrics import HARRELL, MetricInfo, heading, read_definitions
 from milsurv.evaluation.schema import BaselineComparison, PooledAccount, RunMetrics
 from milsurv.plugin.versions import EARLIER
+from milsurv.report.probabilities import probability_warnings, read_probabilities
 from milsurv.storage.checksums import read_checked, read_json
 from milsurv.storage.run_files import (
     COHORT,
@@ -47,6 +48,8 @@ class RunResults:
     """Empty when the folder has no ``splits.csv``."""
     slides: pd.DataFrame
     predictions: pd.DataFrame
+    probabilities: list[dict[str, Any]]
+    """The ``probabilities.json`` of every fold under every seed; empty for models that were trained elsewhere."""
     history: pd.DataFrame
     """The ``history.csv`` of every fold under every seed, with columns ``seed`` and ``fold``; empty without any."""
 
@@ -72,6 +75,7 @@ class RunResults:
             splits=_table(splits) if splits.is_file() else pd.DataFrame(columns=["case_id", "fold", "role"]),
             slides=_table(folder / SLIDES),
             predictions=read_predictions(folder / PREDICTIONS),
+            probabilities=read_probabilities(folder),
             history=pd.concat(histories, ignore_index=True) if histories else pd.DataFrame(),
         )
 
@@ -159,6 +163,16 @@ class RunResults:
     def used(self) -> pd.DataFrame:
         """The slides that have features."""
         return self.slides[self.slides["status"] == "used"]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Warnings about the cohort, the slides and the probabilities of the models."""
+        return [*self.cohort["warnings"], *probability_warnings(self.probabilities)]
+
+    @property
+    def slopes(self) -> list[float]:
+        """Slopes of the recalibrated models, ascending."""
+        return sorted(one["slope"] for one in self.probabilities if one["slope"] is not None)
 
     @property
     def patches(self) -> dict[str, int]:

@@ -35,7 +35,7 @@ from milsurv.training.job import FoldJob
 SHOWN_SETTINGS = 4
 """Number of settings that are listed to distinguish runs."""
 BASELINE_CODE = "milsurv.training.mean_features"
-TRAINING_CODE = ("milsurv.training.loop",)
+TRAINING_CODE = ("milsurv.training.fold",)
 """Modules of milsurv, other than its plugins, that affect a model."""
 
 

@@ -12,6 +12,7 @@ from milsurv.executors.base import WORKER_DIED, Event, Resources, Unit
 from milsurv.explain.view import views_of_fold
 from milsurv.plugin.lifecycle import HookFailure, LifeCycle
 from milsurv.report.html import write_report
+from milsurv.report.probabilities import probability_warnings, read_probabilities
 from milsurv.runs.baselines import fit_baselines
 from milsurv.runs.cohorts import prepare_cohort
 from milsurv.runs.evaluation import measure
@@ -21,8 +22,9 @@ from milsurv.runs.planning import fold_jobs, plan_run, require_fold
 from milsurv.runs.session import Session, advance
 from milsurv.storage.locks import remove_abandoned
 from milsurv.storage.run_files import EVENTS, PREDICTIONS
+from milsurv.training.fold import WORSE, train_fold
 from milsurv.training.job import FoldJob
-from milsurv.training.loop import fit_loss, train_fold
+from milsurv.training.loop import fit_loss
 from milsurv.training.results import read_predictions
 
 
@@ -62,6 +64,8 @@ def run(session: Session, only_fold: int | None = None) -> RunResult:
         fit_loss(job, session.registry)  # report a fold that cannot train before the first one trains
     life_cycle = notify_plugins(session, folder)
     train(session, todo, folder, life_cycle)
+    for warning in probability_warnings(read_probabilities(folder.path)):
+        progress.warn(warning)
     baselines = fit_baselines(content, cases, [job.fold for job in jobs if job.finished])
     progress.say("computing metrics, writing the report")
     metrics = measure(jobs, content, folder, baselines)
@@ -99,7 +103,7 @@ def train(session: Session, jobs: Sequence[FoldJob], folder: RunFolder, life_cyc
             job.remove_states()  # they remain when a run was killed after its last write
     config = session.config.model_dump(mode="json", by_alias=True)
     life_cycle.call("milsurv_run_started", config=config, folder=folder.path)
-    total = sum(len(job.rows) for job in jobs if not job.trained) * session.config.training.epochs
+    total = sum(job.training_rows for job in jobs if not job.trained)
 
     def on_event(unit: Unit, event: Event) -> None:
         job: FoldJob = unit.arguments["job"]
@@ -109,7 +113,7 @@ def train(session: Session, jobs: Sequence[FoldJob], folder: RunFolder, life_cyc
         elif event["event"] == "bags" and event["plan"] not in plans:
             plans.add(event["plan"])
             session.progress.say(f"bags: {event['plan']}")
-        if event["event"] not in ("epoch", "fold finished", WORKER_DIED):
+        if event["event"] not in ("epoch", WORSE, "fold finished", WORKER_DIED):
             return
         folder.log(event)
         fold = {"seed": job.seed, "fold": job.fold, "folder": job.folder}

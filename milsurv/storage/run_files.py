@@ -36,9 +36,16 @@ HISTORY = "history.csv"
 """A row per epoch of a fold."""
 TRAINING_RISKS = "training_risks.csv"
 """Risks of a fold's training cases, predicted by its model."""
+PROBABILITIES = "probabilities.json"
+"""Quality of the own probabilities of a fold's model, and how they are recalibrated."""
 STATE = "state.safetensors"
 """State of a fold that is still training."""
 REFIT_STATE = "refit_state.safetensors"
 """State of a fold that is refitted on all of its training cases."""
 OPTIMISTIC = "optimistic_"
 """Prefix of a fold's second model and its predictions, whose epoch was selected on the test cases."""
+
+
+def inner_state(inner_fold: int) -> str:
+    """Name of the state of the training without an inner fold."""
+    return f"inner_{inner_fold}_state.safetensors"

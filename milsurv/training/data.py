@@ -116,3 +116,9 @@ def follow_up(cases: Sequence[TrainingCase]) -> tuple[Tensor, Tensor]:
     """Times and events of cases, both ``(n,)`` float32."""
     time = torch.tensor([case.time for case in cases], dtype=torch.float32)
     return time, torch.tensor([case.event for case in cases], dtype=torch.float32)
+
+
+def exact_follow_up(cases: Sequence[TrainingCase]) -> tuple[Tensor, Tensor]:
+    """:func:`follow_up` in float64, in which times equal those of the cohort table."""
+    time = torch.tensor([case.time for case in cases], dtype=torch.float64)
+    return time, torch.tensor([case.event for case in cases], dtype=torch.float64)

@@ -17,14 +17,20 @@ from milsurv.storage.run_files import (
     MODEL,
     OPTIMISTIC,
     PREDICTIONS,
+    PROBABILITIES,
     REFIT_STATE,
     STATE,
     TRAINING_RISKS,
+    inner_state,
 )
 from milsurv.training.data import FoldId, TrainingCase, files_of, rows_of
 
 COLUMN_PREFIX = {"inner_validation": "validation", "reported_fold": "reported"}
 """Selection set -> prefix of its columns in the history."""
+INNER_FOLDS = 3
+"""Number of inner folds of :func:`milsurv.training.cross_fitting.cross_fit`."""
+STATES = (REFIT_STATE, *map(inner_state, range(INNER_FOLDS)), STATE)
+"""Checkpoints of a fold in training, the first training's last."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,13 @@ class FoldJob:
         return rows_of(self.train, self.config.training.rows)
 
     @property
+    def training_rows(self) -> int:
+        """Rows of all epochs, those of the inner folds included, for the display of progress."""
+        settings = self.config.training
+        trainings = INNER_FOLDS if settings.recalibrate and not self.validation else 1
+        return trainings * len(self.rows) * settings.epochs
+
+    @property
     def selection_sets(self) -> dict[str, tuple[TrainingCase, ...]]:
         """Name -> rows by which an epoch is selected; empty if the last epoch is used."""
         of = {
@@ -102,7 +115,7 @@ class FoldJob:
             names = [
                 f"{prefix}{name}"
                 for prefix in reversed(self.prefixes.values())
-                for name in (TRAINING_RISKS, MODEL)
+                for name in (TRAINING_RISKS, PROBABILITIES, MODEL)
             ]
             columns = [survival_column(t) for t in self.times]
             same = [other for other in trained if _survival_columns(other / PREDICTIONS) == columns]
@@ -113,7 +126,7 @@ class FoldJob:
         if latest == self.folder:
             return None
         self.remove_states()
-        return self._copy(latest, [REFIT_STATE, STATE])
+        return self._copy(latest, STATES)
 
     def _copy(self, other: Path, names: Sequence[str]) -> Path:
         for name in names:
@@ -127,7 +140,7 @@ class FoldJob:
 
     def remove_states(self) -> None:
         """Remove the checkpoints of a finished training."""
-        for state in (STATE, REFIT_STATE):
+        for state in STATES:
             (self.folder / state).unlink(missing_ok=True)
 
     def refit(self) -> FoldJob:

@@ -1,4 +1,4 @@
-"""The training loop: one fold with one seed, from bags to a saved model and its predictions.
+"""The training loop: the epochs of one fold with one seed.
 
 All random numbers are derived from (run seed, fold, epoch, slide), so a fold that is resumed from its last checkpoint
 draws the same ones as an uninterrupted training.
@@ -23,45 +23,19 @@ from milsurv.executors.memory import out_of_memory_explained
 from milsurv.features.store import feature_dims
 from milsurv.losses.base import Loss
 from milsurv.plugin.registry import Registry, get_registry
-from milsurv.storage.run_files import REFIT_STATE, STATE
+from milsurv.storage.run_files import STATE
 from milsurv.training.bags import shared_bags
 from milsurv.training.checkpoint import FoldState, load_state, save_state
 from milsurv.training.data import TrainingCase, balanced_weights, files_of, follow_up
 from milsurv.training.job import COLUMN_PREFIX, FoldJob
 from milsurv.training.model import SurvivalModel, build_model
 from milsurv.training.outputs import Outputs, describe_cases
-from milsurv.training.results import write_models, write_predictions
 from milsurv.training.schedule import learning_rate
 from milsurv.training.seeds import generator_of, seed_torch
 
 MAX_SAVING_SHARE = 0.02
 """Maximum share of the time that is spent on saving checkpoints."""
 REHEARSED_CASES = 2
-
-
-def train_fold(context: Context, job: FoldJob) -> None:
-    """Unit of work: train, select the epoch, predict the fold's test cases; resumes from a checkpoint."""
-    if not job.finished:
-        get_registry(job.config.plugins).require_origins(job.origins)
-        torch.use_deterministic_algorithms(job.config.training.deterministic)
-        if not job.trained:
-            _train(context, job)
-        write_predictions(context, job)
-        job.remove_states()
-        context.report({"event": "fold finished", "seed": job.seed, "fold": job.fold})
-
-
-def _train(context: Context, job: FoldJob) -> None:
-    training = FoldTraining(context, job)
-    for row in training.epochs():
-        context.report({"event": "epoch", "seed": job.seed, "fold": job.fold, **row})
-    history = training.state.history
-    if job.config.training.refit:
-        chosen = training.state.best["inner_validation"].epoch
-        training = FoldTraining(context, job.refit(), REFIT_STATE, chosen)
-        for _ in training.epochs():
-            pass
-    write_models(training.job, training.outputs, history, training.state.best)
 
 
 def fit_loss(job: FoldJob, registry: Registry) -> Loss:

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from milsurv.aggregators.base import Aggregator
 from milsurv.errors import MilsurvError, first_line, size
+from milsurv.evaluation.recalibration import Recalibration
 from milsurv.executors.memory import host_memory
 from milsurv.features.bag import Bag
 from milsurv.losses.base import Loss
@@ -119,18 +120,36 @@ def _shapes(
     return {name: tuple(value.shape) for name, value in state.items()}
 
 
-def save_model(path: Path, model: SurvivalModel, loss: Loss, about: dict[str, Any]) -> None:
-    """Write the weights, the fitted state of the loss, and JSON metadata ``about`` to a safetensors file."""
+class LoadedModel(NamedTuple):
+    """The content of a model file."""
+
+    model: SurvivalModel
+    """In evaluation mode."""
+    loss: Loss
+    about: dict[str, Any]
+    """Metadata."""
+    recalibration: Recalibration | None
+    """Recalibrates survival; None if the model was trained without, and for released checkpoints."""
+
+
+def save_model(
+    path: Path,
+    model: SurvivalModel,
+    loss: Loss,
+    about: dict[str, Any],
+    recalibration: Recalibration | None = None,
+) -> None:
+    """Write weights, fitted state of the loss, recalibration, and JSON metadata ``about`` to a safetensors file."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"loss.{name}": value for name, value in loss.state_dict().items()}
+    if recalibration is not None:
+        tensors |= {f"recalibration.{name}": value for name, value in recalibration.state_dict().items()}
     about = {**about, "feature_dims": model.feature_dims, "n_outputs": loss.n_outputs}
     save_tensors(path, tensors, about)
 
 
-def load_model(
-    path: Path, registry: Registry, device: torch.device | str
-) -> tuple[SurvivalModel, Loss, dict[str, Any]]:
-    """The model in evaluation mode, its loss, and the metadata. Raises MilsurvError if it cannot be built."""
+def load_model(path: Path, registry: Registry, device: torch.device | str) -> LoadedModel:
+    """The content of the file, with the model on ``device``. Raises MilsurvError if it cannot be built."""
     tensors, about = load_tensors(path)
     weights = with_prefix("model.", tensors)
     try:
@@ -143,9 +162,11 @@ def load_model(
         model = build_model(registry, aggregator, feature_dims, about["n_outputs"])
         model.load_state_dict(weights)
         loss.load_state_dict(with_prefix("loss.", tensors))
+        state = with_prefix("recalibration.", tensors)
+        recalibration = Recalibration.from_state(state) if state else None
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         raise MilsurvError(f"{path}: the model cannot be built ({first_line(error)})") from error
-    return model.to(device).eval(), loss, about
+    return LoadedModel(model.to(device).eval(), loss, about, recalibration)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:

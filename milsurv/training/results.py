@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor
 
+from milsurv.evaluation.recalibration import HeldOutRisks, Recalibration
 from milsurv.evaluation.times import survival_column
 from milsurv.executors.base import Context
 from milsurv.plugin.registry import get_registry
+from milsurv.storage.atomic import json_text
 from milsurv.storage.checksums import read_checked, write_checked
-from milsurv.storage.run_files import HISTORY, MODEL, PREDICTIONS, TRAINING_RISKS
+from milsurv.storage.run_files import HISTORY, MODEL, PREDICTIONS, PROBABILITIES, TRAINING_RISKS
 from milsurv.training.bags import shared_bags
-from milsurv.training.checkpoint import Best
-from milsurv.training.data import follow_up
+from milsurv.training.checkpoint import FoldState
+from milsurv.training.choice import ChosenModel, OwnScores
 from milsurv.training.job import FoldJob
 from milsurv.training.model import load_model, save_model
 from milsurv.training.outputs import Outputs
@@ -34,40 +37,43 @@ HISTORY_COLUMNS = (
 )
 
 
-def write_models(
-    job: FoldJob, outputs: Outputs, history: Sequence[Mapping[str, float]], best: Mapping[str, Best]
-) -> None:
-    """Write the history and, for each selected epoch, the model and the risks of training and validation cases.
-
-    The model selected by inner validation is written last; it marks the fold as trained.
-    """
+def write_history(job: FoldJob, state: FoldState) -> None:
+    """Write the history of the epochs, with a column that marks the epoch of each selection."""
+    history = state.history
     table = pd.DataFrame(history)[[column for column in HISTORY_COLUMNS if column in history[0]]]
     for selection, prefix in job.prefixes.items():
-        table[f"{prefix}chosen"] = (table["epoch"] == best[selection].epoch).astype(int)
+        table[f"{prefix}chosen"] = (table["epoch"] == state.best[selection].epoch).astype(int)
     write_checked(job.folder / HISTORY, table.to_csv(index=False))
-    for selection, prefix in reversed(job.prefixes.items()):
-        _write_choice(job, outputs, best[selection], prefix)
 
 
-def _write_choice(job: FoldJob, outputs: Outputs, best: Best, prefix: str) -> None:
-    outputs.model.load_state_dict(best.weights)
-    training = outputs.of_cases(job.train)
-    outputs.loss.fit_baseline(training, *follow_up(job.train))
-    risk = outputs.risk(training)
-    known = {"train": (job.train, risk)}
-    if job.validation:
-        known["validation"] = (job.validation, outputs.risk(outputs.of_cases(job.validation)))
+def write_model(chosen: ChosenModel, prefix: str, held_out: HeldOutRisks | None, scores: OwnScores) -> None:
+    """Write the model, recalibrated on ``held_out``, the risks of training and validation cases, and the scores."""
+    job, outputs = chosen.job, chosen.outputs
+    known = {"train": (job.train, chosen.risk)}
+    if chosen.validation is not None:
+        known["validation"] = (job.validation, outputs.risk(chosen.validation))
     _write_training_risks(job.folder / f"{prefix}{TRAINING_RISKS}", known)
+    settings = job.config.training
+    recalibration = chosen.recalibration(held_out) if settings.recalibrate else None
+    probabilities = {
+        "seed": job.seed,
+        "fold": job.fold,
+        "epoch": chosen.epoch,
+        **scores.as_json(),
+        "recalibrated_on": None if held_out is None else len(held_out.risk),
+        "slope": None if recalibration is None else recalibration.slope,
+    }
+    write_checked(job.folder / f"{prefix}{PROBABILITIES}", json_text(probabilities))
     about = {
         "aggregator": job.config.aggregator.model_dump(mode="json"),
         "loss": job.config.loss.model_dump(mode="json"),
         "seed": job.seed,
         "fold": job.fold,
-        "epoch": best.epoch,
-        "high_risk_above": float(risk.median()),
-        "risk_deviation": float(risk.std(correction=0)),
+        "epoch": chosen.epoch,
+        "high_risk_above": chosen.median,
+        "risk_deviation": chosen.deviation,
     }
-    save_model(job.folder / f"{prefix}{MODEL}", outputs.model, outputs.loss, about)
+    save_model(job.folder / f"{prefix}{MODEL}", outputs.model, outputs.loss, about, recalibration)
 
 
 def _write_training_risks(path: Path, known: Mapping[str, tuple[Sequence[Any], Tensor]]) -> None:
@@ -86,14 +92,23 @@ def write_predictions(context: Context, job: FoldJob) -> None:
     """
     registry = get_registry(job.config.plugins)
     for prefix in reversed(job.prefixes.values()):
-        model, loss, about = load_model(job.folder / f"{prefix}{MODEL}", registry, context.device)
+        model, loss, about, recalibration = load_model(
+            job.folder / f"{prefix}{MODEL}", registry, context.device
+        )
         bags = shared_bags(context, job.files)
         outputs = Outputs(job.config, job.id, model, loss, bags)
-        table = predictions_of(job, outputs, about["high_risk_above"], about["risk_deviation"])
+        median, deviation = about["high_risk_above"], about["risk_deviation"]
+        table = predictions_of(job, outputs, median, deviation, recalibration)
         write_checked(job.folder / f"{prefix}{PREDICTIONS}", table.to_csv(index=False))
 
 
-def predictions_of(job: FoldJob, outputs: Outputs, median: float, deviation: float) -> pd.DataFrame:
+def predictions_of(
+    job: FoldJob,
+    outputs: Outputs,
+    median: float,
+    deviation: float,
+    recalibration: Recalibration | None = None,
+) -> pd.DataFrame:
     """A row for each test case: follow-up, risk, and survival at ``job.times``.
 
     ``median`` and ``deviation`` are the median and standard deviation of the risks of training cases. The standardised
@@ -111,9 +126,18 @@ def predictions_of(job: FoldJob, outputs: Outputs, median: float, deviation: flo
         "high_risk": (risk > median).int().numpy(),
         "standardized_risk": ((risk.double() - median) / (deviation or 1.0)).numpy(),
     }
-    survival = outputs.survival(predicted, job.times).numpy()
+    survival = survival_of(outputs, predicted, job.times, recalibration).numpy()
     columns = {survival_column(t): survival[:, i] for i, t in enumerate(job.times)}
     return pd.DataFrame({**table, **columns})
+
+
+def survival_of(
+    outputs: Outputs, predicted: Tensor, times: Sequence[float], recalibration: Recalibration | None
+) -> Tensor:
+    """Survival ``(n, times)`` float64 of outputs ``(n, n_outputs)``: recalibrated, or the loss's own without."""
+    if recalibration is None:
+        return outputs.survival(predicted, times).double()
+    return recalibration.survival(outputs.risk(predicted), torch.tensor(times, dtype=torch.float64))
 
 
 def read_predictions(path: Path) -> pd.DataFrame:

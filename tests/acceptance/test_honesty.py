@@ -23,8 +23,8 @@ from milsurv.executors.local import LocalConfig, LocalExecutor
 from milsurv.features.store import MagnificationFeatures, write_features
 from milsurv.storage.run_files import OPTIMISTIC, PREDICTIONS
 from milsurv.training.data import TrainingCase
+from milsurv.training.fold import train_fold
 from milsurv.training.job import FoldJob
-from milsurv.training.loop import train_fold
 from milsurv.training.results import read_predictions
 
 pytestmark = pytest.mark.acceptance

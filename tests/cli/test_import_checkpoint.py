@@ -60,7 +60,7 @@ def test_the_model_file_gives_the_released_logits_and_risk(
         save_file(state, checkpoint)
     printed = _import(checkpoint, "--model", model, *options, "-o", output)
     assert str(output) in printed
-    loaded, loss, about = load_model(output, get_registry(), "cpu")
+    loaded, loss, about, _ = load_model(output, get_registry(), "cpu")
     with torch.no_grad():
         logits = loaded(_bag(expected)).unsqueeze(0)
     torch.testing.assert_close(logits, expected["output.logits"], rtol=0, atol=1e-5)
@@ -76,7 +76,7 @@ def test_survival_waits_for_bins(tmp_path: Path) -> None:
     _import(
         tmp_path / "released.pt", "--model", "CrossFusion", "--heads", 2, "-o", tmp_path / "m.safetensors"
     )
-    model, loss, _ = load_model(tmp_path / "m.safetensors", get_registry(), "cpu")
+    model, loss, _, _ = load_model(tmp_path / "m.safetensors", get_registry(), "cpu")
     with torch.no_grad():
         logits = model(_bag(expected)).unsqueeze(0)
     with pytest.raises(MilsurvError, match="the loss is not fitted"):

@@ -216,7 +216,7 @@ def test_occlusion_stands_beside_attention_and_is_the_mean_fall_of_the_standardi
     )
     falls = []
     for path, _ in make_explainer(trained, drawn.overlap, "cpu").models:
-        network, loss, about = load_model(path, trained.registry, "cpu")
+        network, loss, about, _ = load_model(path, trained.registry, "cpu")
         with torch.no_grad():
             outputs = torch.stack([network(bag), network(less)])
         risk = loss.risk(outputs)

@@ -63,7 +63,7 @@ def test_a_new_slide_is_judged_by_all_models(trained: TrainedModel, new_slide: P
     (prediction,) = predict(trained, new_slide)
     risks = []
     for model in trained.models:
-        network, loss, about = load_model(model.file, trained.registry, "cpu")
+        network, loss, about, _ = load_model(model.file, trained.registry, "cpu")
         risk = loss.risk(network(read_bag(prediction.features))[None]).item()
         risks.append((risk - about["high_risk_above"]) / about["risk_deviation"])
     row = prediction.row

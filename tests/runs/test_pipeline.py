@@ -87,6 +87,7 @@ def test_the_run_folder_holds_what_was_run(finished: RunResult) -> None:
         "checksums.txt",
         "model.safetensors",
         "history.csv",
+        "probabilities.json",
         "training_risks.csv",
         "predictions.csv",
     }

@@ -27,11 +27,13 @@ from milsurv.features.store import read_bag, write_checksums
 from milsurv.losses.discrete import NLL
 from milsurv.plugin.registry import get_registry
 from milsurv.storage.run_files import HISTORY, MODEL, OPTIMISTIC, PREDICTIONS, REFIT_STATE, STATE
+from milsurv.training.choice import ChosenModel
 from milsurv.training.data import TrainingCase, follow_up
+from milsurv.training.fold import train_fold
 from milsurv.training.job import FoldJob
-from milsurv.training.loop import FoldTraining, train_fold
+from milsurv.training.loop import FoldTraining
 from milsurv.training.model import load_model, load_tensors
-from milsurv.training.results import predictions_of, write_models
+from milsurv.training.results import predictions_of
 from tests.contexts import on_cpu
 from tests.training.conftest import MakeJob, StoppedError, Watch
 
@@ -139,7 +141,7 @@ def test_the_epoch_with_the_lowest_validation_loss_is_kept(make_job: MakeJob) ->
     history = pd.read_csv(job.folder / HISTORY)
     chosen = int(history.loc[history["chosen"] == 1, "epoch"].item())
     assert chosen == int(history.sort_values("validation_loss")["epoch"].iloc[0])
-    model, loss, about = load_model(job.folder / MODEL, get_registry(), "cpu")
+    model, loss, about, _ = load_model(job.folder / MODEL, get_registry(), "cpu")
     assert about["epoch"] == chosen
     outputs = torch.stack(
         [torch.stack([model(read_bag(path)) for _, path in case.slides]).mean(0) for case in job.validation]
@@ -234,13 +236,14 @@ def test_predictions_are_what_the_saved_model_says(make_job: MakeJob) -> None:
     table = pd.read_csv(job.folder / PREDICTIONS)
     assert list(table.columns[:7]) == ["case_id", "fold", "time", "event", "risk", "seed", "high_risk"]
     assert list(table["case_id"]) == [case.case_id for case in job.test]
-    model, loss, about = load_model(job.folder / MODEL, get_registry(), "cpu")
+    model, loss, about, recalibration = load_model(job.folder / MODEL, get_registry(), "cpu")
     with torch.no_grad():
         outputs = torch.stack(
             [torch.stack([model(read_bag(path)) for _, path in case.slides]).mean(0) for case in job.test]
         )
     np.testing.assert_allclose(table["risk"], loss.risk(outputs), rtol=1e-5)
-    survival = loss.survival(outputs, torch.tensor(job.times))
+    assert recalibration is not None
+    survival = recalibration.survival(loss.risk(outputs), torch.tensor(job.times))
     np.testing.assert_allclose(table[[f"survival_at_{t:g}" for t in job.times]], survival, rtol=1e-4)
     assert list(table["high_risk"]) == [int(risk > about["high_risk_above"]) for risk in loss.risk(outputs)]
 
@@ -248,7 +251,7 @@ def test_predictions_are_what_the_saved_model_says(make_job: MakeJob) -> None:
 def test_the_history_tells_the_c_index_that_lifelines_finds(make_job: MakeJob) -> None:
     job = make_job(**{"training.epochs": 1})
     _train(job)
-    model, loss, _ = load_model(job.folder / MODEL, get_registry(), "cpu")
+    model, loss, _, _ = load_model(job.folder / MODEL, get_registry(), "cpu")
     with torch.no_grad():
         outputs = torch.stack(
             [
@@ -488,7 +491,7 @@ def test_a_loss_that_fails_a_check_is_named(make_job: MakeJob, wrong: str, messa
 
     def train() -> None:
         list(training.epochs())
-        write_models(training.job, training.outputs, training.state.history, training.state.best)
+        ChosenModel.of(training.job, training.outputs, training.state.best["inner_validation"])
         predictions_of(training.job, training.outputs, median=0, deviation=1)
 
     with pytest.raises(MilsurvError, match=message):

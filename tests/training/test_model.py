@@ -55,7 +55,7 @@ def test_a_saved_model_predicts_as_before(tmp_path: Path, name: str) -> None:
     loss.fit_baseline(outputs, time, event)
     about = {"aggregator": SECTION.model_dump(), "loss": section.model_dump()}
     save_model(tmp_path / "model.safetensors", model, loss, about)
-    loaded, loaded_loss, loaded_about = load_model(tmp_path / "model.safetensors", registry, "cpu")
+    loaded, loaded_loss, loaded_about, _ = load_model(tmp_path / "model.safetensors", registry, "cpu")
     with torch.no_grad():
         again = torch.stack([loaded(bag) for bag in bags])
     times = torch.tensor([3.0, 8.0, 15.0])

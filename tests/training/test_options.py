@@ -14,8 +14,9 @@ from milsurv import Bag
 from milsurv.errors import ConfigError, MilsurvError
 from milsurv.storage.run_files import HISTORY, MODEL, PREDICTIONS, STATE
 from milsurv.training.data import TrainingCase, follow_up, merge_bags
+from milsurv.training.fold import train_fold
 from milsurv.training.job import FoldJob
-from milsurv.training.loop import FoldTraining, rehearse, train_fold
+from milsurv.training.loop import FoldTraining, rehearse
 from milsurv.training.model import load_tensors
 from tests.contexts import on_cpu
 from tests.training.conftest import MakeJob, StoppedError, Watch

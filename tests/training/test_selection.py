@@ -15,10 +15,11 @@ from milsurv.features.store import read_bag
 from milsurv.plugin.registry import get_registry
 from milsurv.storage.run_files import HISTORY, MODEL, OPTIMISTIC, PREDICTIONS, TRAINING_RISKS
 from milsurv.training.data import follow_up
+from milsurv.training.fold import train_fold
 from milsurv.training.job import FoldJob
-from milsurv.training.loop import FoldTraining, train_fold
-from milsurv.training.model import load_model, load_tensors
-from milsurv.training.results import read_predictions, write_models
+from milsurv.training.loop import FoldTraining
+from milsurv.training.model import load_model, load_tensors, with_prefix
+from milsurv.training.results import read_predictions
 from tests.contexts import on_cpu
 from tests.training.conftest import MakeJob, StoppedError, Watch
 
@@ -56,7 +57,7 @@ def test_both_choices_are_of_one_training(make_job: MakeJob, by: str) -> None:
         assert (both.folder / name).read_bytes() == (honest.folder / name).read_bytes()
     scores = history["reported_loss"] if by == "loss" else -history["reported_c_index"]
     assert history.loc[history["optimistic_chosen"] == 1, "epoch"].item() == _best(scores)
-    model, loss, about = load_model(both.folder / f"{OPTIMISTIC}{MODEL}", get_registry(), "cpu")
+    model, loss, about, _ = load_model(both.folder / f"{OPTIMISTIC}{MODEL}", get_registry(), "cpu")
     assert about["epoch"] == _best(scores)
     with torch.no_grad():
         outputs = torch.stack(
@@ -78,16 +79,15 @@ def test_the_reported_fold_chooses_when_asked_to(make_job: MakeJob) -> None:
     assert not (job.folder / f"{OPTIMISTIC}{PREDICTIONS}").exists()
 
 
-def test_the_honest_choice_is_known_by_its_chooser_and_not_by_its_place(make_job: MakeJob) -> None:
+def test_each_selection_has_the_model_of_its_own_epoch(make_job: MakeJob) -> None:
     job = make_job(**SETTINGS, **{"training.selection": "both"})
-    training = FoldTraining(on_cpu(), job)
+    training = FoldTraining(on_cpu(), make_job("other", **SETTINGS, **{"training.selection": "both"}))
     list(training.epochs())
-    history, best = training.state.history, training.state.best
-    for order in (list(best), list(best)[::-1]):
-        write_models(job, training.outputs, history, {chooser: best[chooser] for chooser in order})
-        for chooser, prefix in (("inner_validation", ""), ("reported_fold", OPTIMISTIC)):
-            _, about = load_tensors(job.folder / f"{prefix}{MODEL}")
-            assert about["epoch"] == best[chooser].epoch
+    _train(job)
+    for chooser, prefix in (("inner_validation", ""), ("reported_fold", OPTIMISTIC)):
+        tensors, about = load_tensors(job.folder / f"{prefix}{MODEL}")
+        assert about["epoch"] == training.state.best[chooser].epoch
+        assert _equal(with_prefix("model.", tensors), training.state.best[chooser].weights)
 
 
 def test_no_epoch_is_chosen_before_it_may(make_job: MakeJob) -> None:
@@ -142,7 +142,7 @@ def test_refit_is_refused_where_nobody_was_held_out(make_job: MakeJob) -> None:
 def test_training_risks_and_the_standardised_risk_are_what_the_model_says(make_job: MakeJob) -> None:
     job = make_job(**SETTINGS)
     _train(job)
-    model, loss, about = load_model(job.folder / MODEL, get_registry(), "cpu")
+    model, loss, about, _ = load_model(job.folder / MODEL, get_registry(), "cpu")
 
     def risks(cases: tuple[object, ...]) -> torch.Tensor:
         with torch.no_grad():

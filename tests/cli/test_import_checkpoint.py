@@ -83,6 +83,8 @@ def test_survival_waits_for_bins(tmp_path: Path) -> None:
         loss.survival(logits, torch.tensor([1.0]))
     loss.fit(torch.tensor([10.0, 20, 30, 40, 50]), torch.tensor([1.0, 1, 1, 1, 0]))
     edges = loss.state_dict()["edges"]
+    assert loss.survival(logits, edges).isfinite().all()
+    loss.load_state_dict({"edges": edges})
     torch.testing.assert_close(
         loss.survival(logits, edges[1:]), expected["output.survival"], rtol=0, atol=1e-5
     )

@@ -83,6 +83,16 @@ def test_slides_of_a_scenario_are_arrangements(tmp_path: Path) -> None:
     assert "Tissue" not in text
 
 
+def test_recalibration_is_told_with_its_slopes(tmp_path: Path) -> None:
+    text = " ".join(methods_of(tmp_path).paragraphs)
+    assert "its slope was fitted to the inner validation cases and shrunk by a heuristic factor [" in text
+    assert "(slopes 0.25 to 0.75 per standard deviation of the risk)." in text
+    crossed = " ".join(methods_of(tmp_path / "b", training={"selection": "last_epoch"}).paragraphs)
+    assert "cross-fitted risks of the training cases, by models of three inner folds, and shrunk" in crossed
+    without = " ".join(methods_of(tmp_path / "c", training={"recalibrate": False}).paragraphs)
+    assert "recalibrated" not in without
+
+
 def test_features_that_were_imported_have_no_slides_to_tell_of(tmp_path: Path) -> None:
     found = methods_of(
         tmp_path,

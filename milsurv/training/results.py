@@ -136,7 +136,8 @@ def survival_of(
 ) -> Tensor:
     """Survival ``(n, times)`` float64 of outputs ``(n, n_outputs)``: recalibrated, or the loss's own without."""
     if recalibration is None:
-        return outputs.survival(predicted, times).double()
+        rounded = torch.tensor(times, dtype=torch.float32)  # like the follow-up that the loss was fitted to
+        return outputs.survival(predicted, rounded.tolist()).double()
     return recalibration.survival(outputs.risk(predicted), torch.tensor(times, dtype=torch.float64))
 
 

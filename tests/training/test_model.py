@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from milsurv import Bag, MilsurvError
+from milsurv.evaluation.recalibration import HeldOutRisks, Recalibration
 from milsurv.plugin.base import PluginSection
 from milsurv.plugin.registry import get_registry
 from milsurv.training.model import (
@@ -55,7 +56,9 @@ def test_a_saved_model_predicts_as_before(tmp_path: Path, name: str) -> None:
     loss.fit_baseline(outputs, time, event)
     about = {"aggregator": SECTION.model_dump(), "loss": section.model_dump()}
     save_model(tmp_path / "model.safetensors", model, loss, about)
-    loaded, loaded_loss, loaded_about, _ = load_model(tmp_path / "model.safetensors", registry, "cpu")
+    loaded, loaded_loss, loaded_about, recalibration = load_model(
+        tmp_path / "model.safetensors", registry, "cpu"
+    )
     with torch.no_grad():
         again = torch.stack([loaded(bag) for bag in bags])
     times = torch.tensor([3.0, 8.0, 15.0])
@@ -64,6 +67,42 @@ def test_a_saved_model_predicts_as_before(tmp_path: Path, name: str) -> None:
         loaded_loss.survival(again, times), loss.survival(outputs, times), rtol=0, atol=0
     )
     assert loaded_about["n_outputs"] == loss.n_outputs
+    assert recalibration is None
+
+
+def test_recalibration_is_part_of_the_file(tmp_path: Path) -> None:
+    registry, section, path = get_registry(), PluginSection(name="nll"), tmp_path / "model.safetensors"
+    loss = registry.create("loss", section)
+    time, event, risk = torch.arange(1.0, 21), torch.tensor([1.0, 0, 1, 1] * 5), torch.linspace(2, -2, 20)
+    loss.fit(time, event)
+    recalibration = Recalibration.fit(
+        HeldOutRisks(risk.double(), time, event, event * 0), time, event, 0.5, 2.0
+    )
+    model = build_model(registry, SECTION, {20: 3}, loss.n_outputs)
+    about = {"aggregator": SECTION.model_dump(), "loss": section.model_dump()}
+    save_model(path, model, loss, about, recalibration)
+    loaded = load_model(path, registry, "cpu").recalibration
+    assert loaded is not None
+    assert torch.equal(loaded.survival(risk, time), recalibration.survival(risk, time))
+    tensors, about = load_tensors(path)
+    del tensors["recalibration.event_times"]
+    save_tensors(path, tensors, about)
+    with pytest.raises(MilsurvError, match=r"model\.safetensors: the model cannot be built"):
+        load_model(path, registry, "cpu")
+
+
+def test_a_model_of_a_version_without_curve_has_linear_survival(tmp_path: Path) -> None:
+    registry, section, path = get_registry(), PluginSection(name="nll"), tmp_path / "model.safetensors"
+    loss = registry.create("loss", section)
+    loss.fit(torch.arange(1.0, 21), torch.ones(20))
+    edges = loss.state_dict()["edges"]
+    loss.load_state_dict({"edges": edges})
+    model = build_model(registry, SECTION, {20: 3}, loss.n_outputs)
+    save_model(path, model, loss, {"aggregator": SECTION.model_dump(), "loss": section.model_dump()})
+    loaded = load_model(path, registry, "cpu").loss
+    middles = (edges[:-1] + edges[1:]) / 2
+    survival = loaded.survival(torch.zeros(1, 4), torch.cat([edges, middles]))[0]
+    torch.testing.assert_close(survival[5:], (survival[:4] + survival[1:5]) / 2)
 
 
 def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:

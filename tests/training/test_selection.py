@@ -107,7 +107,7 @@ def test_nothing_to_choose_from_is_refused(make_job: MakeJob) -> None:
 
 def test_a_refit_trains_all_training_cases_for_the_chosen_number_of_epochs(make_job: MakeJob) -> None:
     """Against a training of its own that keeps the last epoch, under a schedule that does not end sooner."""
-    settings = {**SETTINGS, "training.schedule": "constant"}
+    settings = {**SETTINGS, "training.schedule": "constant", "training.recalibrate": False}
     chosen_of = _train(make_job("plain", **settings))
     job = make_job("refit", **settings, **{"training.refit": True})
     history = _train(job)

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from milsurv.aggregators.base import MAX_WIDTH, Aggregator, bag_of_rows, require_magnification, stacked
+from milsurv.aggregators.base import MAX_WIDTH, Aggregator, bag_of_rows, choose_magnifications, stacked
 from milsurv.features.bag import Bag
 from milsurv.plugin.base import PluginConfig
 
@@ -41,11 +41,7 @@ class ABMIL(Aggregator):
 
     def __init__(self, config: ABMILConfig, feature_dims: dict[int, int], n_outputs: int):
         super().__init__(config, feature_dims, n_outputs)
-        if config.magnification == "all":
-            self.magnifications = sorted(feature_dims, reverse=True)
-        else:
-            require_magnification(feature_dims, config.magnification, "abmil")
-            self.magnifications = [config.magnification]
+        self.magnifications = choose_magnifications(feature_dims, config.magnification, "abmil")
         hidden = config.hidden_dim
         self.projections = nn.ModuleDict(
             {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from milsurv.errors import MilsurvError
 from milsurv.features.bag import Bag
 from milsurv.plugin.base import PluginConfig
 
+LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``(outputs (n, n_outputs), time (n,), event (n,))`` -> scalar, as :class:`milsurv.losses.base.Loss`."""
 MAX_WIDTH = 2**16
 """Upper limit of layer sizes in the configuration; larger numbers are typing errors."""
 
@@ -51,6 +53,14 @@ class Aggregator(nn.Module, ABC):
         """
         return torch.stack([self(bag) for bag in bags])
 
+    def fit(self, cases: Iterable[Sequence[Bag]], time: Tensor, event: Tensor, loss: LossFunction) -> None:
+        """Fit what is not trained by gradient descent, and keep it in buffers. Default: nothing.
+
+        Called once before training. ``cases`` are the bags of each training case as :meth:`forward` gets them, and can
+        be iterated once; ``time`` and ``event`` are ``(n,)``, in the same order. An aggregator without parameters is
+        fitted here only. Raises MilsurvError if that is impossible.
+        """
+
     def attention(self, bag: Bag) -> dict[int, Tensor]:  # noqa: ARG002
         """Magnification -> ``(n,)`` non-negative weights that sum to 1; empty if there is no attention."""
         return {}
@@ -79,3 +89,13 @@ def require_magnification(feature_dims: dict[int, int], magnification: int, aggr
             f"add {magnification} to tiling.magnifications, or change the settings of the aggregator"
         )
     return feature_dims[magnification]
+
+
+def choose_magnifications(
+    feature_dims: dict[int, int], magnification: int | Literal["all"], aggregator: str
+) -> list[int]:
+    """The magnifications that an aggregator uses, the finest first. Raises MilsurvError if the one is missing."""
+    if magnification == "all":
+        return sorted(feature_dims, reverse=True)
+    require_magnification(feature_dims, magnification, aggregator)
+    return [magnification]

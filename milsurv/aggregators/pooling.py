@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Literal
 
+import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from milsurv.aggregators.base import Aggregator, require_magnification
+from milsurv.aggregators.base import Aggregator, choose_magnifications
 from milsurv.features.bag import Bag
 from milsurv.plugin.base import PluginConfig
 
@@ -15,8 +17,8 @@ from milsurv.plugin.base import PluginConfig
 class PoolingConfig(PluginConfig):
     """Settings of mean and max pooling."""
 
-    magnification: PositiveInt = 20
-    """Magnification of the patches."""
+    magnification: PositiveInt | Literal["all"] = "all"
+    """Magnification of the patches. ``all``: the pooled features of all magnifications side by side."""
 
 
 class _Pool(Aggregator):
@@ -27,16 +29,17 @@ class _Pool(Aggregator):
 
     def __init__(self, config: PoolingConfig, feature_dims: dict[int, int], n_outputs: int):
         super().__init__(config, feature_dims, n_outputs)
-        self.magnification = config.magnification
-        feature_dim = require_magnification(feature_dims, config.magnification, self.name)
-        self.head = nn.Linear(feature_dim, n_outputs)
+        self.magnifications = choose_magnifications(feature_dims, config.magnification, self.name)
+        self.head = nn.Linear(sum(feature_dims[m] for m in self.magnifications), n_outputs)
 
     @abstractmethod
     def pool(self, features: Tensor) -> Tensor:
         """``(dim,)`` for the ``(n, dim)`` features of the patches."""
 
     def forward(self, bag: Bag) -> Tensor:
-        output: Tensor = self.head(self.pool(bag.features[self.magnification]))
+        output: Tensor = self.head(
+            torch.cat([self.pool(bag.features[m]).float() for m in self.magnifications])
+        )
         return output
 
 

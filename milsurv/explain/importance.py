@@ -232,4 +232,4 @@ def _index(cells: NDArray[np.integer]) -> pd.MultiIndex:
 
 
 def _device(model: SurvivalModel) -> torch.device:
-    return next(model.parameters()).device
+    return next(model.buffers()).device

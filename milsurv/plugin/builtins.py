@@ -124,6 +124,11 @@ def milsurv_register_aggregators(register: Register) -> None:
         summary="Nyström transformer MIL (Shao et al. 2021)",
     )
     register(
+        "mean_cox",
+        "milsurv.aggregators.mean_cox:MeanCox",
+        summary="ridge-penalised Cox regression on principal components of mean features, not trained but fitted",
+    )
+    register(
         "meanpool", "milsurv.aggregators.pooling:MeanPool", summary="mean of the patches, then a linear head"
     )
     register(

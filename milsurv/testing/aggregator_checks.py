@@ -36,6 +36,7 @@ BATCH_SIZES = (1, 9, 101, 2, 60)
 """Patches at the finest magnification of the bags of a batch."""
 BATCH_ROUNDING = 1e-6
 """Relative and absolute tolerance for bags that are computed at once."""
+FITTED_CASES = 12
 ROUNDING = 1e-4
 """Relative and absolute tolerance for the order of float32 sums."""
 
@@ -60,8 +61,14 @@ def train_step(aggregator: Aggregator, bag: Bag, seed: int = 0) -> Tensor:
     """Forward and backward pass in training mode, with dropout drawn from ``seed``; returns the outputs."""
     torch.manual_seed(seed)
     output: Tensor = aggregator.train()(bag)
-    torch.autograd.backward(output.float().square().sum())
+    _backward(aggregator, output)
     return output.detach()
+
+
+def _backward(aggregator: Aggregator, output: Tensor) -> None:
+    """Backward pass, if there is anything to train."""
+    if any(True for _ in aggregator.parameters()):
+        torch.autograd.backward(output.float().square().sum())
 
 
 def well_shaped(output: Tensor, n_outputs: int, what: str) -> None:
@@ -197,6 +204,24 @@ def state_round_trip(subject: AggregatorSubject) -> None:
         equal(new(bag), saved(bag), "from a model that was saved and loaded")
 
 
+def fit_is_in_the_state(subject: AggregatorSubject) -> None:
+    """After ``fit``, the outputs are finite, and the same from a new instance that loads the state."""
+    time = torch.arange(1, FITTED_CASES + 1, dtype=torch.float32)
+    event = (torch.arange(FITTED_CASES) % 3 > 0).float()
+    fitted, new, bag = subject.make(seed=1), subject.make(seed=2), subject.bag()
+    torch.manual_seed(0)
+    cases = ([subject.bag(9, seed=2 * i), subject.bag(2, seed=2 * i + 1)] for i in range(FITTED_CASES))
+    with torch.no_grad():
+        fitted.fit(cases, time, event, _squared_error)
+        new.load_state_dict(fitted.state_dict())
+        well_shaped(fitted(bag), 4, "a bag after fit")
+        equal(new(bag), fitted(bag), "from a new instance with the state after fit")
+
+
+def _squared_error(outputs: Tensor, time: Tensor, event: Tensor) -> Tensor:  # noqa: ARG001
+    return (outputs.mean(1) - event).square().mean()
+
+
 def float16_under_autocast(subject: AggregatorSubject) -> None:
     """Float16 features under bfloat16 autocast give finite outputs and gradients."""
     bag = subject.bag().to("cpu", torch.float16)
@@ -205,7 +230,7 @@ def float16_under_autocast(subject: AggregatorSubject) -> None:
         well_shaped(aggregator(bag), 4, "float16 features under autocast")
         aggregator.train()
         output = aggregator(bag)
-    torch.autograd.backward(output.float().square().sum())
+    _backward(aggregator, output)
     for parameter, gradient in _gradients(aggregator):
         if gradient is not None:
             finite(gradient, f"the gradient of {parameter} under autocast")
@@ -251,6 +276,7 @@ CHECKS: tuple[Callable[[AggregatorSubject], None], ...] = (
     batch_equals_single_bags,
     no_batch_norm,
     state_round_trip,
+    fit_is_in_the_state,
     float16_under_autocast,
     attention_is_a_distribution,
 )

@@ -27,6 +27,7 @@ from milsurv.storage.run_files import STATE
 from milsurv.training.bags import shared_bags
 from milsurv.training.checkpoint import FoldState, load_state, save_state
 from milsurv.training.data import TrainingCase, balanced_weights, files_of, follow_up
+from milsurv.training.fitting import fit_model
 from milsurv.training.job import COLUMN_PREFIX, FoldJob
 from milsurv.training.model import SurvivalModel, build_model
 from milsurv.training.outputs import Outputs, describe_cases
@@ -74,8 +75,9 @@ def rehearse(context: Context, job: FoldJob) -> None:
     )
     rows, of = training.rows, training.outputs
     sample = [rows[i] for i in training.order(epoch=1)[:REHEARSED_CASES]]
-    training.model.train()
-    training.step(sample, epoch=1)
+    if training.is_trained:
+        training.model.train()
+        training.step(sample, epoch=1)
     outputs = of.of_cases(sample)
     of.risk(outputs)
     of.loss.fit_baseline(outputs[:1].repeat(len(rows), 1), *follow_up(rows))
@@ -89,7 +91,6 @@ class FoldTraining:
         self.context = context
         self.job = job
         self.settings: Training = job.config.training
-        self.last_epoch = epochs or self.settings.epochs
         self.rows = job.rows
         self.selection_sets = job.selection_sets
         registry = get_registry(job.config.plugins)
@@ -98,11 +99,12 @@ class FoldTraining:
         seed_torch(torch.device(context.device), job.seed, job.fold, "initial weights")
         self.model: SurvivalModel = build_model(registry, job.config.aggregator, dims, loss.n_outputs)
         self.model.to(context.device)
+        self.last_epoch = (epochs or self.settings.epochs) if self.is_trained else 1
         bags = shared_bags(context, job.files)
         self.outputs = Outputs(job.config, job.id, self.model, loss, bags)
         kind = torch.optim.Adam if self.settings.optimizer == "adam" else torch.optim.AdamW
         self.optimizer = kind(
-            self.model.parameters(),
+            list(self.model.parameters()) or [torch.empty(0)],  # an optimizer must have something
             lr=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,
             fused=True,
@@ -122,14 +124,13 @@ class FoldTraining:
         if state is not None:
             self.scaler.load_state_dict(state.scaler)
             return state
-        if self.settings.output_offset:
-            self.model.offset.copy_(self.outputs.loss.constant_outputs(*follow_up(self.rows)))
-        if self.settings.standardize:
-            files = files_of(self.rows)
-            self.outputs.bags.expect(files)
-            with out_of_memory_explained(self.outputs.too_large):
-                self.model.fit_standardization(self.outputs.bags.read(file) for file in files)
+        fit_model(self.outputs, self.job)
         return FoldState()
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the model has parameters; one without is only fitted, and has a single epoch."""
+        return any(True for _ in self.model.parameters())
 
     def epochs(self) -> Iterator[dict[str, float]]:
         """Train epoch by epoch; yields the rows of ``history.csv``.
@@ -155,6 +156,8 @@ class FoldTraining:
             yield row
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
+        if not self.is_trained:
+            return self._measured("train", self.rows, epoch)
         rows = [self.rows[i] for i in self.order(epoch)]
         size = self.settings.batch_cases
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
@@ -258,11 +261,16 @@ class FoldTraining:
         """Loss and C-index of each selection set."""
         values = {"validation_loss": math.nan, "validation_c_index": math.nan}
         for selection, rows in self.selection_sets.items():
-            outputs = self._evaluated(rows)
-            name = COLUMN_PREFIX[selection]
-            values[f"{name}_loss"] = self.outputs.loss_of(outputs, rows, epoch).item()
-            values[f"{name}_c_index"] = c_index(*follow_up(rows), self.outputs.risk(outputs))
+            values |= self._measured(COLUMN_PREFIX[selection], rows, epoch)
         return values
+
+    def _measured(self, name: str, rows: Sequence[TrainingCase], epoch: int) -> dict[str, float]:
+        """Loss and C-index of rows in evaluation mode."""
+        outputs = self._evaluated(rows)
+        return {
+            f"{name}_loss": self.outputs.loss_of(outputs, rows, epoch).item(),
+            f"{name}_c_index": c_index(*follow_up(rows), self.outputs.risk(outputs)),
+        }
 
     def _evaluated(self, rows: Sequence[TrainingCase]) -> Tensor:
         """Outputs in evaluation mode, ``(n, n_outputs)``, of small bags at once."""
@@ -275,7 +283,7 @@ class FoldTraining:
         """Score of the epoch by each selection set, lower is better; empty if it cannot be selected."""
         if not self.selection_sets:
             return {"last_epoch": -row["epoch"]}
-        if row["epoch"] <= self.settings.select_after:
+        if row["epoch"] <= self.settings.select_after and self.is_trained:
             return {}
         if self.settings.select_by == "loss":
             return {selection: row[f"{COLUMN_PREFIX[selection]}_loss"] for selection in self.selection_sets}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -50,7 +50,7 @@ class Outputs:
         """Called before each bag."""
         self.current_bag = "the features of its slides"
         """Description of the last bag, for messages."""
-        self.device = next(model.parameters()).device
+        self.device = next(model.buffers()).device
         precision = getattr(torch, config.training.precision)
         dims = model.feature_dims.values()
         self._bytes_per_patch = BYTES_PER_FEATURE * sum(dims) // len(dims)
@@ -74,6 +74,14 @@ class Outputs:
         if len(bags) == len(cases):
             return outputs
         return torch.stack([of_case.mean(0) for of_case in outputs.split([len(of) for of in by_case])])
+
+    def standardized_bags(self, cases: Sequence[TrainingCase]) -> Iterator[list[Bag]]:
+        """The bags of each case as the aggregator gets them, on the device; read when they are taken."""
+        self.bags.expect(files_of(cases))
+        for case in cases:
+            self.on_bag()
+            bags = case.bags(self.config.training.bag)
+            yield [self.model.standardized(self._read(slides, epoch=0)) for slides in bags]
 
     def batches(self, items: Sequence[T], bags_of: Callable[[T], list[SlideFiles]]) -> list[list[T]]:
         """``items`` in batches whose bags are computed at once: small bags, if the aggregator batches; else one item.

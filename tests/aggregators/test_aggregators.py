@@ -19,6 +19,7 @@ from milsurv.aggregators.blocks import CrossAttention
 from milsurv.aggregators.crossfusion import CrossFusion, CrossFusionBase, CrossFusionConcat, CrossFusionSingle
 from milsurv.aggregators.dsmil import DSMIL
 from milsurv.aggregators.layout import SQUARE
+from milsurv.aggregators.mean_cox import MeanCox
 from milsurv.aggregators.pooling import MaxPool, MeanPool
 from milsurv.aggregators.transmil import TransMIL
 from milsurv.errors import MilsurvError
@@ -34,6 +35,7 @@ SMALL: dict[type[Aggregator], dict[str, object]] = {
     TransMIL: {"embed_dim": 16},
     MeanPool: {},
     MaxPool: {},
+    MeanCox: {},
 }
 EVERY = pytest.mark.parametrize("kind", SMALL)
 
@@ -70,12 +72,15 @@ def test_attention_is_a_distribution_over_patches(kind: type[Aggregator], sizes:
         assert (weights >= 0).all()
         assert weights.sum().item() == pytest.approx(1, abs=1e-5)
         assert not weights.requires_grad
-    assert bool(attention) == (kind not in (MeanPool, MaxPool))
+    assert bool(attention) == (kind not in (MeanPool, MaxPool, MeanCox))
 
 
 @EVERY
 def test_training_reaches_every_parameter(kind: type[Aggregator]) -> None:
     model = make(kind).train()
+    if kind is MeanCox:
+        assert not list(model.parameters())
+        return
     torch.autograd.backward(model(bag({20: 37, 10: 11, 5: 3})).square().sum())
     untouched = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     assert untouched == ({"instance.weight", "instance.bias"} if kind is DSMIL else set())
@@ -83,26 +88,44 @@ def test_training_reaches_every_parameter(kind: type[Aggregator]) -> None:
 
 @EVERY
 def test_nothing_remembers_a_bag(kind: type[Aggregator]) -> None:
-    assert list(make(kind).buffers()) == []
+    model, patches = make(kind).train(), bag({20: 9, 10: 4, 5: 2})
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    model(patches)
+    assert bool(before) == (kind is MeanCox)
+    for name, value in model.named_buffers():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
 @EVERY
 def test_missing_magnification_is_named(kind: type[Aggregator]) -> None:
+    settings = {"magnification": 20} if kind in (MeanPool, MaxPool, MeanCox) else {}
     with pytest.raises(MilsurvError, match=r"needs features at (20|10)x, but only 40x, 5x are available"):
-        make(kind, dims={5: 8, 40: 8})
+        make(kind, dims={5: 8, 40: 8}, **settings)
 
 
-@pytest.mark.parametrize("kind", [ABMIL, DSMIL, MeanPool, MaxPool])
+@pytest.mark.parametrize("kind", [ABMIL, DSMIL, MeanPool, MaxPool, MeanCox])
 def test_order_of_patches_does_not_matter(kind: type[Aggregator]) -> None:
-    model, first = make(kind), bag({20: 9})
-    torch.testing.assert_close(model(first), model(Bag({20: first.features[20].flip(0)})))
+    model, first = make(kind), bag({20: 9, 10: 4, 5: 2})
+    flipped = Bag({m: features.flip(0) for m, features in first.features.items()})
+    torch.testing.assert_close(model(first), model(flipped))
 
 
-@pytest.mark.parametrize("kind", [ABMIL, DSMIL, MeanPool, MaxPool, TransMIL, CrossFusionSingle])
+@pytest.mark.parametrize("kind", [ABMIL, DSMIL, MeanPool, MaxPool, MeanCox, TransMIL, CrossFusionSingle])
 def test_other_magnification(kind: type[Aggregator]) -> None:
     model, features = make(kind, magnification=5), bag({5: 6})
     assert model(features).shape == (4,)
     assert model.attention(features).keys() <= {5}
+
+
+@pytest.mark.parametrize("kind", [MeanPool, MaxPool])
+def test_pooling_takes_all_magnifications_side_by_side(kind: type[Aggregator]) -> None:
+    model, patches = make(kind), bag({20: 9, 10: 4, 5: 2})
+    pooled = [
+        features.mean(0) if kind is MeanPool else features.max(0).values
+        for features in (patches.features[m] for m in (20, 10, 5))
+    ]
+    assert isinstance(model, MeanPool | MaxPool)
+    torch.testing.assert_close(model(patches), model.head(torch.cat(pooled)))
 
 
 @pytest.mark.parametrize("kind", [CrossFusion, CrossFusionConcat, CrossFusionSingle])

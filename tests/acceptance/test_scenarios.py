@@ -24,7 +24,7 @@ from tests.conftest import small_config
 from tests.slides.make_slides import with_tissue
 
 pytestmark = pytest.mark.acceptance
-KILLS = 8
+KILLS = 6
 PICTURE_PX = 512
 """Side of pictures in place of those of the bank, which take minutes to draw: 2 × 2 blocks of patches of 64 px."""
 
@@ -32,7 +32,7 @@ PICTURE_PX = 512
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     content = small_config(tmp_path / "workspace", tmp_path) | {
-        "cohort": {"source": "synthetic", "scenario": "joint", "cases": 40, "patches": 512, "seed": 9001},
+        "cohort": {"source": "synthetic", "scenario": "joint", "cases": 24, "patches": 256, "seed": 9001},
         "executor": {"workers": 2},
     }
     path = tmp_path / "scenario.yaml"
@@ -100,4 +100,4 @@ def test_the_commands_work_on_a_scenario(config: Path, tmp_path: Path) -> None:
     assert "used in training" in milsurv("predict", run, slide, *plugin)
     assert "without a picture" in milsurv("heatmap", run, slide.stem, *plugin, status=2)
     assert milsurv("predict", run, slide.parent, "--output", tmp_path / "all.csv", *plugin)
-    assert len((tmp_path / "all.csv").read_text().splitlines()) == 41
+    assert len((tmp_path / "all.csv").read_text().splitlines()) == 25

@@ -43,6 +43,8 @@ class MeanCox(Aggregator):
         self.intercept: Tensor
         self.offset: Tensor
         self.slope: Tensor
+        self.correction = torch.empty(0, n_outputs)
+        """``(n, n_outputs)``: the cross-fitted outputs of the cases of the last fit less their outputs; not saved."""
         self.register_buffer("weights", torch.zeros(sum(feature_dims[m] for m in self.magnifications)))
         self.register_buffer("intercept", torch.zeros(()))
         self.register_buffer("offset", torch.zeros(n_outputs))
@@ -65,6 +67,8 @@ class MeanCox(Aggregator):
         offset, slope = _fit_outputs(torch.from_numpy(model.cross_fitted), time, event, loss, len(self.slope))
         self.offset.copy_(offset)
         self.slope.copy_(slope)
+        too_good = torch.from_numpy(model.risk(means) - model.cross_fitted).float()
+        self.correction = -too_good[:, None].to(self.slope.device) * self.slope
 
     def _means(self, bag: Bag) -> Tensor:
         """``(p,)`` float64."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import (
     Field,
@@ -12,14 +12,33 @@ from pydantic import (
     PositiveInt,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from milsurv.config.section import Section
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "small_cohort": {
+        "epochs": 25,
+        "batch_cases": 16,
+        "optimizer": "adamw",
+        "learning_rate": 3e-4,
+        "weight_decay": 1e-2,
+        "schedule": "one_cycle",
+        "selection": "last_epoch",
+        "standardize": True,
+        "linear_path": True,
+    }
+}
+"""Values of the keys that are not given, by recipe."""
 
 
 class Training(Section):
     """The training loop."""
 
+    recipe: Literal["small_cohort"] | None = None
+    """Values for the keys that are not given. ``small_cohort``, for some hundred cases: a linear path, standardised
+    features, AdamW with a gentle one-cycle schedule of 25 epochs, the last epoch. null: the defaults of the keys."""
     epochs: int = Field(default=30, ge=1, le=1_000_000)
     """Number of epochs."""
     batch_cases: PositiveInt = 64
@@ -76,6 +95,15 @@ class Training(Section):
     output_offset: bool = True
     """Add the best constant output for the training cases, by the loss, to the output of the aggregator: training
     starts from the survival of the whole cohort instead of learning it first."""
+    linear_path: bool = False
+    """Add a linear model of mean features, fitted before training as by aggregator ``mean_cox``, to the output of the
+    aggregator, which then learns what the linear model leaves."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_recipe(cls, given: Any) -> Any:
+        recipe = given.get("recipe") if isinstance(given, dict) else None
+        return {**RECIPES[recipe], **given} if isinstance(recipe, str) and recipe in RECIPES else given
 
     @field_validator("warmup")
     @classmethod

@@ -14,7 +14,7 @@ from milsurv.training.seeds import seed_torch
 
 
 def fit_model(outputs: Outputs, job: FoldJob) -> None:
-    """Fit the offset of the outputs, the standardisation, and what the aggregator does not train.
+    """Fit the offset of the outputs, the standardisation, the linear path, and what the aggregator does not train.
 
     Raises MilsurvError, naming the fold, if the aggregator cannot be fitted.
     """
@@ -34,6 +34,9 @@ def fit_model(outputs: Outputs, job: FoldJob) -> None:
             model.fit_standardization(outputs.bags.read(file) for file in files)
         seed_torch(outputs.device, job.seed, job.fold, "fit")
         try:
+            if model.linear_path is not None:
+                model.linear_path.fit(outputs.standardized_bags(rows), time, event, loss)
+                outputs.corrections = dict(zip(rows, model.linear_path.correction, strict=True))
             model.aggregator.fit(outputs.standardized_bags(rows), time, event, loss)
         except MilsurvError as error:
             raise MilsurvError(f"{job.id}: {error}") from error

@@ -97,7 +97,9 @@ class FoldTraining:
         loss = fit_loss(job, registry)
         dims = feature_dims(files_of(self.rows)[0])
         seed_torch(torch.device(context.device), job.seed, job.fold, "initial weights")
-        self.model: SurvivalModel = build_model(registry, job.config.aggregator, dims, loss.n_outputs)
+        self.model: SurvivalModel = build_model(
+            registry, job.config.aggregator, dims, loss.n_outputs, self.settings.linear_path
+        )
         self.model.to(context.device)
         self.last_epoch = (epochs or self.settings.epochs) if self.is_trained else 1
         bags = shared_bags(context, job.files)
@@ -120,12 +122,13 @@ class FoldTraining:
 
     def _restore_or_init(self) -> FoldState:
         """The saved state, or the state of a new training."""
+        if self.model.linear_path is not None or not self._state_file.is_file():
+            fit_model(self.outputs, self.job)  # also for what a linear path adds to the outputs in training
         state = load_state(self._state_file, self.model, self.optimizer)
-        if state is not None:
-            self.scaler.load_state_dict(state.scaler)
-            return state
-        fit_model(self.outputs, self.job)
-        return FoldState()
+        if state is None:
+            return FoldState()
+        self.scaler.load_state_dict(state.scaler)
+        return state
 
     @property
     def is_trained(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from milsurv.aggregators.base import Aggregator
+from milsurv.aggregators.mean_cox import MeanCox, MeanCoxConfig
 from milsurv.errors import MilsurvError, first_line, size
 from milsurv.evaluation.recalibration import Recalibration
 from milsurv.executors.memory import host_memory
@@ -33,13 +34,20 @@ BYTES_PER_WEIGHT = 4
 class SurvivalModel(nn.Module):
     """Standardises the features of each magnification, applies an aggregator and adds an offset to its output.
 
-    Standardisation is the identity and the offset 0 until they are fitted.
+    Standardisation is the identity and the offset 0 until they are fitted. With a linear path, the output of a linear
+    model of mean features is also added, unless the aggregator has no parameters and learns nothing beside it.
     """
 
     offset: Tensor
 
-    def __init__(self, aggregator: Aggregator, feature_dims: dict[int, int], n_outputs: int):
+    def __init__(
+        self, aggregator: Aggregator, feature_dims: dict[int, int], n_outputs: int, linear_path: bool = False
+    ):
         super().__init__()
+        learns = any(True for _ in aggregator.parameters())
+        self.linear_path = (
+            MeanCox(MeanCoxConfig(), feature_dims, n_outputs) if linear_path and learns else None
+        )
         self.aggregator = aggregator
         self.feature_dims = feature_dims
         self.register_buffer("offset", torch.zeros(n_outputs))
@@ -72,18 +80,25 @@ class SurvivalModel(nn.Module):
 
     def forward(self, bag: Bag) -> Tensor:
         """``(n_outputs,)``."""
-        return self._with_offset(self.aggregator(self.standardized(bag)))
+        bag = self.standardized(bag)
+        return self._with_fitted(self.aggregator(bag), lambda linear: linear(bag))
 
     def forward_batch(self, bags: Sequence[Bag]) -> Tensor:
         """``(len(bags), n_outputs)``; a single bag goes through :meth:`forward`."""
         if len(bags) == 1:
             outputs: Tensor = self(bags[0])
             return outputs.unsqueeze(0)
-        return self._with_offset(self.aggregator.forward_batch([self.standardized(bag) for bag in bags]))
+        bags = [self.standardized(bag) for bag in bags]
+        return self._with_fitted(
+            self.aggregator.forward_batch(bags), lambda linear: torch.stack([linear(bag) for bag in bags])
+        )
 
-    def _with_offset(self, outputs: Tensor) -> Tensor:
-        """The outputs with the offset; unchanged if their number is wrong, so that the shape can be reported."""
-        return outputs + self.offset if outputs.shape[-1:] == self.offset.shape else outputs
+    def _with_fitted(self, outputs: Tensor, linear_outputs: Callable[[MeanCox], Tensor]) -> Tensor:
+        """The outputs with offset and linear path; unchanged if their number is wrong, so that it can be reported."""
+        if outputs.shape[-1:] != self.offset.shape:
+            return outputs
+        outputs = outputs + self.offset
+        return outputs if self.linear_path is None else outputs + linear_outputs(self.linear_path)
 
     def attention(self, bag: Bag) -> dict[int, Tensor]:
         """The aggregator's attention, see ``Aggregator.attention``."""
@@ -91,10 +106,14 @@ class SurvivalModel(nn.Module):
 
 
 def build_model(
-    registry: Registry, section: PluginSection, feature_dims: dict[int, int], n_outputs: int
+    registry: Registry,
+    section: PluginSection,
+    feature_dims: dict[int, int],
+    n_outputs: int,
+    linear_path: bool = False,
 ) -> SurvivalModel:
     """A new model, initialised from torch's global seed. Raises MilsurvError if it does not fit into memory."""
-    shapes = _shapes(registry, section, feature_dims, n_outputs) or {}
+    shapes = _shapes(registry, section, feature_dims, n_outputs, linear_path) or {}
     needed = sum(BYTES_PER_WEIGHT * math.prod(shape) for shape in shapes.values())
     if needed > host_memory():
         raise MilsurvError(
@@ -102,17 +121,21 @@ def build_model(
             "use smaller settings"
         )
     aggregator = registry.create("aggregator", section, feature_dims, n_outputs)
-    return SurvivalModel(aggregator, feature_dims, n_outputs)
+    return SurvivalModel(aggregator, feature_dims, n_outputs, linear_path)
 
 
 def _shapes(
-    registry: Registry, section: PluginSection, feature_dims: dict[int, int], n_outputs: int
+    registry: Registry,
+    section: PluginSection,
+    feature_dims: dict[int, int],
+    n_outputs: int,
+    linear_path: bool,
 ) -> dict[str, tuple[int, ...]] | None:
     """Shapes of all weights, on the meta device; None if the aggregator cannot be built there."""
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             aggregator = registry.create("aggregator", section, feature_dims, n_outputs)
-            state = SurvivalModel(aggregator, feature_dims, n_outputs).state_dict()
+            state = SurvivalModel(aggregator, feature_dims, n_outputs, linear_path).state_dict()
     except MilsurvError:
         raise
     except Exception:  # a plugin may need real tensors; if it is broken, building it raises
@@ -144,7 +167,12 @@ def save_model(
     tensors |= {f"loss.{name}": value for name, value in loss.state_dict().items()}
     if recalibration is not None:
         tensors |= {f"recalibration.{name}": value for name, value in recalibration.state_dict().items()}
-    about = {**about, "feature_dims": model.feature_dims, "n_outputs": loss.n_outputs}
+    about = {
+        **about,
+        "feature_dims": model.feature_dims,
+        "n_outputs": loss.n_outputs,
+        "linear_path": model.linear_path is not None,
+    }
     save_tensors(path, tensors, about)
 
 
@@ -156,10 +184,11 @@ def load_model(path: Path, registry: Registry, device: torch.device | str) -> Lo
         loss: Loss = registry.create("loss", PluginSection.model_validate(about["loss"]))
         feature_dims = {int(magnification): dim for magnification, dim in about["feature_dims"].items()}
         aggregator = PluginSection.model_validate(about["aggregator"])
-        expected = _shapes(registry, aggregator, feature_dims, about["n_outputs"])
+        built = (registry, aggregator, feature_dims, about["n_outputs"], about["linear_path"])
+        expected = _shapes(*built)
         if expected not in (None, {name: tuple(value.shape) for name, value in weights.items()}):
             raise ValueError("its settings do not match its weights")
-        model = build_model(registry, aggregator, feature_dims, about["n_outputs"])
+        model = build_model(*built)
         model.load_state_dict(weights)
         loss.load_state_dict(with_prefix("loss.", tensors))
         state = with_prefix("recalibration.", tensors)

@@ -48,6 +48,8 @@ class Outputs:
         self.bags = bags
         self.on_bag: Callable[[], None] = lambda: None
         """Called before each bag."""
+        self.corrections: dict[TrainingCase, Tensor] = {}
+        """What is added to the outputs of cases in training: to the linear path for its cross-fitted outputs."""
         self.current_bag = "the features of its slides"
         """Description of the last bag, for messages."""
         self.device = next(model.buffers()).device
@@ -71,9 +73,12 @@ class Outputs:
         by_case = [case.bags(self.config.training.bag) for case in cases]
         bags = [slides for of_case in by_case for slides in of_case]
         outputs = torch.cat([self.of_bags(batch, epoch) for batch in self.batches(bags, lambda bag: [bag])])
-        if len(bags) == len(cases):
-            return outputs
-        return torch.stack([of_case.mean(0) for of_case in outputs.split([len(of) for of in by_case])])
+        if len(bags) > len(cases):
+            of_cases = outputs.split([len(of) for of in by_case])
+            outputs = torch.stack([of_case.mean(0) for of_case in of_cases])
+        if self.corrections and self.model.training:
+            outputs = outputs + torch.stack([self.corrections[case] for case in cases])
+        return outputs
 
     def standardized_bags(self, cases: Sequence[TrainingCase]) -> Iterator[list[Bag]]:
         """The bags of each case as the aggregator gets them, on the device; read when they are taken."""

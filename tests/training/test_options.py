@@ -200,3 +200,43 @@ def test_small_bags_are_computed_at_once_and_large_ones_alone(
     monkeypatch.setattr("milsurv.training.outputs.MAX_PAIRS", 1)
     assert [len(group) for group in training._groups(rows)] == [1] * len(rows)
     torch.testing.assert_close(training._evaluated(rows), together, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["nll", "cox"])
+def test_a_linear_path_is_the_fitted_model_beside_the_network(make_job: MakeJob, loss: str) -> None:
+    """In training, the outputs of cases are those of fits without them."""
+    training = FoldTraining(on_cpu(), make_job(**{"training.linear_path": True, "loss.name": loss}))
+    model = training.model.eval()
+    assert model.linear_path is not None
+    case = next(case for case in training.rows if len(case.slides) == 1)
+    bag = training.outputs.bags.read(case.slides[0][1])
+    with torch.no_grad():
+        linear, network = (
+            model.linear_path(model.standardized(bag)),
+            model.aggregator(model.standardized(bag)),
+        )
+        whole = training.outputs.of_batch([case], epoch=0)[0]
+        torch.testing.assert_close(whole, linear + network + model.offset)
+        model.train()
+        model.aggregator.eval()
+        in_training = training.outputs.of_batch([case], epoch=0)[0]
+    correction = model.linear_path.correction[training.rows.index(case)]
+    torch.testing.assert_close(in_training, whole + correction)
+
+
+def test_a_stopped_training_with_a_linear_path_has_the_same_bytes(make_job: MakeJob) -> None:
+    overrides = {"training.linear_path": True, "training.epochs": 3, "training.standardize": True}
+    whole = make_job("whole", **overrides)
+    train_fold(on_cpu(), whole)
+    stopped = make_job("stopped", **overrides)
+    with pytest.raises(StoppedError):
+        train_fold(Watch(30).context, stopped)
+    assert (stopped.folder / STATE).exists()
+    train_fold(on_cpu(), stopped)
+    for name in (MODEL, PREDICTIONS):
+        assert (stopped.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_a_recipe_sets_the_keys_that_are_not_given(make_job: MakeJob) -> None:
+    training = make_job(**{"training": {"recipe": "small_cohort", "epochs": 3}}).config.training
+    assert (training.epochs, training.learning_rate, training.linear_path) == (3, 3e-4, True)

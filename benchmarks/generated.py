@@ -26,6 +26,7 @@ PROTOCOL = {
     "learning_rate": 1e-4,
     "weight_decay": 4e-6,
     "selection": "last_epoch",
+    "output_offset": False,
 }
 """The released protocol: batch 1 with 32 accumulation steps, Adam, balanced sampling."""
 

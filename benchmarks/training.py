@@ -18,6 +18,7 @@ from benchmarks.plain_crossfusion import PlainCrossFusion
 from benchmarks.plain_training import bin_edges, predict, train_epoch
 from milsurv.evaluation.pairs import c_index
 from milsurv.executors.devices import cpu_has_bfloat16
+from milsurv.training import outputs
 from milsurv.training.data import TrainingCase
 from milsurv.training.loop import FoldTraining
 
@@ -46,6 +47,12 @@ def rows(quick: bool) -> Iterator[Row]:
                 yield Row(f"{name}, bags by wall time", "/s", BAGS / used.wall, BAGS / beside.wall, True)
                 yield Row(f"{name}, bags by CPU time", "/s", BAGS / used.cpu, BAGS / beside.cpu, True)
                 yield Row(f"{name}, peak memory", "MB", used.peak, beside.peak)
+        usage = in_turn(
+            1 if quick else 3,
+            {name: fresh(small_bags_epoch, folder, name) for name in ("at once", "one by one")},
+        )
+        at_once, alone = usage["at once"], usage["one by one"]
+        yield Row("small bags at once, plain one by one, CPU time", "s", at_once.cpu, alone.cpu)
     for cohort in COHORT_SIZES:
         yield _c_indices(cohort, quick)
 
@@ -76,6 +83,22 @@ def our_epoch(folder: str, size: str, precision: str) -> Callable[[], object]:
 
     def work() -> None:
         with patch.object(FoldTraining, "_save"):
+            next(training.epochs())
+
+    return work
+
+
+def small_bags_epoch(folder: str, how: str) -> Callable[[], object]:
+    """Bags of 64, 16 and 4 patches, as of the demo."""
+    table, _ = follow_up("blca")
+    cases = write_cases(Path(folder), _some(table.sort_values("time"), SMALL_CASES), SMALL_SIDE, SMALL_DIM)
+    aggregator: dict[str, object] = {"name": "crossfusion", "embed_dim": 2 * SMALL_WIDTH}
+    job = make_job(Path(tempfile.mkdtemp(dir=folder)), cases, cases, aggregator, epochs=1, batch_cases=16)
+    training = FoldTraining(on_cpu(), job)
+    most = outputs.MAX_PAIRS if how == "at once" else 0
+
+    def work() -> None:
+        with patch.object(FoldTraining, "_save"), patch.object(outputs, "MAX_PAIRS", most):
             next(training.epochs())
 
     return work

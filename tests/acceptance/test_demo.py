@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 GIGABYTES = 4
-LEAST_C_INDEX = 0.62
+LEAST_C_INDEX = 0.74
 
 pytestmark = pytest.mark.acceptance
 

@@ -76,6 +76,22 @@ def test_the_choice_of_the_epoch_is_told(selection: str, said: str, tmp_path: Pa
     assert said in " ".join(methods_of(tmp_path, training={"epochs": 12, "selection": selection}).paragraphs)
 
 
+@pytest.mark.parametrize(
+    ("training", "said", "not_said"),
+    [
+        ({}, "The constant that minimises the loss", "A linear model was fitted first"),
+        ({"linear_path": True}, "A linear model was fitted first", "The constant that minimises the loss"),
+        ({"output_offset": False}, "were averaged.", "The constant that minimises the loss"),
+    ],
+)
+def test_what_is_fitted_before_training_is_told(
+    training: dict[str, Any], said: str, not_said: str, tmp_path: Path
+) -> None:
+    text = " ".join(methods_of(tmp_path, training=training).paragraphs)
+    assert said in text
+    assert not_said not in text
+
+
 def test_slides_of_a_scenario_are_arrangements(tmp_path: Path) -> None:
     text = " ".join(methods_of(tmp_path, cohort={"source": "synthetic", "scenario": "joint"}).paragraphs)
     assert "an arrangement of patches of drawn pictures (scenario joint), about 2000 at the highest" in text

@@ -77,6 +77,8 @@ class CrossFusionBase(Aggregator):
         return self.forward_batch([bag])[0]
 
     def forward_batch(self, bags: Sequence[Bag]) -> Tensor:
+        if len(bags) > 1 and not self.batches:
+            return super().forward_batch(bags)
         layout, seen = self._squares(bags) if len(bags) > 1 else self._places(bags[0])
         output: Tensor = self.head(self.final(self._fused(self._tokens(bags), layout, seen), layout))
         return output

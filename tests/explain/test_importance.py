@@ -121,7 +121,7 @@ def test_occlusion_is_the_fall_of_the_risk_without_a_square() -> None:
 
 
 def test_what_raises_the_risk_is_above_zero() -> None:
-    model, loss = make_model("meanpool")
+    model, loss = make_model("meanpool", magnification=20)
     with torch.no_grad():
         model.get_parameter("aggregator.head.weight").copy_(torch.tensor([[1.0, 0, 0, 0, 0]]))
     bag = make_bag(16, dim=DIM)

@@ -52,6 +52,8 @@ def test_no_id_and_no_path_leaves_the_house(exported: Path, small_run: Path, sma
     for file in exported.rglob("*"):
         if file.is_file():
             content = file.read_bytes()
+            if file.suffix == ".safetensors":  # by chance, the bytes of the weights contain short ids
+                content = content[: 8 + int.from_bytes(content[:8], "little")]
             assert [text for text in names | paths if text.encode() in content] == [], file
 
 

@@ -57,7 +57,9 @@ class ABMIL(Aggregator):
         self.head = nn.Linear(hidden, n_outputs)
 
     def forward(self, bag: Bag) -> Tensor:
-        return self.forward_batch([bag])[0]
+        patches = torch.cat(list(self._patches([bag]).values()))
+        output: Tensor = self.head(self._scores(patches).softmax(dim=0) @ patches)
+        return output
 
     def forward_batch(self, bags: Sequence[Bag]) -> Tensor:
         patches = torch.cat(list(self._patches(bags).values()))

@@ -190,16 +190,23 @@ def drop(values: Tensor, p: float) -> Tensor:
     if values.is_cuda:
         return F.dropout(values, p)
     dropped = round(p * 2**16)
-    kept = _random_bits(values.shape) >= dropped - 2**15
+    kept = _random_bits(_draws_for(values.numel()), values.shape) >= dropped - 2**15
     return values * (kept.to(values.dtype) * (2**16 / (2**16 - dropped)))
 
 
-def _random_bits(shape: torch.Size | tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-    """Uniform int16 numbers, four from each 64-bit one: ``Tensor.bernoulli_`` takes longer than the products."""
-    count = math.prod(shape)
-    draws = torch.empty(math.ceil(count / 4), dtype=torch.int64)
-    draws.random_(-(2**63), None, generator=generator)
-    return draws.view(torch.int16)[:count].view(shape)
+def _draws_for(count: int) -> Tensor:
+    """Memory for :func:`_random_bits` of up to ``count`` numbers."""
+    return torch.empty(math.ceil(count / 4), dtype=torch.int64)
+
+
+def _random_bits(draws: Tensor, shape: torch.Size, generator: torch.Generator | None = None) -> Tensor:
+    """Uniform int16 numbers in the memory of ``draws``, four from each 64-bit one.
+
+    ``Tensor.bernoulli_`` takes longer than the products.
+    """
+    count = shape.numel()
+    used = draws[: math.ceil(count / 4)].random_(-(2**63), None, generator=generator)
+    return used.view(torch.int16)[:count].view(shape)
 
 
 def _blocks(
@@ -210,7 +217,8 @@ def _blocks(
     All blocks use the same memory, which stays in the cache; allocating it for each takes longer than the products.
     """
     generator = torch.Generator().manual_seed(seed)
-    heads, rows, _ = shape = _block_shape(query, key)
+    heads, rows, m = shape = _block_shape(query, key)
+    draws = _draws_for(heads * rows * m)
     weights_block, kept_block = query.new_empty(shape), query.new_empty(shape)
     for head in range(0, query.shape[0], heads):
         for row in range(0, query.shape[1], rows):
@@ -220,7 +228,11 @@ def _blocks(
             torch.bmm(scaled, key[at[0]].transpose(1, 2), out=weights)
             torch.softmax(weights, dim=-1, out=weights)
             kept = kept_block[: scaled.shape[0], : scaled.shape[1]]
-            yield at, weights, torch.ge(_random_bits(weights.shape, generator), dropped - 2**15, out=kept)
+            yield (
+                at,
+                weights,
+                torch.ge(_random_bits(draws, weights.shape, generator), dropped - 2**15, out=kept),
+            )
 
 
 def _block_shape(query: Tensor, key: Tensor) -> tuple[int, int, int]:

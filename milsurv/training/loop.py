@@ -181,7 +181,7 @@ class FoldTraining:
 
     def _reads(self, batch: Sequence[TrainingCase]) -> list[Path]:
         """Files of the batch in the order in which a step reads them."""
-        passes = 2 if self.outputs.loss.couples_cases and len(self._groups(batch)) > 1 else 1
+        passes = 2 if self.outputs.loss.couples_cases and len(self.outputs.groups(batch)) > 1 else 1
         return passes * files_of(batch)
 
     def step(self, batch: Sequence[TrainingCase], epoch: int) -> None:
@@ -200,15 +200,11 @@ class FoldTraining:
 
     def _accumulate(self, batch: Sequence[TrainingCase], epoch: int) -> tuple[Tensor, float]:
         """Accumulate the batch's gradient; returns ``(n, n_outputs)`` and the loss."""
-        groups = self._groups(batch)
+        groups = self.outputs.groups(batch)
         if self.outputs.loss.couples_cases and len(groups) > 1:
             return self._accumulate_coupled(batch, epoch)
         pairs = [self._backward(cases, epoch, len(batch)) for cases in groups]
         return torch.cat([outputs for outputs, _ in pairs]), sum(value for _, value in pairs)
-
-    def _groups(self, batch: Sequence[TrainingCase]) -> list[list[TrainingCase]]:
-        """Cases whose bags are computed at once."""
-        return self.outputs.batches(batch, lambda case: case.bags(self.settings.bag))
 
     def _backward(self, cases: Sequence[TrainingCase], epoch: int, batch_size: int) -> tuple[Tensor, float]:
         outputs = self.outputs.of_batch(cases, epoch).cpu()
@@ -269,18 +265,11 @@ class FoldTraining:
 
     def _measured(self, name: str, rows: Sequence[TrainingCase], epoch: int) -> dict[str, float]:
         """Loss and C-index of rows in evaluation mode."""
-        outputs = self._evaluated(rows)
+        outputs = self.outputs.of_cases(rows, at_once=True)
         return {
             f"{name}_loss": self.outputs.loss_of(outputs, rows, epoch).item(),
             f"{name}_c_index": c_index(*follow_up(rows), self.outputs.risk(outputs)),
         }
-
-    def _evaluated(self, rows: Sequence[TrainingCase]) -> Tensor:
-        """Outputs in evaluation mode, ``(n, n_outputs)``, of small bags at once."""
-        self.model.eval()
-        self.outputs.bags.expect(files_of(rows))
-        with torch.no_grad(), out_of_memory_explained(self.outputs.too_large):
-            return torch.cat([self.outputs.of_batch(cases, epoch=0) for cases in self._groups(rows)]).cpu()
 
     def _scores(self, row: dict[str, float]) -> dict[str, float]:
         """Score of the epoch by each selection set, lower is better; empty if it cannot be selected."""

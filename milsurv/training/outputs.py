@@ -58,15 +58,21 @@ class Outputs:
         self._bytes_per_patch = BYTES_PER_FEATURE * sum(dims) // len(dims)
         self._autocast = torch.autocast(self.device.type, precision, enabled=precision != torch.float32)
 
-    def of_cases(self, cases: Sequence[TrainingCase]) -> Tensor:
+    def of_cases(self, cases: Sequence[TrainingCase], at_once: bool = False) -> Tensor:
         """Outputs in evaluation mode, ``(n, n_outputs)`` float32, on the CPU.
 
-        Cases are computed one by one, so that the outputs of a case do not depend on the others.
+        Cases are computed one by one, so that the outputs of a case do not depend on the others; or ``at_once``, in
+        :meth:`groups`.
         """
         self.model.eval()
         self.bags.expect(files_of(cases))
+        groups = self.groups(cases) if at_once else [[case] for case in cases]
         with torch.no_grad(), out_of_memory_explained(self.too_large):
-            return torch.cat([self.of_batch([case], epoch=0) for case in cases]).cpu()
+            return torch.cat([self.of_batch(group, epoch=0) for group in groups]).cpu()
+
+    def groups(self, cases: Sequence[TrainingCase]) -> list[list[TrainingCase]]:
+        """Cases whose bags are computed at once."""
+        return self.batches(cases, lambda case: case.bags(self.config.training.bag))
 
     def of_batch(self, cases: Sequence[TrainingCase], epoch: int) -> Tensor:
         """Mean output of each case's bags, ``(n, n_outputs)``, on the device."""
@@ -93,22 +99,20 @@ class Outputs:
 
         ``bags_of`` gives the bags of an item.
         """
+        if not self.model.aggregator.batches or self.config.training.compile:
+            return [[item] for item in items]
         batches: list[list[T]] = []
         count = largest = 0
         for item in items:
             bags = bags_of(item)
             size = max(self._size(slides) for slides in bags)
-            if batches and self._batches_bags and (count + len(bags)) * max(largest, size) ** 2 <= MAX_PAIRS:
+            if batches and (count + len(bags)) * max(largest, size) ** 2 <= MAX_PAIRS:
                 count, largest = count + len(bags), max(largest, size)
             else:
                 batches.append([])
                 count, largest = len(bags), size
             batches[-1].append(item)
         return batches
-
-    @property
-    def _batches_bags(self) -> bool:
-        return self.model.aggregator.batches and not self.config.training.compile
 
     def _size(self, slides: SlideFiles) -> int:
         """About the number of patches in the files of a bag."""

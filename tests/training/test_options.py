@@ -72,6 +72,7 @@ class _Counting(torch.nn.Module):
     """Notes how many patches it sees at 20x."""
 
     requires_grid = False
+    batches = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -195,11 +196,11 @@ def test_small_bags_are_computed_at_once_and_large_ones_alone(
 ) -> None:
     training = FoldTraining(on_cpu(), make_job(**{"aggregator.name": aggregator}))
     rows = training.rows[:6]
-    assert len(training._groups(rows)) == 1
-    together = training._evaluated(rows)
+    assert len(training.outputs.groups(rows)) == 1
+    together = training.outputs.of_cases(rows, at_once=True)
     monkeypatch.setattr("milsurv.training.outputs.MAX_PAIRS", 1)
-    assert [len(group) for group in training._groups(rows)] == [1] * len(rows)
-    torch.testing.assert_close(training._evaluated(rows), together, rtol=1e-5, atol=1e-6)
+    assert [len(group) for group in training.outputs.groups(rows)] == [1] * len(rows)
+    torch.testing.assert_close(training.outputs.of_cases(rows, at_once=True), together, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["nll", "cox"])
